@@ -1,0 +1,3 @@
+//! ESP: what an SA is, the transform, and the user-space engine.
+
+pub mod sa;

@@ -1,0 +1,149 @@
+//! What an administrator decides, as values: the engine never reads a file.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::crypto::suite::{EspProposal, IkeProposal};
+use crate::crypto::{signature::PrivateKey, x509::TrustAnchors};
+use crate::wire::{id::Identification, ts::TrafficSelector};
+
+/// Names a configured connection; chosen by the caller, shown in logs.
+pub type ConnectionName = Arc<str>;
+
+/// Everything an [`Endpoint`](crate::Endpoint) works from.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointConfig {
+    /// The connections. The responder picks one by addresses and identities.
+    pub connections: Vec<Arc<Connection>>,
+    /// Retransmission of requests.
+    pub retransmit: Retransmit,
+    /// Bounds for strangers.
+    pub limits: Limits,
+}
+
+/// RFC 7296 section 2.4: the requester retransmits, with growing waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Retransmit {
+    /// Wait before the first retransmission.
+    pub initial: Duration,
+    /// Factor by which each further wait grows, in percent (180: 1.8 times).
+    pub growth_percent: u32,
+    /// Retransmissions before the peer counts as dead.
+    pub tries: u32,
+}
+
+impl Default for Retransmit {
+    /// 0.5 s growing by 1.8, 7 tries: the peer counts as dead after about 68 s.
+    fn default() -> Self {
+        Self { initial: Duration::from_millis(500), growth_percent: 180, tries: 7 }
+    }
+}
+
+/// Bounds of what a peer that has not authenticated may cost us.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Half-open IKE SAs in all.
+    pub half_open: usize,
+    /// Half-open IKE SAs from which on every new one must return a cookie (RFC 7296 section 2.6).
+    pub cookie_threshold: usize,
+    /// Lifetime of a half-open IKE SA.
+    pub half_open_timeout: Duration,
+    /// Longest accepted message in bytes.
+    pub message_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            half_open: 1024,
+            cookie_threshold: 32,
+            half_open_timeout: Duration::from_secs(30),
+            message_bytes: 65_535,
+        }
+    }
+}
+
+/// One configured connection: a peer, how both prove who they are, and what may be carried.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Its name.
+    pub name: ConnectionName,
+    /// Our address; `None`: any.
+    pub local_address: Option<IpAddr>,
+    /// The peer's address; `None`: any (the connection then only answers).
+    pub remote_address: Option<IpAddr>,
+    /// Who we are.
+    pub local_id: Identification,
+    /// Who the peer must be.
+    pub remote_id: Identification,
+    /// How we prove it.
+    pub local_auth: LocalAuth,
+    /// How the peer must.
+    pub remote_auth: RemoteAuth,
+    /// IKE proposals, best first.
+    pub ike_proposals: Vec<IkeProposal>,
+    /// The child SAs.
+    pub children: Vec<ChildConfig>,
+    /// IKE SA is rekeyed after this time (less a random part of up to a tenth).
+    pub ike_rekey_after: Duration,
+    /// Silence after which a liveness check is sent (RFC 7296 section 2.4); zero: never.
+    pub dpd_after: Duration,
+    /// Act as if behind a NAT, so that ESP always goes in UDP 4500.
+    pub force_encapsulation: bool,
+}
+
+/// How we prove who we are.
+#[derive(Clone, Debug)]
+pub enum LocalAuth {
+    /// Pre-shared key.
+    Psk(Psk),
+    /// Signature (RFC 7427, or RSA/ECDSA of RFC 7296/4754 where the peer knows no RFC 7427).
+    Signature {
+        /// End-entity certificate first, then intermediates, DER.
+        chain: Vec<Arc<[u8]>>,
+        /// Its key.
+        key: Arc<PrivateKey>,
+    },
+}
+
+/// How the peer must prove who it is.
+#[derive(Clone, Debug)]
+pub enum RemoteAuth {
+    /// Pre-shared key.
+    Psk(Psk),
+    /// A certificate with the peer's identity below one of these anchors.
+    Certificate(Arc<TrustAnchors>),
+}
+
+/// A pre-shared key. Zeroised when dropped, never shown.
+#[derive(Clone)]
+pub struct Psk(pub(crate) Arc<zeroize::Zeroizing<Vec<u8>>>);
+
+impl Psk {
+    /// Takes the key's bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(zeroize::Zeroizing::new(bytes)))
+    }
+}
+
+impl std::fmt::Debug for Psk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Psk(…)")
+    }
+}
+
+/// One child SA of a connection.
+#[derive(Clone, Debug)]
+pub struct ChildConfig {
+    /// Its name within the connection.
+    pub name: Arc<str>,
+    /// Networks on our side.
+    pub local: Vec<TrafficSelector>,
+    /// Networks on the peer's side.
+    pub remote: Vec<TrafficSelector>,
+    /// ESP proposals, best first.
+    pub esp_proposals: Vec<EspProposal>,
+    /// Child SA is rekeyed after this time (less a random part of up to a tenth).
+    pub rekey_after: Duration,
+}

@@ -1,0 +1,1 @@
+//! Wire formats (RFC 7296 section 3).

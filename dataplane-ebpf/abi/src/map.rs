@@ -1,0 +1,88 @@
+//! The maps, on one page: names as the programs declare them, sizes, and who writes them.
+//!
+//! | map | kind | key → value | written by |
+//! |---|---|---|---|
+//! | `CONFIG` | array, 1 | 0 → [`Config`] | daemon |
+//! | `PORTS` | hash | [`PortKey`](crate::port::PortKey) → [`Port`](crate::port::Port) | daemon |
+//! | `NETWORKS` | LPM trie | prefix of an address → [`Network`](crate::port::Network) | daemon |
+//! | `RULES` | LPM trie | [`RuleKey`](crate::rule::RuleKey) prefix → [`Rule`](crate::rule::Rule) | daemon |
+//! | `FLOWS` | hash | [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow) | programs; the daemon expires |
+//! | `SPIS` | hash | inbound [`SpiKey`] → [`Spi`] | daemon |
+//! | `SOCKETS` | XSKMAP | [`Port::xsk_base`](crate::port::Port) + rx queue → AF_XDP socket of the engine | daemon |
+//! | `DEVICES` | DEVMAP_HASH | ifindex → redirect target | daemon |
+//! | `COUNTERS` | per-CPU array | [`counter_index`](crate::verdict::counter_index) → [`Counter`] | programs |
+//! | `EVENTS` | ring buffer | [`Event`](crate::event::Event) | programs |
+
+use crate::{Address, pod};
+
+/// The one entry of `CONFIG`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The rule set in force: the first field of every [`RuleKey`](crate::rule::RuleKey) that is looked up. A reload
+    /// writes the new set under the next number and then flips this one field.
+    pub generation: u32,
+    /// ifindex of the kernel-side end of the engine's veth pair; 0 while there is none.
+    pub engine_ifindex: u32,
+    /// MAC address of that device: packets the kernel shall take carry it as destination.
+    pub engine_mac: [u8; 6],
+    /// [`config_flags`].
+    pub flags: u16,
+    /// Lifetimes of flows by class, in seconds: see [`crate::flow::Lifetime`].
+    pub lifetimes: [u32; 8],
+}
+
+/// Bits of [`Config::flags`].
+pub mod config_flags {
+    /// Every packet is dropped: the daemon has attached the programs but not yet filled the maps.
+    pub const CLOSED: u16 = 1 << 0;
+}
+
+/// What an inbound ESP packet is known by: SPI and the gateway's own address it was sent to (RFC 4301 section 4.1).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SpiKey {
+    /// The gateway's address on the outside.
+    pub destination: Address,
+    /// SPI in network byte order, as it stands in the packet.
+    pub spi_be: u32,
+}
+
+/// A known inbound SA of the user-space engine.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spi {
+    /// Port id of the VPN port behind the SA.
+    pub port: u16,
+    /// 1: ESP is expected in UDP 4500 (RFC 3948); 0: as IP protocol 50. The other form is dropped.
+    pub udp_encapsulated: u16,
+}
+
+/// Packets and bytes (whole frames as the program saw them).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+pod!(Config, SpiKey, Spi, Counter);
+
+/// Capacity of `PORTS`, and the bound of a port id (exclusive).
+pub const PORTS_MAX: u32 = 256;
+/// Capacity of `NETWORKS`.
+pub const NETWORKS_MAX: u32 = 16_384;
+/// Capacity of `RULES`, both generations together.
+pub const RULES_MAX: u32 = 262_144;
+/// Default capacity of `FLOWS`; the daemon sets the configured one before loading.
+pub const FLOWS_MAX: u32 = 131_072;
+/// Capacity of `SPIS`.
+pub const SPIS_MAX: u32 = 16_384;
+/// Capacity of `SOCKETS`.
+pub const SOCKETS_MAX: u32 = 256;
+/// Capacity of `DEVICES`.
+pub const DEVICES_MAX: u32 = 256;
+/// Size of `EVENTS` in bytes.
+pub const EVENTS_BYTES: u32 = 1 << 18;

@@ -1,0 +1,104 @@
+//! Verdicts and drop reasons: one counter each, per port.
+
+/// Declares the verdicts once: number, constant and the name under which status and metrics show them.
+macro_rules! verdicts {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal;)+) => {
+        /// What became of a packet. Numbers are stable: they index `COUNTERS`.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Verdict { $($(#[$doc])* $variant = $number),+ }
+
+        impl Verdict {
+            /// Every verdict, in the order of their numbers.
+            pub const ALL: &'static [Verdict] = &[$(Verdict::$variant),+];
+
+            /// The name in status, metrics and logs.
+            pub const fn name(self) -> &'static str {
+                match self { $(Verdict::$variant => $name),+ }
+            }
+
+            /// The verdict with this number.
+            pub const fn from_number(number: u8) -> Option<Verdict> {
+                match number { $($number => Some(Verdict::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+verdicts! {
+    /// Forwarded by redirect to another port.
+    Forward = 0, "forward";
+    /// Handed to the kernel: the gateway's own services, or a neighbour to resolve.
+    Pass = 1, "pass";
+    /// ESP handed to the user-space engine for decryption.
+    Decrypt = 2, "decrypt";
+    /// Handed to the user-space engine for encryption.
+    Encrypt = 3, "encrypt";
+    /// Frame too short or header lengths that do not fit.
+    DropMalformed = 16, "malformed";
+    /// An EtherType other than IPv4, IPv6, ARP.
+    DropEtherType = 17, "ethertype";
+    /// A VLAN tag where none is expected, an unknown id, or two tags.
+    DropVlan = 18, "vlan";
+    /// Entered through an interface that is no port.
+    DropNoPort = 19, "no-port";
+    /// The source address does not belong to the port it came from.
+    DropSpoof = 20, "spoofed-source";
+    /// The source address belongs behind a VPN and came in clear (route separation).
+    DropClear = 21, "vpn-address-in-clear";
+    /// A source or destination that is valid on no wire.
+    DropMartian = 22, "martian";
+    /// A fragment (not tracked yet: refused).
+    DropFragment = 23, "fragment";
+    /// IPv4 options or IPv6 extension headers that are refused.
+    DropOptions = 24, "ip-options";
+    /// A protocol the pipeline cannot judge.
+    DropProtocol = 25, "protocol";
+    /// No rule allows it.
+    DropPolicy = 26, "policy";
+    /// TCP that opens no flow and belongs to none, or does not fit the flow's state.
+    DropTcpState = 27, "tcp-state";
+    /// The flow table is full.
+    DropFlowTable = 28, "flow-table-full";
+    /// Time to live, or hop limit, used up.
+    DropTtl = 29, "ttl";
+    /// No route, or the route leads to an interface that is no port.
+    DropNoRoute = 30, "no-route";
+    /// ESP with an SPI that belongs to no SA.
+    DropUnknownSpi = 31, "esp-unknown-spi";
+    /// ESP in the form (UDP or not) that was not negotiated.
+    DropEspEncapsulation = 32, "esp-encapsulation";
+    /// ARP or neighbour discovery whose sender does not belong to the port.
+    DropNeighbour = 33, "neighbour-spoof";
+    /// The gateway is closed: programs attached, maps not filled yet.
+    DropClosed = 34, "closed";
+    /// Multicast or broadcast that the gateway does not take.
+    DropMulticast = 35, "multicast";
+    /// Would leave in clear though its destination is behind a VPN.
+    DropClearEgress = 36, "clear-egress";
+    /// ICMP error that fits no known flow.
+    DropIcmpError = 37, "icmp-error";
+    /// More than the source's share of packets to the gateway's own services.
+    DropRate = 38, "rate-limit";
+    /// A map entry that must exist does not: an inconsistency, refused.
+    DropInternal = 39, "internal";
+}
+
+impl Verdict {
+    /// Whether the packet was refused.
+    pub const fn is_drop(self) -> bool {
+        self as u8 >= 16
+    }
+}
+
+/// Verdicts per port in `COUNTERS`.
+pub const VERDICTS_MAX: u32 = 64;
+
+/// Index into `COUNTERS`. Port 0 collects what belongs to no port.
+#[inline(always)]
+pub const fn counter_index(port: u16, verdict: Verdict) -> u32 {
+    port as u32 * VERDICTS_MAX + verdict as u32
+}
+
+/// Capacity of `COUNTERS`.
+pub const COUNTERS_MAX: u32 = crate::map::PORTS_MAX * VERDICTS_MAX;

@@ -1,0 +1,2 @@
+//! Pure logic of the packet's way.
+#![no_std]
