@@ -1,0 +1,381 @@
+//! What the gateway is doing, as one value: the API sends it, the command prints it, the metrics are made from it.
+//!
+//! One source for all three, so that a table, `--json` and Prometheus can never disagree. Field names are part of the
+//! interface: they change only with the major version.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything `sekisho status` shows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct Status {
+    /// The gateway's name.
+    pub gateway: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it was started.
+    pub uptime_s: u64,
+    /// Which data path carries ESP, and why that one.
+    pub datapath: Datapath,
+    /// The ports, VPN ports included.
+    pub ports: Vec<PortStatus>,
+    /// The configured connections.
+    pub connections: Vec<ConnectionStatus>,
+    /// Packets refused by the filter, by reason, all ports together. Reasons that never occurred are left out.
+    pub drops: BTreeMap<String, Count>,
+    /// Flows.
+    pub flows: FlowStatus,
+    /// The IKE engine.
+    pub ike: IkeEngineStatus,
+    /// The user-space ESP engine's own counters; empty where the kernel carries ESP.
+    pub engine: BTreeMap<String, u64>,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// The ESP data path in use.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Datapath {
+    /// `kernel` or `engine`.
+    pub kind: String,
+    /// The reason for the choice.
+    pub why: String,
+}
+
+/// One port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PortStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The NIC; for a VPN port the engine's device.
+    pub interface: String,
+    /// Its zone.
+    pub zone: String,
+    /// The number in the maps.
+    pub id: u16,
+    /// `native`, `generic`, or `vpn`.
+    pub mode: String,
+    /// Packets that entered here, by verdict. Verdicts that never occurred are left out.
+    pub verdicts: BTreeMap<String, Count>,
+}
+
+/// State of a configured connection.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConnectionState {
+    /// No IKE SA, and none is wanted now.
+    #[default]
+    Down,
+    /// No IKE SA; it comes up when traffic or the peer asks for it.
+    Waiting,
+    /// Under negotiation, or waiting for the next try.
+    Connecting,
+    /// IKE SA and at least one child SA.
+    Up,
+    /// IKE SA without a child SA: nothing can be carried.
+    Degraded,
+}
+
+/// One connection.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct ConnectionStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The zone behind it.
+    pub zone: String,
+    /// State.
+    pub state: ConnectionState,
+    /// Our identity.
+    pub local_id: String,
+    /// The identity the peer must prove.
+    pub remote_id: String,
+    /// The IKE SA, while there is one.
+    pub ike: Option<IkeSaStatus>,
+    /// The child SAs.
+    pub children: Vec<ChildStatus>,
+    /// How often it came up since the daemon started.
+    pub established: u64,
+    /// The last failure, if any: kind and sentence.
+    pub last_failure: Option<String>,
+}
+
+/// An IKE SA.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct IkeSaStatus {
+    /// Our address and port.
+    pub local: String,
+    /// The peer's.
+    pub remote: String,
+    /// Initiator's SPI, 16 hexadecimal digits.
+    pub spi_i: String,
+    /// Responder's SPI.
+    pub spi_r: String,
+    /// Whether we began it.
+    pub initiator: bool,
+    /// Algorithms.
+    pub suite: String,
+    /// Seconds since it, or the last rekey of it, was made.
+    pub age_s: u64,
+    /// Seconds until the next rekey.
+    pub rekey_in_s: u64,
+    /// Whether a NAT was found on the way, or UDP is forced.
+    pub nat: bool,
+}
+
+/// A pair of child SAs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct ChildStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// SPI we receive on, `0x` and 8 hexadecimal digits.
+    pub spi_in: String,
+    /// SPI we send with.
+    pub spi_out: String,
+    /// Algorithms.
+    pub suite: String,
+    /// ESP in UDP 4500.
+    pub udp_encapsulation: bool,
+    /// Networks on our side.
+    pub local: Vec<String>,
+    /// The peer's.
+    pub remote: Vec<String>,
+    /// Seconds since it was made.
+    pub age_s: u64,
+    /// Seconds until the next rekey.
+    pub rekey_in_s: u64,
+    /// Received.
+    pub inbound: SaCount,
+    /// Sent.
+    pub outbound: SaCount,
+}
+
+/// Counters of one SA.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct SaCount {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of the inner packets.
+    pub bytes: u64,
+    /// Refused: replayed, or older than the window.
+    pub replay: u64,
+    /// Refused: integrity check.
+    pub integrity: u64,
+    /// Refused: outside the selectors.
+    pub selector: u64,
+    /// Refused: malformed.
+    pub malformed: u64,
+    /// Refused: lifetime or sequence numbers used up.
+    pub expired: u64,
+    /// Could not be sent.
+    pub unsent: u64,
+}
+
+/// The flow table.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct FlowStatus {
+    /// Flows known.
+    pub count: u64,
+    /// Capacity.
+    pub max: u64,
+}
+
+/// The IKE engine as a whole.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct IkeEngineStatus {
+    /// Half-open IKE SAs.
+    pub half_open: u64,
+    /// Failures by kind; kinds that never occurred are left out.
+    pub failures: BTreeMap<String, u64>,
+}
+
+impl Status {
+    /// The table an operator reads.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        let Status { gateway, version, pid, uptime_s, datapath, flows, ike, .. } = self;
+        let _ = writeln!(
+            out,
+            "gateway {gateway}  sekishod {version}  pid {pid}  up {}\ndata path {}: {}\nflows {} of {}",
+            duration(*uptime_s),
+            datapath.kind,
+            datapath.why,
+            flows.count,
+            flows.max
+        );
+        let _ = writeln!(out, "\nCONNECTIONS");
+        for connection in &self.connections {
+            connection.render(&mut out);
+        }
+        let _ = writeln!(out, "\nPORTS");
+        let _ = writeln!(
+            out,
+            "  {:<10} {:<12} {:<10} {:<8} {:>14} {:>14} {:>14}",
+            "port", "interface", "zone", "mode", "forwarded", "to gateway", "refused"
+        );
+        for port in &self.ports {
+            let of = |names: &[&str]| -> u64 {
+                names.iter().filter_map(|name| port.verdicts.get(*name)).map(|c| c.packets).sum()
+            };
+            let accepted = ["forward", "encrypt", "decrypt", "pass"];
+            let refused: u64 = port
+                .verdicts
+                .iter()
+                .filter(|(name, _)| !accepted.contains(&name.as_str()))
+                .map(|(_, c)| c.packets)
+                .sum();
+            let _ = writeln!(
+                out,
+                "  {:<10} {:<12} {:<10} {:<8} {:>14} {:>14} {:>14}",
+                port.name,
+                port.interface,
+                port.zone,
+                port.mode,
+                of(&["forward", "encrypt"]),
+                of(&["decrypt", "pass"]),
+                refused
+            );
+        }
+        let _ = writeln!(out, "\nREFUSED BY REASON");
+        for (reason, count) in &self.drops {
+            let _ = writeln!(out, "  {reason:<24} {:>12} packets {:>14} bytes", count.packets, count.bytes);
+        }
+        if self.drops.is_empty() {
+            let _ = writeln!(out, "  nothing");
+        }
+        if !ike.failures.is_empty() {
+            let _ = writeln!(out, "\nIKE FAILURES");
+            for (kind, count) in &ike.failures {
+                let _ = writeln!(out, "  {kind:<24} {count:>12}");
+            }
+        }
+        out
+    }
+}
+
+impl ConnectionStatus {
+    fn render(&self, out: &mut String) {
+        let state = match self.state {
+            ConnectionState::Down => "down",
+            ConnectionState::Waiting => "waiting",
+            ConnectionState::Connecting => "connecting",
+            ConnectionState::Up => "up",
+            ConnectionState::Degraded => "degraded",
+        };
+        let _ = writeln!(out, "  {}: {state}  {} ↔ {}", self.name, self.local_id, self.remote_id);
+        if let Some(ike) = &self.ike {
+            let _ = writeln!(
+                out,
+                "    IKE   {} ↔ {}  {}{}  {}_i {}_r  age {}  rekey in {}",
+                ike.local,
+                ike.remote,
+                ike.suite,
+                if ike.nat { "  NAT" } else { "" },
+                ike.spi_i,
+                ike.spi_r,
+                duration(ike.age_s),
+                duration(ike.rekey_in_s)
+            );
+        }
+        for child in &self.children {
+            let _ = writeln!(
+                out,
+                "    ESP   {}  {} ↔ {}  {}{}  in {} out {}  age {}  rekey in {}",
+                child.name,
+                child.local.join(","),
+                child.remote.join(","),
+                child.suite,
+                if child.udp_encapsulation { "  UDP" } else { "" },
+                child.spi_in,
+                child.spi_out,
+                duration(child.age_s),
+                duration(child.rekey_in_s)
+            );
+            for (direction, count) in [("in", &child.inbound), ("out", &child.outbound)] {
+                let refused = count.replay
+                    + count.integrity
+                    + count.selector
+                    + count.malformed
+                    + count.expired
+                    + count.unsent;
+                let _ = writeln!(
+                    out,
+                    "          {direction:<3} {:>12} packets {:>16} bytes {:>8} refused",
+                    count.packets, count.bytes, refused
+                );
+            }
+        }
+        if self.state != ConnectionState::Up
+            && let Some(failure) = &self.last_failure
+        {
+            let _ = writeln!(out, "    last failure: {failure}");
+        }
+    }
+}
+
+/// Seconds as `1d 2h`, `3h 4m`, `5m 6s`, `7s`: two units are enough for an operator.
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    if days > 0 {
+        format!("{days}d {hours}h")
+    } else if hours > 0 {
+        format!("{hours}h {minutes}m")
+    } else if minutes > 0 {
+        format!("{minutes}m {}s", seconds % 60)
+    } else {
+        format!("{seconds}s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units() {
+        assert_eq!(duration(7), "7s");
+        assert_eq!(duration(306), "5m 6s");
+        assert_eq!(duration(3 * 3600 + 240), "3h 4m");
+        assert_eq!(duration(86_400 + 7_200 + 59), "1d 2h");
+    }
+
+    #[test]
+    fn the_table_names_every_connection_port_and_reason() {
+        let status = Status {
+            gateway: "clinic".into(),
+            ports: vec![PortStatus {
+                name: "lan1".into(),
+                verdicts: BTreeMap::from([("policy".into(), Count { packets: 3, bytes: 180 })]),
+                ..PortStatus::default()
+            }],
+            connections: vec![ConnectionStatus {
+                name: "centre".into(),
+                last_failure: Some("timeout: no answer".into()),
+                ..ConnectionStatus::default()
+            }],
+            drops: BTreeMap::from([("policy".into(), Count { packets: 3, bytes: 180 })]),
+            ..Status::default()
+        };
+        let table = status.render();
+        for expected in ["clinic", "lan1", "centre: down", "no answer", "policy"] {
+            assert!(table.contains(expected), "{expected} is missing in:\n{table}");
+        }
+    }
+
+    #[test]
+    fn json_round_trip() {
+        let status = Status { gateway: "centre".into(), ..Status::default() };
+        let json = serde_json::to_string(&status).expect("serialises");
+        assert_eq!(serde_json::from_str::<Status>(&json).expect("parses"), status);
+    }
+}
