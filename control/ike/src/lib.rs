@@ -9,8 +9,10 @@ pub mod config;
 pub mod crypto;
 pub mod endpoint;
 pub mod event;
+pub mod status;
 pub mod wire;
 
 pub use config::{Connection, EndpointConfig};
-pub use endpoint::Endpoint;
+pub use endpoint::{CommandError, Endpoint};
 pub use event::{ChildSa, Event, Transmit};
+pub use status::{IkeStatus, Stats};
