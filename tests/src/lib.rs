@@ -1,1 +1,16 @@
-//! Filled by its author.
+//! The black-box laboratory: a clinic, the internet and a centre as network namespaces, real traffic between them, and
+//! the scenarios that the demonstration and the end-to-end suites share.
+//!
+//! Nothing here links the product. It starts `sekishod` and `sekisho` as an administrator would and believes only what
+//! can be seen from outside: `sekisho status --json`, `/metrics`, logs, and packets on the wires.
+//!
+//! - [`lab`]: namespaces, cables, processes, and the certainty that all of it goes away again
+//! - [`traffic`]: what hosts say to each other, what an attacker injects, and what a tap on a cable sees
+//! - [`gateway`]: `sekishod` on one of the lab's gateways
+//! - [`strongswan`]: the foreign peer
+//! - [`scenario`]: what must hold, each as one function that returns the figure it measured
+//! - [`demo`]: the table of `cargo xtask demo`
+
+#![forbid(unsafe_code)]
+
+pub mod lab;
