@@ -10,9 +10,10 @@ pub struct FlowKey {
     pub low: Address,
     /// The higher end's address.
     pub high: Address,
-    /// The lower end's port, network byte order. ICMP echo: the identifier, in both.
+    /// The lower end's port, network byte order. ICMP echo: the identifier at the end that asks, the request's type
+    /// and code (high and low byte) at the end that answers, so that two hosts may ask each other at once.
     pub low_port_be: u16,
-    /// The higher end's port, network byte order.
+    /// The higher end's port, as above.
     pub high_port_be: u16,
     /// IP protocol number.
     pub protocol: u8,
@@ -55,8 +56,22 @@ pub struct Flow {
     pub replied: u8,
     /// Destination port of the first packet, network byte order: what rules are asked with when the flow is judged again.
     pub rule_port_be: u16,
+    /// [`fin`]: which sides have sent a FIN.
+    pub fins: u8,
     /// Zero.
-    pub reserved: u16,
+    pub reserved: u8,
+    /// ifindex it was opened from (0: the gateway).
+    pub ifindex_from: u32,
+    /// ifindex it was opened towards (0: the gateway).
+    pub ifindex_to: u32,
+}
+
+/// Bits of [`Flow::fins`].
+pub mod fin {
+    /// The side that opened the flow.
+    pub const ORIGINAL: u8 = 1 << 0;
+    /// The other side.
+    pub const REPLY: u8 = 1 << 1;
 }
 
 /// States of a TCP flow, named as nf_conntrack names them.

@@ -12,6 +12,8 @@
 //! | `DEVICES` | DEVMAP_HASH | ifindex → redirect target | daemon |
 //! | `COUNTERS` | per-CPU array | [`counter_index`](crate::verdict::counter_index) → [`Counter`] | programs |
 //! | `EVENTS` | ring buffer | [`Event`](crate::event::Event) | programs |
+//! | `RATES` | LRU hash | source address → [`Rate`] | programs |
+//! | `EVENT_RATES` | per-CPU array | verdict's number → [`Rate`] | programs |
 
 use crate::{Address, pod};
 
@@ -20,7 +22,8 @@ use crate::{Address, pod};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The rule set in force: the first field of every [`RuleKey`](crate::rule::RuleKey) that is looked up. A reload
-    /// writes the new set under the next number and then flips this one field.
+    /// writes the new set under the next number and then flips this one field. Every change of `PORTS` or `NETWORKS`
+    /// needs a new generation as well: a known flow is held against them only when it's judged again.
     pub generation: u32,
     /// ifindex of the kernel-side end of the engine's veth pair; 0 while there is none.
     pub engine_ifindex: u32,
@@ -68,7 +71,15 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-pod!(Config, SpiKey, Spi, Counter);
+/// How far ahead a source has used its share: the theoretical arrival time of its next packet (GCRA, ITU-T I.371).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rate {
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub next_ns: u64,
+}
+
+pod!(Config, SpiKey, Spi, Counter, Rate);
 
 /// Capacity of `PORTS`, and the bound of a port id (exclusive).
 pub const PORTS_MAX: u32 = 256;
@@ -84,5 +95,7 @@ pub const SPIS_MAX: u32 = 16_384;
 pub const SOCKETS_MAX: u32 = 256;
 /// Capacity of `DEVICES`.
 pub const DEVICES_MAX: u32 = 256;
+/// Sources whose rate is remembered; the least recently seen makes room.
+pub const RATES_MAX: u32 = 16_384;
 /// Size of `EVENTS` in bytes.
 pub const EVENTS_BYTES: u32 = 1 << 18;

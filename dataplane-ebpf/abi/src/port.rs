@@ -82,7 +82,14 @@ pub mod network_kind {
 /// source of what was decrypted. Locally administered; the last two bytes are the id, big-endian.
 #[inline(always)]
 pub const fn engine_mac(port: u16) -> [u8; 6] {
-    [ENGINE_MAC_PREFIX[0], ENGINE_MAC_PREFIX[1], ENGINE_MAC_PREFIX[2], ENGINE_MAC_PREFIX[3], (port >> 8) as u8, port as u8]
+    [
+        ENGINE_MAC_PREFIX[0],
+        ENGINE_MAC_PREFIX[1],
+        ENGINE_MAC_PREFIX[2],
+        ENGINE_MAC_PREFIX[3],
+        (port >> 8) as u8,
+        port as u8,
+    ]
 }
 
 /// First four bytes of every [`engine_mac`].

@@ -82,6 +82,8 @@ verdicts! {
     DropRate = 38, "rate-limit";
     /// A map entry that must exist does not: an inconsistency, refused.
     DropInternal = 39, "internal";
+    /// A unicast frame for another station's MAC address (a switch flooded it, or a forger wrote it).
+    DropOtherHost = 40, "other-host";
 }
 
 impl Verdict {

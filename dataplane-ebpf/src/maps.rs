@@ -1,0 +1,39 @@
+//! Every map of the programs. What they hold, and who writes them, stands in [`sekisho_abi::map`].
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap};
+use sekisho_abi::Address;
+use sekisho_abi::flow::{Flow, FlowKey};
+use sekisho_abi::map::{
+    Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, NETWORKS_MAX, PORTS_MAX, RATES_MAX, RULES_MAX,
+    Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
+};
+use sekisho_abi::port::{Network, Port, PortKey};
+use sekisho_abi::rule::{Rule, RuleKey};
+use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
+
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(PORTS_MAX, 0);
+#[map]
+pub(crate) static NETWORKS: LpmTrie<Address, Network> = LpmTrie::with_max_entries(NETWORKS_MAX, 0);
+#[map]
+pub(crate) static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(RULES_MAX, 0);
+// A plain hash: it never evicts, so that a flood of new flows can't push out those at work.
+#[map]
+pub(crate) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(FLOWS_MAX, 0);
+#[map]
+pub(crate) static SPIS: HashMap<SpiKey, Spi> = HashMap::with_max_entries(SPIS_MAX, 0);
+#[map]
+pub(crate) static SOCKETS: XskMap = XskMap::with_max_entries(SOCKETS_MAX, 0);
+#[map]
+pub(crate) static DEVICES: DevMapHash = DevMapHash::with_max_entries(DEVICES_MAX, 0);
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+#[map]
+pub(crate) static RATES: LruHashMap<Address, Rate> = LruHashMap::with_max_entries(RATES_MAX, 0);
+#[map]
+pub(crate) static EVENT_RATES: PerCpuArray<Rate> = PerCpuArray::with_max_entries(VERDICTS_MAX, 0);
