@@ -1,0 +1,2 @@
+//! MODP groups (RFC 3526).
+pub(super) struct PrivateExponent;

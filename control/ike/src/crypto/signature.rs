@@ -1,0 +1,103 @@
+//! Signatures in AUTH payloads: RFC 7427 (method 14), and ECDSA of RFC 4754 (methods 9 and 10) for peers without it.
+
+mod key;
+mod scheme;
+
+pub use key::{KeyAlgorithm, PrivateKey, PrivateKeyError};
+pub use scheme::SignatureScheme;
+
+use crate::wire::{AuthMethod, HashAlgorithm};
+
+/// Why a signature could not be made or is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// The peer announced no hash algorithm (SIGNATURE_HASH_ALGORITHMS) that our key can sign with.
+    #[error("our {key} key needs {needed}, which the peer does not announce; use another key, or a newer peer")]
+    NoCommonHash {
+        /// Our key.
+        key: KeyAlgorithm,
+        /// What it could use.
+        needed: &'static str,
+    },
+    /// The peer has no RFC 7427, and our key has no acceptable method without.
+    #[error(
+        "the peer does not support RFC 7427 signatures, and without them a {key} key has no method better than SHA-1; \
+         use an ECDSA P-256 or P-384 certificate, or update the peer"
+    )]
+    NoLegacyMethod {
+        /// Our key.
+        key: KeyAlgorithm,
+    },
+    /// The scheme does not belong to the key: our own fault.
+    #[error("a {key} key cannot sign with {scheme}")]
+    WrongKey {
+        /// The key.
+        key: KeyAlgorithm,
+        /// The scheme.
+        scheme: SignatureScheme,
+    },
+    /// *ring* could not sign.
+    #[error("signing with our {0} key failed")]
+    Signing(KeyAlgorithm),
+    /// Not a method for signatures that we take.
+    #[error("the peer authenticates with {0}, which is no signature method accepted here; {1}")]
+    Method(AuthMethod, &'static str),
+    /// The Authentication Data is malformed. The peer is at fault.
+    #[error("the peer's AUTH payload is malformed: {0}")]
+    Malformed(&'static str),
+    /// A signature algorithm that we do not accept, such as one with SHA-1. The DER of its AlgorithmIdentifier.
+    #[error("the peer signs with an algorithm that is not accepted here (AlgorithmIdentifier {})", hex(.0))]
+    UnknownAlgorithm(Vec<u8>),
+    /// The certificate's key is not one that the signature algorithm goes with, or too small.
+    #[error("the key in the peer's certificate is not one for {0}: RSA from 2048 to 8192 bits, P-256, P-384 or Ed25519")]
+    KeyMismatch(SignatureScheme),
+    /// The signature does not hold: the peer does not have the certificate's key, or the messages were tampered with.
+    #[error("the peer's signature does not hold: it does not own the certificate's key, or someone changed messages")]
+    Invalid,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The subject public key of a certificate: DER of its SubjectPublicKeyInfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    spki: Vec<u8>,
+}
+
+/// The hash algorithms to announce in SIGNATURE_HASH_ALGORITHMS (RFC 7427 section 4, RFC 8420 for Identity).
+pub const HASH_ALGORITHMS: [HashAlgorithm; 4] =
+    [HashAlgorithm::Sha2_256, HashAlgorithm::Sha2_384, HashAlgorithm::Sha2_512, HashAlgorithm::Identity];
+
+/// Authentication Data with its method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedAuth {
+    /// Method of the AUTH payload.
+    pub method: AuthMethod,
+    /// Authentication Data.
+    pub data: Vec<u8>,
+}
+
+/// Signs `octets` ([`signed_octets`](super::keys::signed_octets)). `peer_hashes` are those of the peer's
+/// SIGNATURE_HASH_ALGORITHMS notify, `None` if it sent none: then only methods 9 and 10 are left.
+pub fn sign_auth(
+    key: &PrivateKey,
+    peer_hashes: Option<&[HashAlgorithm]>,
+    octets: &[u8],
+) -> Result<SignedAuth, SignatureError> {
+    let _ = (peer_hashes, octets);
+    Err(SignatureError::Signing(key.algorithm()))
+}
+
+/// Whether the peer's Authentication Data proves that it owns `key`, the key of its verified certificate. Says by which
+/// scheme.
+pub fn verify_auth(
+    method: AuthMethod,
+    data: &[u8],
+    key: &PublicKey,
+    octets: &[u8],
+) -> Result<SignatureScheme, SignatureError> {
+    let _ = (method, data, key, octets);
+    Err(SignatureError::Invalid)
+}
