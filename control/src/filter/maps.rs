@@ -1,0 +1,215 @@
+//! The maps as the daemon writes and reads them. Every call is one step of "desired state → maps".
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::xdp::{DevMapHash, XskMap};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::{Ebpf, Pod};
+use sekisho_abi::flow::{Flow, FlowKey};
+use sekisho_abi::map::{Config, Counter, Spi, SpiKey};
+use sekisho_abi::port::{Network, Port, PortKey};
+use sekisho_abi::rule::{Rule, RuleKey};
+use sekisho_abi::verdict::{Verdict, counter_index};
+use sekisho_abi::{Address, mapped};
+
+use super::FilterError;
+use crate::status::Count;
+
+/// One entry of a compiled rule set; the generation in the key is filled in when it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleEntry {
+    /// Bits of the key that count.
+    pub prefix_len: u32,
+    /// Key.
+    pub key: RuleKey,
+    /// Rule.
+    pub rule: Rule,
+}
+
+/// Handles of all maps.
+pub struct Maps {
+    config: Array<MapData, Config>,
+    ports: HashMap<MapData, PortKey, Port>,
+    networks: LpmTrie<MapData, Address, Network>,
+    rules: LpmTrie<MapData, RuleKey, Rule>,
+    spis: HashMap<MapData, SpiKey, Spi>,
+    sockets: XskMap<MapData>,
+    devices: DevMapHash<MapData>,
+    counters: PerCpuArray<MapData, Counter>,
+    /// For the flow sweeper's own thread.
+    pub(super) flows: Option<HashMap<MapData, FlowKey, Flow>>,
+    /// For the event reader.
+    pub(super) events: Option<RingBuf<MapData>>,
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Maps, FilterError> {
+        Ok(Maps {
+            config: take(ebpf, "CONFIG")?,
+            ports: take(ebpf, "PORTS")?,
+            networks: take(ebpf, "NETWORKS")?,
+            rules: take(ebpf, "RULES")?,
+            spis: take(ebpf, "SPIS")?,
+            sockets: take(ebpf, "SOCKETS")?,
+            devices: take(ebpf, "DEVICES")?,
+            counters: take(ebpf, "COUNTERS")?,
+            flows: Some(take(ebpf, "FLOWS")?),
+            events: Some(take(ebpf, "EVENTS")?),
+        })
+    }
+
+    /// The configuration in force (all zero after a first load).
+    pub fn config(&self) -> Result<Config, FilterError> {
+        self.config.get(&0, 0).map_err(error("CONFIG"))
+    }
+
+    /// Replaces the configuration: one write, seen whole by every packet that comes after.
+    pub fn set_config(&mut self, config: Config) -> Result<(), FilterError> {
+        self.config.set(0, config, 0).map_err(error("CONFIG"))
+    }
+
+    /// Makes the ports exactly these.
+    pub fn set_ports(&mut self, ports: &[(PortKey, Port)]) -> Result<(), FilterError> {
+        reconcile_hash(&mut self.ports, ports).map_err(error("PORTS"))?;
+        let wanted: Vec<u32> = ports.iter().map(|(key, _)| key.ifindex).collect();
+        let present: Vec<u32> = self.devices.keys().filter_map(Result::ok).collect();
+        for gone in present.into_iter().filter(|ifindex| !wanted.contains(ifindex)) {
+            self.devices.remove(gone).map_err(error("DEVICES"))?;
+        }
+        for ifindex in wanted {
+            self.devices.insert(ifindex, ifindex, None, 0).map_err(error("DEVICES"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the networks exactly these.
+    pub fn set_networks(&mut self, networks: &[(IpAddr, u8, Network)]) -> Result<(), FilterError> {
+        let wanted: BTreeMap<(u32, Address), Network> = networks
+            .iter()
+            .map(|(address, prefix, network)| {
+                let offset = if address.is_ipv4() { 96 } else { 0 };
+                ((offset + u32::from(*prefix), bytes(*address)), *network)
+            })
+            .collect();
+        for ((prefix, address), network) in &wanted {
+            self.networks.insert(&Key::new(*prefix, *address), network, 0).map_err(error("NETWORKS"))?;
+        }
+        let present: Vec<Key<Address>> = self.networks.keys().filter_map(Result::ok).collect();
+        for key in present {
+            let (prefix, address) = (key.prefix_len(), key.data());
+            if !wanted.contains_key(&(prefix, address)) {
+                self.networks.remove(&Key::new(prefix, address)).map_err(error("NETWORKS"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a rule set beside the one in force, flips to it, and only then removes the old one: every packet is judged
+    /// by exactly one of the two. Returns the new generation.
+    pub fn set_rules(&mut self, rules: &[RuleEntry]) -> Result<u32, FilterError> {
+        let mut config = self.config()?;
+        let generation = config.generation.wrapping_add(1);
+        for entry in rules {
+            let key = RuleKey { generation_be: generation.to_be_bytes(), ..entry.key };
+            self.rules.insert(&Key::new(entry.prefix_len, key), entry.rule, 0).map_err(error("RULES"))?;
+        }
+        config.generation = generation;
+        self.set_config(config)?;
+        let old: Vec<Key<RuleKey>> = self.rules.keys().filter_map(Result::ok).collect();
+        for key in old {
+            let data = key.data();
+            if data.generation_be != generation.to_be_bytes() {
+                self.rules.remove(&Key::new(key.prefix_len(), data)).map_err(error("RULES"))?;
+            }
+        }
+        Ok(generation)
+    }
+
+    /// Makes an inbound SA known to the programs.
+    pub fn add_spi(&mut self, destination: IpAddr, spi: u32, value: Spi) -> Result<(), FilterError> {
+        self.spis.insert(spi_key(destination, spi), value, 0).map_err(error("SPIS"))
+    }
+
+    /// Forgets an inbound SA.
+    pub fn remove_spi(&mut self, destination: IpAddr, spi: u32) -> Result<(), FilterError> {
+        absent_is_fine(self.spis.remove(&spi_key(destination, spi))).map_err(error("SPIS"))
+    }
+
+    /// Forgets all inbound SAs: those of a predecessor, whose keys died with it.
+    pub fn clear_spis(&mut self) -> Result<(), FilterError> {
+        reconcile_hash(&mut self.spis, &[]).map_err(error("SPIS"))
+    }
+
+    /// Hands the engine's sockets to the programs.
+    pub fn set_socket(&mut self, index: u32, socket: impl AsRawFd) -> Result<(), FilterError> {
+        self.sockets.set(index, socket, 0).map_err(error("SOCKETS"))
+    }
+
+    /// What entered by a port, by verdict; verdicts that never occurred are left out.
+    pub fn verdicts(&self, port: u16) -> Result<BTreeMap<String, Count>, FilterError> {
+        let mut counts = BTreeMap::new();
+        for &verdict in Verdict::ALL {
+            let values =
+                self.counters.get(&counter_index(port, verdict), 0).map_err(error("COUNTERS"))?;
+            let count = values.iter().fold(Count::default(), |sum, value| Count {
+                packets: sum.packets.wrapping_add(value.packets),
+                bytes: sum.bytes.wrapping_add(value.bytes),
+            });
+            if count.packets > 0 {
+                counts.insert(verdict.name().to_owned(), count);
+            }
+        }
+        Ok(counts)
+    }
+}
+
+/// An address as the maps hold it.
+pub(super) fn bytes(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn spi_key(destination: IpAddr, spi: u32) -> SpiKey {
+    SpiKey { destination: bytes(destination), spi_be: spi.to_be() }
+}
+
+fn error(map: &'static str) -> impl FnOnce(MapError) -> FilterError {
+    move |source| FilterError::Map { map, source: Box::new(source) }
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, FilterError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    M::try_from(ebpf.take_map(name).ok_or(FilterError::Missing(name))?).map_err(error(name))
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn reconcile_hash<K, V>(map: &mut HashMap<MapData, K, V>, wanted: &[(K, V)]) -> Result<(), MapError>
+where
+    K: Pod + PartialEq,
+    V: Pod,
+{
+    for (key, value) in wanted {
+        map.insert(key, value, 0)?;
+    }
+    let present: Vec<K> = map.keys().filter_map(Result::ok).collect();
+    for key in present {
+        if !wanted.iter().any(|(other, _)| *other == key) {
+            absent_is_fine(map.remove(&key))?;
+        }
+    }
+    Ok(())
+}

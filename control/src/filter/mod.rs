@@ -1,0 +1,381 @@
+//! The filter: loading, attaching, pinning and taking over the XDP and tc programs, and filling their maps.
+//!
+//! Everything that must outlive the daemon is pinned below `/sys/fs/bpf/sekisho/<gateway>/v<ABI>/`: maps by name, links
+//! as `<program>-<mode>-<interface>-<ifindex>`. A start finds the pins of a predecessor, keeps its maps, loads today's
+//! programs and swaps them into the living links one by one (BPF_LINK_UPDATE is atomic): there is no moment without a
+//! filter. Only an orderly stop removes the pins.
+
+mod events;
+mod flows;
+mod maps;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachType, qdisc_add_clsact, qdisc_detach_program};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
+
+use crate::kernel::Link;
+
+pub use events::Events;
+pub use flows::FlowSweeper;
+pub use maps::{Maps, RuleEntry};
+
+/// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
+/// programs moves the traffic from the old ones to the new ones.
+const ABI_VERSION: u32 = 1;
+
+/// The object that build.rs made from `dataplane-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SEKISHO_EBPF_OBJECT"));
+
+const MAPS: [&str; 10] = [
+    "CONFIG", "PORTS", "NETWORKS", "RULES", "FLOWS", "SPIS", "SOCKETS", "DEVICES", "COUNTERS", "EVENTS",
+];
+
+/// The filter could not be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// A file below /sys/fs/bpf.
+    #[error("{path}: {source}; is bpffs mounted at /sys/fs/bpf, and are you root?")]
+    Pin {
+        /// Which.
+        path: PathBuf,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused the object.
+    #[error("the kernel refused the eBPF object (it needs Linux 6.1 or later, and root): {0}")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// The verifier, or an attachment, refused a program.
+    #[error("eBPF program {program}{}: {source}", on(.interface))]
+    Program {
+        /// Program.
+        program: &'static str,
+        /// Interface.
+        interface: Option<String>,
+        /// The error.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// Another program sits where ours belongs.
+    #[error(
+        "interface {0} carries another XDP program already; remove it with `ip link set dev {0} xdp off` (and what put \
+         it there)"
+    )]
+    Busy(String),
+    /// A map.
+    #[error("eBPF map {map}: {source}")]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// The error.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// The object lacks something: daemon and object were not built together.
+    #[error("the eBPF object has no {0}: build daemon and object from one source")]
+    Missing(&'static str),
+}
+
+fn on(interface: &Option<String>) -> String {
+    interface.as_ref().map(|name| format!(" on {name}")).unwrap_or_default()
+}
+
+/// How XDP runs on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic path: correct, but slow.
+    Generic,
+}
+
+impl Mode {
+    /// The name in status and pins.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Native => "native",
+            Mode::Generic => "generic",
+        }
+    }
+}
+
+/// The programs in force.
+pub struct Filter {
+    ebpf: Ebpf,
+    directory: PathBuf,
+    /// Pins in use; others found below `directory` belong to ports that are no longer configured.
+    pins: BTreeSet<String>,
+    /// Maps of a predecessor were taken over.
+    took_over: bool,
+}
+
+impl Filter {
+    /// Loads programs and maps, taking over what a predecessor pinned.
+    pub fn open(gateway: &str, flows_max: u32) -> Result<(Filter, Maps), FilterError> {
+        mount_bpffs()?;
+        let directory = pin_root(gateway).join(format!("v{ABI_VERSION}"));
+        fs::create_dir_all(&directory).map_err(pin_error(&directory))?;
+        let took_over = directory.join("CONFIG").exists();
+        drop_resized_flows(&directory.join("FLOWS"), flows_max)?;
+
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("FLOWS", flows_max);
+        for name in MAPS {
+            loader.map_pin_path(name, directory.join(name));
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| FilterError::Load(Box::new(error)))?;
+        for name in ["port", "engine"] {
+            let program: &mut Xdp = program(&mut ebpf, name)?;
+            program.load().map_err(program_error(name, None))?;
+        }
+        let egress: &mut SchedClassifier = program(&mut ebpf, "egress")?;
+        egress.load().map_err(program_error("egress", None))?;
+        let maps = Maps::take(&mut ebpf)?;
+        Ok((Filter { ebpf, directory, pins: BTreeSet::new(), took_over }, maps))
+    }
+
+    /// Whether flows and counters of a predecessor go on.
+    pub fn took_over(&self) -> bool {
+        self.took_over
+    }
+
+    /// Puts a port under the filter: XDP for what comes in, tc for what the kernel sends out.
+    pub fn attach_port(&mut self, link: &Link) -> Result<Mode, FilterError> {
+        let mode = self.attach_xdp("port", link)?;
+        self.attach_egress(link)?;
+        Ok(mode)
+    }
+
+    /// Puts the program on the engine's end of its veth pair.
+    pub fn attach_engine(&mut self, link: &Link) -> Result<Mode, FilterError> {
+        self.attach_xdp("engine", link)
+    }
+
+    /// Detaches from everything that this start did not attach to: ports that are no longer configured.
+    pub fn detach_others(&self) -> Result<Vec<String>, FilterError> {
+        let mut removed = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(pin_error(&self.directory))? {
+            let entry = entry.map_err(pin_error(&self.directory))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !MAPS.contains(&name.as_str()) && !self.pins.contains(&name) {
+                fs::remove_file(entry.path()).map_err(pin_error(&entry.path()))?;
+                removed.push(name);
+            }
+        }
+        // Pins of another ABI version have no traffic left once the links above are ours.
+        if let Some(root) = self.directory.parent() {
+            for entry in fs::read_dir(root).map_err(pin_error(root))?.flatten() {
+                if entry.path() != self.directory {
+                    fs::remove_dir_all(entry.path()).map_err(pin_error(&entry.path()))?;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes every pin; with the last reference the programs leave the ports.
+    pub fn remove(gateway: &str, ports: &[String]) -> Result<(), FilterError> {
+        for interface in ports {
+            // Where links cannot be pinned (before Linux 6.6) the classifier is found by its name; elsewhere, and if the
+            // interface is gone, there is nothing to find.
+            let _ = qdisc_detach_program(interface, TcAttachType::Egress, "egress");
+        }
+        let root = pin_root(gateway);
+        match fs::remove_dir_all(&root) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(FilterError::Pin { path: root, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The loaded object, for the log reader.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    fn attach_xdp(&mut self, name: &'static str, link: &Link) -> Result<Mode, FilterError> {
+        for mode in [Mode::Native, Mode::Generic] {
+            let pin = format!("{name}-{}-{}-{}", mode.name(), link.name, link.index);
+            let path = self.directory.join(&pin);
+            if let Ok(old) = PinnedLink::from_pin(&path) {
+                let program: &mut Xdp = program(&mut self.ebpf, name)?;
+                let swapped =
+                    XdpLink::try_from(FdLink::from(old)).map_err(ProgramError::from).and_then(|old| {
+                        let id = program.attach_to_link(old)?;
+                        program.take_link(id)
+                    });
+                if swapped.is_ok() {
+                    self.pins.insert(pin);
+                    return Ok(mode);
+                }
+                // The link is dead: its interface was removed. A new one of the same name needs a new link.
+                fs::remove_file(&path).map_err(pin_error(&path))?;
+            }
+        }
+        let program: &mut Xdp = program(&mut self.ebpf, name)?;
+        let (mode, id) = match program.attach_to_if_index(link.index, XdpMode::Driver) {
+            Ok(id) => (Mode::Native, id),
+            Err(error) if errno(&error) == Some(libc::EBUSY) => {
+                return Err(FilterError::Busy(link.name.clone()));
+            }
+            Err(native) => match program.attach_to_if_index(link.index, XdpMode::Skb) {
+                Ok(id) => {
+                    tracing::warn!(
+                        interface = link.name,
+                        reason = %native,
+                        "no native XDP in this driver: the filter runs in generic mode, correct but slower"
+                    );
+                    (Mode::Generic, id)
+                }
+                Err(error) if errno(&error) == Some(libc::EBUSY) => {
+                    return Err(FilterError::Busy(link.name.clone()));
+                }
+                Err(error) => return Err(program_error(name, Some(&link.name))(error)),
+            },
+        };
+        let attached = program
+            .take_link(id)
+            .and_then(|link| FdLink::try_from(link).map_err(ProgramError::from))
+            .map_err(program_error(name, Some(&link.name)))?;
+        let pin = format!("{name}-{}-{}-{}", mode.name(), link.name, link.index);
+        self.pin(attached, pin)?;
+        Ok(mode)
+    }
+
+    fn attach_egress(&mut self, link: &Link) -> Result<(), FilterError> {
+        let error = program_error("egress", Some(&link.name));
+        let pin = format!("egress-tc-{}-{}", link.name, link.index);
+        let path = self.directory.join(&pin);
+        let program: &mut SchedClassifier = program(&mut self.ebpf, "egress")?;
+        if let Ok(old) = PinnedLink::from_pin(&path) {
+            let swapped =
+                SchedClassifierLink::try_from(FdLink::from(old)).map_err(ProgramError::from).and_then(|old| {
+                    let id = program.attach_to_link(old)?;
+                    program.take_link(id)
+                });
+            if swapped.is_ok() {
+                self.pins.insert(pin);
+                return Ok(());
+            }
+            fs::remove_file(&path).map_err(pin_error(&path))?;
+        }
+        // Without tcx (before Linux 6.6) the program hangs on a clsact qdisc and stays there by itself.
+        let legacy = !tcx();
+        if legacy {
+            let _ = qdisc_add_clsact(&link.name);
+            let _ = qdisc_detach_program(&link.name, TcAttachType::Egress, "egress");
+        }
+        let id = match program.attach(&link.name, TcAttachType::Egress) {
+            Ok(id) => id,
+            Err(source) => return Err(error(source)),
+        };
+        let attached = match program.take_link(id) {
+            Ok(attached) => attached,
+            Err(source) => return Err(error(source)),
+        };
+        if legacy {
+            // Dropping the link would detach; the kernel keeps the filter until it is removed by name.
+            std::mem::forget(attached);
+            return Ok(());
+        }
+        match FdLink::try_from(attached) {
+            Ok(attached) => self.pin(attached, pin),
+            Err(source) => Err(error(source.into())),
+        }
+    }
+
+    fn pin(&mut self, link: FdLink, name: String) -> Result<(), FilterError> {
+        let path = self.directory.join(&name);
+        link.pin(&path)
+            .map_err(|error| FilterError::Pin { path: path.clone(), source: io::Error::other(error) })?;
+        self.pins.insert(name);
+        Ok(())
+    }
+}
+
+/// Where a gateway's pins are.
+fn pin_root(gateway: &str) -> PathBuf {
+    Path::new("/sys/fs/bpf/sekisho").join(gateway)
+}
+
+fn pin_error(path: &Path) -> impl FnOnce(io::Error) -> FilterError {
+    let path = path.to_owned();
+    move |source| FilterError::Pin { path, source }
+}
+
+fn program_error(program: &'static str, interface: Option<&str>) -> impl FnOnce(ProgramError) -> FilterError {
+    let interface = interface.map(str::to_owned);
+    move |source| FilterError::Program { program, interface, source: Box::new(source) }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, FilterError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or(FilterError::Missing(name))?
+        .try_into()
+        .map_err(|_| FilterError::Missing(name))
+}
+
+/// The kernel's error number behind a refused attachment.
+fn errno(error: &ProgramError) -> Option<i32> {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// Whether this kernel has tcx links, which can be pinned.
+fn tcx() -> bool {
+    aya::util::KernelVersion::current().is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0))
+}
+
+/// A flow table of another size than configured cannot be taken over: its flows are given up, and that is said.
+fn drop_resized_flows(path: &Path, flows_max: u32) -> Result<(), FilterError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let info = aya::maps::MapInfo::from_pin(path)
+        .map_err(|source| FilterError::Map { map: "FLOWS", source: Box::new(source) })?;
+    if info.max_entries() != flows_max {
+        tracing::warn!(
+            from = info.max_entries(),
+            to = flows_max,
+            "the flow table has a new size: known flows are forgotten"
+        );
+        fs::remove_file(path).map_err(pin_error(path))?;
+    }
+    Ok(())
+}
+
+/// Mounts bpffs where it belongs, if nobody has.
+fn mount_bpffs() -> Result<(), FilterError> {
+    let path = Path::new("/sys/fs/bpf");
+    let error = pin_error(path);
+    let mounted = fs::read_to_string("/proc/self/mounts")
+        .map_err(pin_error(Path::new("/proc/self/mounts")))?
+        .lines()
+        .any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf"));
+    if mounted {
+        return Ok(());
+    }
+    // SAFETY: three valid C strings and no data; the result is checked.
+    let result = unsafe {
+        libc::mount(c"bpf".as_ptr(), c"/sys/fs/bpf".as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null())
+    };
+    if result == 0 { Ok(()) } else { Err(error(io::Error::last_os_error())) }
+}
+

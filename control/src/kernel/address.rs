@@ -1,0 +1,74 @@
+//! Addresses of the ports.
+
+use std::net::IpAddr;
+
+use futures::TryStreamExt as _;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+
+use super::{Kernel, KernelError, Ledger, Made};
+
+impl Kernel {
+    /// Puts an address on a port, unless it is there already (then it is not ours, and stays at the end).
+    pub async fn add_address(
+        &self,
+        ledger: &mut Ledger,
+        interface: &str,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<(), KernelError> {
+        if self.find_address(interface, address, prefix).await?.is_some() {
+            return Ok(());
+        }
+        let index = self.link(interface).await?.index;
+        ledger.note(Made::Address { interface: interface.to_owned(), address, prefix })?;
+        let mut request = self.handle.address().add(index, address, prefix);
+        // The gateway's addresses are its configuration, and IKE binds to them at once: no duplicate address detection.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        request
+            .execute()
+            .await
+            .map_err(KernelError::netlink(format!("cannot put {address}/{prefix} on {interface}")))
+    }
+
+    pub(super) async fn remove_address(
+        &self,
+        interface: &str,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<(), KernelError> {
+        match self.find_address(interface, address, prefix).await? {
+            None => Ok(()),
+            Some(message) => {
+                self.handle.address().del(message).execute().await.map_err(KernelError::netlink(format!(
+                    "cannot take {address}/{prefix} from {interface}"
+                )))
+            }
+        }
+    }
+
+    async fn find_address(
+        &self,
+        interface: &str,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<Option<AddressMessage>, KernelError> {
+        let index = self.link(interface).await?.index;
+        let mut addresses = self.handle.address().get().set_link_index_filter(index).execute();
+        while let Some(message) = addresses
+            .try_next()
+            .await
+            .map_err(KernelError::netlink(format!("cannot list the addresses of {interface}")))?
+        {
+            let same = message.header.index == index
+                && message.header.prefix_len == prefix
+                && message.attributes.iter().any(|attribute| match attribute {
+                    AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => *ip == address,
+                    _ => false,
+                });
+            if same {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+}

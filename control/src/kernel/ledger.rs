@@ -1,0 +1,159 @@
+//! What the daemon has made in the kernel, on disk, so that a crash forgets nothing.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Route;
+
+/// One thing made, with what it takes to undo it.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Made {
+    /// An address on a port.
+    Address {
+        /// Interface.
+        interface: String,
+        /// Address.
+        address: IpAddr,
+        /// Prefix length.
+        prefix: u8,
+    },
+    /// A route in the main table.
+    Route(Route),
+    /// A device (for a veth pair, its one end).
+    Link {
+        /// Name.
+        name: String,
+    },
+    /// A sysctl that had another value.
+    Sysctl {
+        /// Path below /proc/sys.
+        key: String,
+        /// Former value.
+        before: String,
+    },
+    /// A port that was down.
+    Up {
+        /// Interface.
+        interface: String,
+    },
+}
+
+/// The ledger could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("ledger {path}: {source}")]
+pub struct LedgerError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// The ledger of one gateway. An entry is written before the thing is made: after a crash an entry too many is
+/// harmless (undoing what is not there succeeds), an entry too few would leave something behind for good.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    entries: Vec<Made>,
+}
+
+impl Ledger {
+    /// Opens the ledger, with what a crashed predecessor left in it.
+    pub fn open(path: &Path) -> Result<Ledger, LedgerError> {
+        let entries = match fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| LedgerError { path: path.into(), source: error.into() })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(LedgerError { path: path.into(), source }),
+        };
+        Ok(Ledger { path: path.into(), entries })
+    }
+
+    /// The entries, oldest first.
+    pub fn entries(&self) -> &[Made] {
+        &self.entries
+    }
+
+    /// Whether this very thing is ours.
+    pub fn has(&self, made: &Made) -> bool {
+        self.entries.contains(made)
+    }
+
+    pub(super) fn has_sysctl(&self, wanted: &str) -> bool {
+        self.entries.iter().any(|made| matches!(made, Made::Sysctl { key, .. } if key == wanted))
+    }
+
+    /// Notes something that is about to be made.
+    pub fn note(&mut self, made: Made) -> Result<(), LedgerError> {
+        if !self.has(&made) {
+            self.entries.push(made);
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Strikes out something that was undone.
+    pub fn strike(&mut self, made: &Made) -> Result<(), LedgerError> {
+        self.entries.retain(|entry| entry != made);
+        self.write()
+    }
+
+    fn write(&self) -> Result<(), LedgerError> {
+        let error = |source| LedgerError { path: self.path.clone(), source };
+        if self.entries.is_empty() {
+            return match fs::remove_file(&self.path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => Err(error(source)),
+                _ => Ok(()),
+            };
+        }
+        // A rename is atomic: a crash leaves the old ledger or the new one, never half of one.
+        let aside = self.path.with_extension("new");
+        let mut file = fs::File::create(&aside).map_err(error)?;
+        file.write_all(&serde_json::to_vec(&self.entries).map_err(|e| error(e.into()))?).map_err(error)?;
+        fs::rename(&aside, &self.path).map_err(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_a_restart_and_vanishes_when_empty() {
+        let directory = std::env::temp_dir().join(format!("sk-ledger-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("temporary directory");
+        let path = directory.join("ledger.json");
+        let address = Made::Address {
+            interface: "lan1".into(),
+            address: "192.168.1.1".parse().expect("address"),
+            prefix: 24,
+        };
+        let sysctl = Made::Sysctl { key: "net/ipv4/ip_forward".into(), before: "0".into() };
+
+        let mut ledger = Ledger::open(&path).expect("opens");
+        ledger.note(address.clone()).expect("notes");
+        ledger.note(address.clone()).expect("the same thing twice is one entry");
+        ledger.note(sysctl.clone()).expect("notes");
+
+        let mut ledger = Ledger::open(&path).expect("opens again");
+        assert_eq!(ledger.entries(), [address.clone(), sysctl.clone()]);
+        assert!(ledger.has_sysctl("net/ipv4/ip_forward"));
+        ledger.strike(&address).expect("strikes");
+        ledger.strike(&sysctl).expect("strikes");
+        assert!(!path.exists());
+        fs::remove_dir_all(&directory).expect("removes");
+    }
+
+    #[test]
+    fn a_broken_ledger_is_an_error_and_stays() {
+        let path = std::env::temp_dir().join(format!("sk-ledger-broken-{}", std::process::id()));
+        fs::write(&path, b"[{").expect("writes");
+        let error = Ledger::open(&path).expect_err("not JSON").to_string();
+        assert!(error.contains("sk-ledger-broken"), "{error}");
+        assert!(path.exists());
+        fs::remove_file(&path).expect("removes");
+    }
+}

@@ -1,0 +1,136 @@
+//! Links.
+
+use futures::TryStreamExt as _;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::{LinkUnspec, LinkVeth};
+
+use super::{Kernel, KernelError, Ledger, Made, errno};
+
+/// What the gateway needs to know of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Name.
+    pub name: String,
+    /// ifindex.
+    pub index: u32,
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// MTU in bytes, without the Ethernet header.
+    pub mtu: u16,
+    /// Receive queues in use.
+    pub rx_queues: u32,
+    /// Administratively up.
+    pub up: bool,
+}
+
+impl Kernel {
+    /// Looks a link up by name.
+    pub async fn link(&self, name: &str) -> Result<Link, KernelError> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        match links.try_next().await {
+            Ok(Some(message)) => parse(name, &message),
+            Ok(None) => Err(KernelError::NoInterface(name.to_owned())),
+            Err(error) if errno(&error) == Some(libc::ENODEV) => {
+                Err(KernelError::NoInterface(name.to_owned()))
+            }
+            Err(error) => Err(KernelError::netlink(format!("cannot look up interface {name}"))(error)),
+        }
+    }
+
+    /// Sets a port up, noting it if it was down.
+    pub async fn set_up(&self, ledger: &mut Ledger, link: &Link) -> Result<(), KernelError> {
+        if link.up {
+            return Ok(());
+        }
+        ledger.note(Made::Up { interface: link.name.clone() })?;
+        self.change(LinkUnspec::new_with_index(link.index).up().build(), &link.name).await
+    }
+
+    pub(super) async fn set_down(&self, name: &str) -> Result<(), KernelError> {
+        let link = self.link(name).await?;
+        self.change(LinkUnspec::new_with_index(link.index).down().build(), name).await
+    }
+
+    /// Makes a veth pair, or finds the one a predecessor made, and sets MTU and both ends up.
+    pub async fn veth_pair(
+        &self,
+        ledger: &mut Ledger,
+        name: &str,
+        peer: &str,
+        mtu: u16,
+    ) -> Result<(Link, Link), KernelError> {
+        let made = Made::Link { name: name.to_owned() };
+        match self.link(name).await {
+            Ok(_) if ledger.has(&made) => {}
+            Ok(_) => {
+                return Err(KernelError::Io {
+                    action: format!(
+                        "device {name} exists and is not this gateway's; remove it with `ip link del {name}`"
+                    ),
+                    source: std::io::Error::from_raw_os_error(libc::EEXIST),
+                });
+            }
+            Err(KernelError::NoInterface(_)) => {
+                ledger.note(made)?;
+                self.handle
+                    .link()
+                    .add(LinkVeth::new(name, peer).build())
+                    .execute()
+                    .await
+                    .map_err(KernelError::netlink(format!("cannot make the veth pair {name}, {peer}")))?;
+            }
+            Err(error) => return Err(error),
+        }
+        for end in [name, peer] {
+            let index = self.link(end).await?.index;
+            // The engine hands over frames up to the largest a LAN may carry; the kernel's routes carry the tunnel's MTU.
+            self.change(LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).up().build(), end).await?;
+        }
+        Ok((self.link(name).await?, self.link(peer).await?))
+    }
+
+    pub(super) async fn remove_link(&self, name: &str) -> Result<(), KernelError> {
+        let index = self.link(name).await?.index;
+        self.handle
+            .link()
+            .del(index)
+            .execute()
+            .await
+            .map_err(KernelError::netlink(format!("cannot remove {name}")))
+    }
+
+    async fn change(&self, message: LinkMessage, name: &str) -> Result<(), KernelError> {
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(KernelError::netlink(format!("cannot change interface {name}")))
+    }
+}
+
+fn parse(name: &str, message: &LinkMessage) -> Result<Link, KernelError> {
+    let mut link = Link {
+        name: name.to_owned(),
+        index: message.header.index,
+        mac: [0; 6],
+        mtu: 0,
+        rx_queues: 1,
+        up: message.header.flags.contains(LinkFlags::Up),
+    };
+    let mut ethernet = false;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Address(bytes) => {
+                if let Ok(mac) = bytes.as_slice().try_into() {
+                    link.mac = mac;
+                    ethernet = true;
+                }
+            }
+            LinkAttribute::Mtu(mtu) => link.mtu = u16::try_from(*mtu).unwrap_or(u16::MAX),
+            _ => {}
+        }
+    }
+    link.rx_queues = super::ethtool::rx_queues(name);
+    if ethernet { Ok(link) } else { Err(KernelError::NotEthernet(name.to_owned())) }
+}

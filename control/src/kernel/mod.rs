@@ -1,0 +1,146 @@
+//! What the gateway sets in the kernel besides its programs: links, addresses, routes, neighbours, sysctls.
+//!
+//! Owned by the daemon's one task. Everything made is written into a [`Ledger`] before it is made, so that a stop takes
+//! back exactly that, and a start after a crash knows what is its own. What was there before is never touched.
+
+mod address;
+mod ethtool;
+mod ledger;
+mod link;
+mod neighbour;
+mod route;
+mod sysctl;
+
+use std::net::IpAddr;
+
+use rtnetlink::Handle;
+use tokio::task::JoinHandle;
+
+pub use ledger::{Ledger, LedgerError, Made};
+pub use link::Link;
+pub use neighbour::Neighbour;
+pub use route::{NextHop, Route};
+
+/// A refused request to the kernel: what was tried, and the kernel's answer.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Netlink.
+    #[error("{action}: {source}")]
+    Netlink {
+        /// What was tried.
+        action: String,
+        /// The kernel's answer.
+        #[source]
+        source: Box<rtnetlink::Error>,
+    },
+    /// A file of the kernel, or an ioctl.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// The error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An interface that the configuration names does not exist.
+    #[error("interface {0} does not exist; `ip link` lists those that do")]
+    NoInterface(String),
+    /// An interface without an Ethernet address.
+    #[error("interface {0} is no Ethernet device: a port needs one")]
+    NotEthernet(String),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl KernelError {
+    fn netlink(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> KernelError {
+        let action = action.into();
+        move |source| KernelError::Netlink { action, source: Box::new(source) }
+    }
+
+    fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> KernelError {
+        let action = action.into();
+        move |source| KernelError::Io { action, source }
+    }
+
+    /// The kernel's error number, where it gave one.
+    fn errno(&self) -> Option<i32> {
+        match self {
+            KernelError::Netlink { source, .. } => errno(source),
+            KernelError::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.code.map(|code| -code.get()),
+        _ => None,
+    }
+}
+
+/// A netlink socket of the namespace the daemon was started in.
+pub struct Kernel {
+    handle: Handle,
+    connection: JoinHandle<()>,
+}
+
+impl Kernel {
+    /// Opens the socket.
+    pub fn open() -> Result<Kernel, KernelError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(KernelError::io("cannot open a netlink socket"))?;
+        Ok(Kernel { handle, connection: tokio::spawn(connection) })
+    }
+
+    /// Takes back one entry of the ledger. What is gone already counts as taken back.
+    pub async fn undo(&self, made: &Made) -> Result<(), KernelError> {
+        let result = match made {
+            Made::Address { interface, address, prefix } => {
+                self.remove_address(interface, *address, *prefix).await
+            }
+            Made::Route(route) => self.remove_route(route).await,
+            Made::Link { name } => self.remove_link(name).await,
+            Made::Sysctl { key, before } => sysctl::write(key, before),
+            Made::Up { interface } => self.set_down(interface).await,
+        };
+        match result {
+            Err(KernelError::NoInterface(_)) => Ok(()),
+            // ENOENT, ESRCH, ENODEV, EADDRNOTAVAIL: it is not there any more.
+            Err(error) if matches!(error.errno(), Some(2 | 3 | 19 | 99)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Sets a sysctl, noting its former value.
+    pub fn set_sysctl(&self, ledger: &mut Ledger, key: &str, value: &str) -> Result<(), KernelError> {
+        let before = sysctl::read(key)?;
+        if before == value {
+            return Ok(());
+        }
+        // After a crash the value in force is our own; the ledger keeps the first one.
+        if !ledger.has_sysctl(key) {
+            ledger.note(Made::Sysctl { key: key.to_owned(), before })?;
+        }
+        sysctl::write(key, value)
+    }
+
+    /// Makes the kernel hand over whole, checksummed packets on a device whose frames XDP reads.
+    pub fn set_offloads_off(&self, interface: &str) -> Result<(), KernelError> {
+        ethtool::offloads_off(interface)
+            .map_err(KernelError::io(format!("cannot switch off segmentation offloads of {interface}")))
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// Length of a host's prefix.
+pub(crate) fn host_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
