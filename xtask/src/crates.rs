@@ -1,0 +1,79 @@
+//! Tools that come from crates.io, built once and kept in the cache.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    ebpf_build::{clean_environment, tools_dir},
+    process,
+    setup::Part,
+};
+
+/// A published crate whose program is wanted.
+pub(crate) struct Crate<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) version: &'a str,
+    /// In place of the default ones; empty means the default ones.
+    pub(crate) features: &'a [&'a str],
+}
+
+/// Builds a crate's program into `place/bin/`, which appears complete or not at all.
+pub(crate) fn install(krate: &Crate<'_>, place: &Path, prepare: impl FnOnce(&mut Command)) -> Result<()> {
+    let partial = place.with_added_extension("partial");
+    let build = place.with_added_extension("build");
+    let mut cargo = process::cargo();
+    clean_environment(&mut cargo);
+    cargo.args(["install", "--locked", "--no-track", "--force", krate.name, "--version", krate.version]);
+    if !krate.features.is_empty() {
+        cargo.arg("--no-default-features").args(["--features", &krate.features.join(",")]);
+    }
+    cargo.arg("--root").arg(&partial).arg("--target-dir").arg(&build);
+    // Tools that run for seconds needn't be built for minutes: their own release profiles ask for whole-program LTO.
+    cargo.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    cargo.env("CARGO_PROFILE_RELEASE_LTO", "off");
+    cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+    prepare(&mut cargo);
+    // Away from the workspace, whose configuration is meant for the workspace.
+    cargo.current_dir(tools_dir());
+    let result = process::run(&mut cargo);
+    // The intermediate files are ten times the program, and are never needed again.
+    let _ = fs::remove_dir_all(&build);
+    result?;
+    // What stood there was found not to work.
+    let _ = fs::remove_dir_all(place);
+    fs::rename(&partial, place)
+        .with_context(|| format!("renaming {} to {}", partial.display(), place.display()))
+}
+
+/// cargo-deny: licences, bans, sources and known vulnerabilities of the dependencies.
+pub(crate) struct CargoDeny;
+
+impl CargoDeny {
+    const VERSION: &str = "0.20.2";
+
+    pub(crate) fn program() -> std::path::PathBuf {
+        Self::place().join("bin/cargo-deny")
+    }
+
+    fn place() -> std::path::PathBuf {
+        tools_dir().join(format!("cargo-deny-{}", Self::VERSION))
+    }
+}
+
+impl Part for CargoDeny {
+    fn name(&self) -> String {
+        format!("cargo-deny {}", Self::VERSION)
+    }
+
+    fn missing(&self) -> Result<Option<String>> {
+        let works = process::output(Command::new(Self::program()).arg("--version")).is_ok();
+        Ok((!works).then(|| self.name()))
+    }
+
+    fn install(&self) -> Result<()> {
+        let krate = Crate { name: "cargo-deny", version: Self::VERSION, features: &[] };
+        install(&krate, &Self::place(), |_| {})
+    }
+}

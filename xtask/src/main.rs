@@ -1,0 +1,143 @@
+//! The one door: `cargo xtask --help` names everything that can be done with this tree, and CI does no more than a
+//! developer can do here.
+#![forbid(unsafe_code)]
+
+mod ci;
+mod crates;
+mod demo;
+mod ebpf_build;
+mod leftovers;
+mod lint;
+mod object;
+mod packages;
+mod process;
+mod setup;
+mod suites;
+mod tally;
+mod toolchain;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{setup::Purpose, suites::Suite, tally::Tally};
+
+/// Builds, tests and demonstrates Sekisho.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run `.ci/run` on a fresh clone of the last commit, as CI does
+    ///
+    /// What isn't committed isn't tested. The clone's build files are kept for the next run, below target/ci.
+    Ci,
+    /// Show a gateway at work: build it, lay a network of namespaces around it, drive traffic through it
+    Demo(DemoArgs),
+    /// Build the eBPF object that the daemon embeds
+    Ebpf {
+        /// Also list the object's programs with their sizes, its maps, and its sections
+        #[arg(long)]
+        stats: bool,
+    },
+    /// The demonstration's network of namespaces
+    #[command(subcommand)]
+    Lab(LabTask),
+    /// Check formatting, clippy's lints, and the dependencies' licences, sources and known vulnerabilities
+    Lint,
+    /// Install what building, testing and demonstrating need and this machine lacks
+    ///
+    /// Debian packages (no service is started or enabled), Rust's library sources, bpf-linker and cargo-deny. Tools
+    /// go to ~/.cache/sekisho, or to $SEKISHO_CACHE. Needs root, or sudo, where packages are missing.
+    Setup {
+        /// Only list what is missing; change nothing, and fail if anything is
+        #[arg(long)]
+        check: bool,
+    },
+    /// Set the machine up, then lint and run the tests
+    ///
+    /// Suites other than lint and unit need root, or sudo: they lay networks of namespaces.
+    Test {
+        /// Also run the tests marked as slow (`#[ignore]`)
+        #[arg(long)]
+        all: bool,
+        /// Run only these suites
+        suites: Vec<Suite>,
+    },
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Leave the network and the daemons up, to look around; `cargo xtask lab down` ends them
+    #[arg(long)]
+    keep: bool,
+    /// What stands at the far end of the tunnel
+    #[arg(long, value_enum, default_value_t = Peer::Sekisho)]
+    peer: Peer,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Peer {
+    Sekisho,
+    Strongswan,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum LabTask {
+    /// End its daemons and remove its namespaces
+    Down,
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    process::handle_signals()?;
+    let root = root()?;
+    // A task's own commands may be typed in any folder of the tree.
+    std::env::set_current_dir(&root).with_context(|| format!("entering {}", root.display()))?;
+    match task {
+        Task::Ci => ci::run(&root)?,
+        Task::Demo(args) => demo::run(args.keep, args.peer)?,
+        Task::Ebpf { stats } => {
+            setup::ensure(Purpose::Build, false)?;
+            let object = ebpf_build::build(&root)?;
+            println!("{}", object.display());
+            if stats {
+                print!("{}", object::describe(&object)?);
+            }
+        }
+        Task::Lab(LabTask::Down) => demo::down()?,
+        Task::Lint => {
+            setup::ensure(Purpose::Everything, false)?;
+            let mut tally = Tally::default();
+            lint::run(&mut tally)?;
+            return Ok(tally.conclude());
+        }
+        Task::Setup { check: true } => setup::check()?,
+        Task::Setup { check: false } => setup::ensure(Purpose::Everything, true)?,
+        Task::Test { all, suites } => return suites::run(&root, &suites, all),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The workspace this program was built from.
+fn root() -> Result<PathBuf> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map(Path::to_owned).context("xtask's folder has no parent")
+}

@@ -1,0 +1,244 @@
+//! `cargo xtask test`: setup, lint, then the suites, each with its counts in one table.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::Path,
+    process::{Command, ExitCode},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::{
+    ebpf_build::{self, target_dir},
+    leftovers::Leftovers,
+    lint,
+    process::{self, Ending},
+    setup::{self, Purpose},
+    tally::{Counts, Tally, closing_line},
+};
+
+/// What can be run by name; without a name all of them run, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// Formatting, clippy, dependencies
+    Lint,
+    /// Every crate's own tests, which need no privileges
+    Unit,
+    /// The programs in this kernel: verifier, and packet in, verdict and packet out
+    Ebpf,
+    /// Whole gateways in a network of namespaces
+    E2e,
+    /// Against strongSwan
+    Interop,
+}
+
+/// The package that holds the suites which need root.
+const TESTS: &str = "sekisho-tests";
+/// A suite that takes longer, its build included, hangs.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
+/// As shells say "ended by SIGINT".
+const INTERRUPTED: u8 = 130;
+
+/// Runs the named suites, or all.
+pub(crate) fn run(root: &Path, named: &[Suite], slow_too: bool) -> Result<ExitCode> {
+    let chosen: Vec<Suite> =
+        Suite::value_variants().iter().copied().filter(|s| named.is_empty() || named.contains(s)).collect();
+    setup::ensure(Purpose::Everything, false)?;
+    let in_lab = chosen.iter().any(|suite| suite.in_lab());
+    if in_lab {
+        process::authenticate()?;
+    }
+    let leftovers = Leftovers::note()?;
+    let mut tally = Tally::default();
+    let result = run_each(root, &chosen, slow_too, &leftovers, &mut tally);
+    // Also after a failure, and after an interrupt: nothing may stay behind.
+    if in_lab {
+        report(leftovers.sweep());
+    }
+    result?;
+    let code = tally.conclude();
+    Ok(if process::interrupted() { ExitCode::from(INTERRUPTED) } else { code })
+}
+
+fn run_each(
+    root: &Path,
+    chosen: &[Suite],
+    slow_too: bool,
+    leftovers: &Leftovers,
+    tally: &mut Tally,
+) -> Result<()> {
+    let mut products = None;
+    for suite in chosen {
+        if process::interrupted() {
+            break;
+        }
+        println!("\n== {} ==", suite.name());
+        match suite {
+            Suite::Lint => lint::run(tally)?,
+            Suite::Unit => unit(root, slow_too, tally)?,
+            Suite::Ebpf | Suite::E2e | Suite::Interop => {
+                let start = Instant::now();
+                // Built once, and only if a suite wants it.
+                let built = products.get_or_insert_with(|| Products::build(root));
+                match built {
+                    Ok(products) => lab(root, *suite, slow_too, products, tally)?,
+                    Err(error) => {
+                        let counts = Counts { failed: 1, ..Counts::default() };
+                        tally.record(suite.name(), start, counts, vec![format!("{error:#}")]);
+                    }
+                }
+                report(leftovers.sweep());
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lint => "lint",
+            Self::Unit => "unit",
+            Self::Ebpf => "ebpf",
+            Self::E2e => "e2e",
+            Self::Interop => "interop",
+        }
+    }
+
+    fn in_lab(self) -> bool {
+        matches!(self, Self::Ebpf | Self::E2e | Self::Interop)
+    }
+}
+
+/// What the lab's suites test.
+struct Products {
+    object: std::path::PathBuf,
+    programs: std::path::PathBuf,
+}
+
+impl Products {
+    fn build(root: &Path) -> Result<Self> {
+        let object = ebpf_build::build(root)?;
+        process::run(process::cargo().args(["build", "--package", "sekisho", "--package", TESTS, "--bins"]))?;
+        Ok(Self { object, programs: target_dir(root).join("debug") })
+    }
+}
+
+/// The crates' own tests, and the examples in their documentation.
+fn unit(root: &Path, slow_too: bool, tally: &mut Tally) -> Result<()> {
+    let mut cargo = process::cargo();
+    if process::have("cargo-nextest") {
+        cargo.args(["nextest", "run", "--no-fail-fast", "--workspace", "--exclude", TESTS]);
+        if slow_too {
+            cargo.args(["--run-ignored", "all"]);
+        }
+        suite(root, "unit", &mut cargo, tally)?;
+        // The one kind of test that nextest doesn't run.
+        let mut cargo = process::cargo();
+        cargo.args(["test", "--doc", "--no-fail-fast", "--workspace", "--exclude", TESTS]);
+        return suite_or_nothing(root, "doc", &mut cargo, tally);
+    }
+    cargo.args(["test", "--no-fail-fast", "--workspace", "--exclude", TESTS]);
+    if slow_too {
+        cargo.args(["--", "--include-ignored"]);
+    }
+    suite(root, "unit", &mut cargo, tally)
+}
+
+/// One test target of the tests' package, as root, one test at a time: they share the machine's network and maps.
+fn lab(root: &Path, which: Suite, slow_too: bool, products: &Products, tally: &mut Tally) -> Result<()> {
+    let mut cargo = process::cargo();
+    cargo.args(["test", "--no-fail-fast", "--package", TESTS, "--test", which.name()]);
+    if !process::is_root() {
+        // The build stays ours; only what was built runs as root.
+        cargo.args(["--config", r#"target."cfg(unix)".runner = ["sudo", "--preserve-env", "--"]"#]);
+    }
+    cargo.args(["--", "--test-threads=1"]);
+    if slow_too {
+        cargo.arg("--include-ignored");
+    }
+    cargo.env("SEKISHO_BIN_DIR", &products.programs);
+    cargo.env("SEKISHO_EBPF_OBJECT", &products.object);
+    suite(root, which.name(), &mut cargo, tally)
+}
+
+/// Runs a command that runs tests, and records its counts. One that runs no test has failed.
+fn suite(root: &Path, name: &str, cargo: &mut Command, tally: &mut Tally) -> Result<()> {
+    let start = Instant::now();
+    let (mut counts, mut notes) = count(root, name, cargo)?;
+    if counts == Counts::default() {
+        counts.failed = 1;
+        notes.push("ran no test".to_owned());
+    }
+    tally.record(name, start, counts, notes);
+    Ok(())
+}
+
+/// The same for a kind of test there may be none of.
+fn suite_or_nothing(root: &Path, name: &str, cargo: &mut Command, tally: &mut Tally) -> Result<()> {
+    let start = Instant::now();
+    let (counts, notes) = count(root, name, cargo)?;
+    if counts != Counts::default() {
+        tally.record(name, start, counts, notes);
+    }
+    Ok(())
+}
+
+fn count(root: &Path, name: &str, cargo: &mut Command) -> Result<(Counts, Vec<String>)> {
+    // A test that finds, while it runs, that this machine can't run it adds a line here: "name: reason".
+    let skips = target_dir(root).join(format!("skipped-{name}.txt"));
+    remove_file(&skips)?;
+    cargo.env("SEKISHO_SKIP_LOG", &skips);
+    if io::IsTerminal::is_terminal(&io::stdout()) {
+        cargo.env("CARGO_TERM_COLOR", "always");
+    }
+    let counts = Mutex::new(Counts::default());
+    let ending = process::run_watched(cargo, DEADLINE, |line| {
+        if let Some(more) = closing_line(line) {
+            counts.lock().unwrap_or_else(PoisonError::into_inner).add(more);
+        }
+    })?;
+    let mut counts = counts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut notes = Vec::new();
+    for skip in fs::read_to_string(&skips).unwrap_or_default().lines() {
+        counts.passed = counts.passed.saturating_sub(1);
+        counts.skipped += 1;
+        notes.push(format!("skipped {skip}"));
+    }
+    let failure = match ending {
+        Ending::Exited(status) if status.success() => None,
+        Ending::Exited(_) if process::interrupted() => Some("interrupted".to_owned()),
+        Ending::Exited(status) => Some(status.to_string()),
+        Ending::TimedOut => Some(format!("not done after {} minutes", DEADLINE.as_secs() / 60)),
+    };
+    if let Some(failure) = failure {
+        // Also what fails without a failed test, like a build, counts.
+        counts.failed = counts.failed.max(1);
+        notes.push(failure);
+    }
+    Ok((counts, notes))
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            // Written by a test that ran as root, perhaps.
+            let rm = [OsStr::new("-f"), path.as_os_str()];
+            process::output(process::as_root("rm").args(rm)).map(drop).context(error)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Cleaning up is told about, and its failing is no reason to lose the results.
+fn report(swept: Result<Vec<String>>) {
+    match swept {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => println!("removed namespaces left behind: {}", removed.join(" ")),
+        Err(error) => eprintln!("cleaning up: {error:#}"),
+    }
+}
