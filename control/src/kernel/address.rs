@@ -16,11 +16,13 @@ impl Kernel {
         address: IpAddr,
         prefix: u8,
     ) -> Result<(), KernelError> {
+        let made = Made::Address { interface: interface.to_owned(), address, prefix };
         if self.find_address(interface, address, prefix).await?.is_some() {
+            ledger.keep(&made);
             return Ok(());
         }
         let index = self.link(interface).await?.index;
-        ledger.note(Made::Address { interface: interface.to_owned(), address, prefix })?;
+        ledger.note(made)?;
         let mut request = self.handle.address().add(index, address, prefix);
         // The gateway's addresses are its configuration, and IKE binds to them at once: no duplicate address detection.
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;

@@ -58,6 +58,8 @@ pub struct LedgerError {
 pub struct Ledger {
     path: PathBuf,
     entries: Vec<Made>,
+    /// Entries that the configuration of this run asks for.
+    wanted: Vec<Made>,
 }
 
 impl Ledger {
@@ -69,7 +71,7 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(LedgerError { path: path.into(), source }),
         };
-        Ok(Ledger { path: path.into(), entries })
+        Ok(Ledger { path: path.into(), entries, wanted: Vec::new() })
     }
 
     /// The entries, oldest first.
@@ -82,17 +84,32 @@ impl Ledger {
         self.entries.contains(made)
     }
 
-    pub(super) fn has_sysctl(&self, wanted: &str) -> bool {
-        self.entries.iter().any(|made| matches!(made, Made::Sysctl { key, .. } if key == wanted))
+    /// Keeps what is ours already; says whether it is.
+    pub(super) fn keep(&mut self, made: &Made) -> bool {
+        self.keep_where(|entry| entry == made)
+    }
+
+    /// Keeps the first entry that fits; says whether there is one.
+    pub(super) fn keep_where(&mut self, fits: impl Fn(&Made) -> bool) -> bool {
+        let found = self.entries.iter().find(|entry| fits(entry)).cloned();
+        let is_ours = found.is_some();
+        self.wanted.extend(found);
+        is_ours
     }
 
     /// Notes something that is about to be made.
     pub fn note(&mut self, made: Made) -> Result<(), LedgerError> {
-        if !self.has(&made) {
+        if !self.keep(&made) {
+            self.wanted.push(made.clone());
             self.entries.push(made);
             self.write()?;
         }
         Ok(())
+    }
+
+    /// What an earlier run made and this one does not ask for: to be undone and struck out.
+    pub fn stale(&self) -> Vec<Made> {
+        self.entries.iter().filter(|entry| !self.wanted.contains(entry)).cloned().collect()
     }
 
     /// Strikes out something that was undone.
@@ -140,7 +157,10 @@ mod tests {
 
         let mut ledger = Ledger::open(&path).expect("opens again");
         assert_eq!(ledger.entries(), [address.clone(), sysctl.clone()]);
-        assert!(ledger.has_sysctl("net/ipv4/ip_forward"));
+        assert!(ledger.keep(&address));
+        assert_eq!(ledger.stale(), std::slice::from_ref(&sysctl));
+        assert!(ledger.keep_where(|made| matches!(made, Made::Sysctl { key, .. } if key.ends_with("ip_forward"))));
+        assert_eq!(ledger.stale(), []);
         ledger.strike(&address).expect("strikes");
         ledger.strike(&sysctl).expect("strikes");
         assert!(!path.exists());

@@ -39,10 +39,12 @@ impl Kernel {
 
     /// Sets a port up, noting it if it was down.
     pub async fn set_up(&self, ledger: &mut Ledger, link: &Link) -> Result<(), KernelError> {
+        let made = Made::Up { interface: link.name.clone() };
         if link.up {
+            ledger.keep(&made);
             return Ok(());
         }
-        ledger.note(Made::Up { interface: link.name.clone() })?;
+        ledger.note(made)?;
         self.change(LinkUnspec::new_with_index(link.index).up().build(), &link.name).await
     }
 
@@ -61,7 +63,7 @@ impl Kernel {
     ) -> Result<(Link, Link), KernelError> {
         let made = Made::Link { name: name.to_owned() };
         match self.link(name).await {
-            Ok(_) if ledger.has(&made) => {}
+            Ok(_) if ledger.keep(&made) => {}
             Ok(_) => {
                 return Err(KernelError::Io {
                     action: format!(

@@ -116,12 +116,13 @@ impl Kernel {
 
     /// Sets a sysctl, noting its former value.
     pub fn set_sysctl(&self, ledger: &mut Ledger, key: &str, value: &str) -> Result<(), KernelError> {
+        // After a crash the value in force is our own: the ledger keeps the first one.
+        let ours = ledger.keep_where(|made| matches!(made, Made::Sysctl { key: other, .. } if other == key));
         let before = sysctl::read(key)?;
         if before == value {
             return Ok(());
         }
-        // After a crash the value in force is our own; the ledger keeps the first one.
-        if !ledger.has_sysctl(key) {
+        if !ours {
             ledger.note(Made::Sysctl { key: key.to_owned(), before })?;
         }
         sysctl::write(key, value)

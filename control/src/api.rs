@@ -1,0 +1,161 @@
+//! The daemon's local interface: a unix socket, one JSON object a line each way.
+//!
+//! Only root can open it (mode 0600). Requests are few and small; answers carry whole values such as
+//! [`Status`](crate::status::Status).
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::status::Status;
+
+/// Longest request or answer in bytes: 10,000 tunnels fit, a runaway writer does not.
+const LINE_MAX: u64 = 64 << 20;
+/// A client that says nothing for so long is let go.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where a gateway keeps its socket, ledger and lock.
+pub fn run_directory(gateway: &str) -> PathBuf {
+    Path::new("/run/sekisho").join(gateway)
+}
+
+/// The socket's path.
+pub fn socket_path(gateway: &str) -> PathBuf {
+    run_directory(gateway).join("control.sock")
+}
+
+/// What can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Everything about the present state.
+    Status,
+    /// Bring a connection up.
+    Up {
+        /// Its name.
+        connection: String,
+    },
+    /// Close a connection and keep it closed until `up`.
+    Down {
+        /// Its name.
+        connection: String,
+    },
+    /// Renew keys now.
+    Rekey {
+        /// Connection's name.
+        connection: String,
+        /// The IKE SA instead of the child SAs.
+        ike: bool,
+    },
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// Done, or begun; one sentence.
+    Done {
+        /// The sentence.
+        message: String,
+    },
+    /// To [`Request::Status`].
+    Status {
+        /// The state.
+        status: Box<Status>,
+    },
+    /// Refused; nothing was changed.
+    Refused {
+        /// Why, and the remedy.
+        reason: String,
+    },
+}
+
+/// A request on its way to the daemon's loop, with the place for its answer.
+pub type Pending = (Request, oneshot::Sender<Answer>);
+
+/// Opens the socket and serves it until the receiver is dropped. The caller holds the gateway's lock, so a socket that
+/// is there already belongs to a dead predecessor.
+pub fn serve(gateway: &str, requests: mpsc::Sender<Pending>) -> io::Result<()> {
+    let path = socket_path(gateway);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    tokio::spawn(async move {
+        while !requests.is_closed() {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    tokio::spawn(session(stream, requests.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a control connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn session(stream: UnixStream, requests: mpsc::Sender<Pending>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader.take(LINE_MAX));
+    let mut line = String::new();
+    loop {
+        line.clear();
+        match tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await {
+            Ok(Ok(length)) if length > 0 => {}
+            _ => return,
+        }
+        let answer = match serde_json::from_str::<Request>(&line) {
+            Err(error) => Answer::Refused { reason: format!("not a request: {error}") },
+            Ok(request) => {
+                let (reply, answer) = oneshot::channel();
+                if requests.send((request, reply)).await.is_err() {
+                    return;
+                }
+                answer.await.unwrap_or(Answer::Refused { reason: "the daemon is stopping".into() })
+            }
+        };
+        let Ok(mut bytes) = serde_json::to_vec(&answer) else { return };
+        bytes.push(b'\n');
+        if writer.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks a gateway's daemon, for the command.
+pub async fn ask(gateway: &str, request: &Request) -> io::Result<Answer> {
+    let stream = UnixStream::connect(socket_path(gateway)).await?;
+    let (reader, mut writer) = stream.into_split();
+    let mut bytes = serde_json::to_vec(request)?;
+    bytes.push(b'\n');
+    writer.write_all(&bytes).await?;
+    let mut line = String::new();
+    BufReader::new(reader.take(LINE_MAX)).read_line(&mut line).await?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_strict() {
+        let up = Request::Up { connection: "centre".into() };
+        let text = serde_json::to_string(&up).expect("serialises");
+        assert_eq!(text, r#"{"command":"up","connection":"centre"}"#);
+        assert_eq!(serde_json::from_str::<Request>(&text).expect("parses"), up);
+        assert!(serde_json::from_str::<Request>(r#"{"command":"up"}"#).is_err());
+        assert!(serde_json::from_str::<Request>(r#"{"command":"format-disk"}"#).is_err());
+    }
+}

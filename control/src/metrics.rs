@@ -1,0 +1,345 @@
+//! `/metrics` for Prometheus: the same [`Status`] that `sekisho status` shows, in Prometheus' text format.
+//!
+//! | metric | type | labels |
+//! |---|---|---|
+//! | `sekisho_info` | gauge, 1 | `version`, `datapath` |
+//! | `sekisho_uptime_seconds` | gauge | |
+//! | `sekisho_connection_up` | gauge, 0 or 1 | `connection`, `zone` |
+//! | `sekisho_connection_established_total` | counter | `connection` |
+//! | `sekisho_ike_sa_age_seconds`, `sekisho_ike_sa_rekey_in_seconds` | gauge | `connection` |
+//! | `sekisho_child_sa_age_seconds`, `sekisho_child_sa_rekey_in_seconds` | gauge | `connection`, `child`, `spi_in` |
+//! | `sekisho_child_sa_packets_total`, `sekisho_child_sa_bytes_total` | counter | `connection`, `child`, `spi_in`, `direction` |
+//! | `sekisho_child_sa_refused_total` | counter | `connection`, `child`, `spi_in`, `direction`, `reason` |
+//! | `sekisho_port_packets_total`, `sekisho_port_bytes_total` | counter | `port`, `zone`, `verdict` |
+//! | `sekisho_flows`, `sekisho_flows_max` | gauge | |
+//! | `sekisho_ike_half_open` | gauge | |
+//! | `sekisho_ike_failures_total` | counter | `kind` |
+//! | `sekisho_engine_total` | counter | `counter` |
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use prometheus::{Encoder as _, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::{self, Answer, Pending};
+use crate::status::{ConnectionState, SaCount, Status};
+
+/// A scraper that takes longer than this is let go.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves `/metrics` until the receiver of the requests is dropped.
+pub async fn serve(address: SocketAddr, requests: mpsc::Sender<Pending>) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    tokio::spawn(async move {
+        while !requests.is_closed() {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let requests = requests.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request| answer(request, requests.clone()));
+                let connection =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let _ = tokio::time::timeout(PATIENCE, connection).await;
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    requests: mpsc::Sender<Pending>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() != "/metrics" {
+        return Ok(plain(StatusCode::NOT_FOUND, "the metrics are at /metrics\n"));
+    }
+    if request.method() != Method::GET {
+        return Ok(plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"));
+    }
+    let (reply, status) = oneshot::channel();
+    let asked = requests.send((api::Request::Status, reply)).await;
+    let Some(Answer::Status { status }) = (match asked {
+        Ok(()) => status.await.ok(),
+        Err(_) => None,
+    }) else {
+        return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n"));
+    };
+    Ok(match encode(&status) {
+        Ok(text) => {
+            let mut response = Response::new(Full::new(Bytes::from(text)));
+            let version = hyper::header::HeaderValue::from_static(prometheus::TEXT_FORMAT);
+            response.headers_mut().insert(CONTENT_TYPE, version);
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot encode the metrics");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics; see the log\n")
+        }
+    })
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    response
+}
+
+/// The text format. A registry of its own for each scrape: what is gone from the status is gone from the metrics.
+pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
+    let page = Page { registry: Registry::new() };
+    page.gauge(
+        "sekisho_info",
+        "The daemon's version and ESP data path.",
+        &["version", "datapath"],
+        [(vec![status.version.as_str(), status.datapath.kind.as_str()], 1.0)],
+    )?;
+    page.gauge(
+        "sekisho_uptime_seconds",
+        "Seconds since the daemon was started.",
+        &[],
+        [(vec![], seconds(status.uptime_s))],
+    )?;
+    connections(&page, status)?;
+    children(&page, status)?;
+    ports(&page, status)?;
+    page.gauge("sekisho_flows", "Flows known.", &[], [(vec![], seconds(status.flows.count))])?;
+    page.gauge("sekisho_flows_max", "Capacity of the flow table.", &[], [(vec![], seconds(status.flows.max))])?;
+    page.gauge(
+        "sekisho_ike_half_open",
+        "IKE SAs whose peer has not authenticated yet.",
+        &[],
+        [(vec![], seconds(status.ike.half_open))],
+    )?;
+    page.counter(
+        "sekisho_ike_failures_total",
+        "Failures of IKE exchanges by kind.",
+        &["kind"],
+        status.ike.failures.iter().map(|(kind, count)| (vec![kind.as_str()], *count)),
+    )?;
+    page.counter(
+        "sekisho_engine_total",
+        "Counters of the user-space ESP engine.",
+        &["counter"],
+        status.engine.iter().map(|(name, count)| (vec![name.as_str()], *count)),
+    )?;
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
+    Ok(text)
+}
+
+fn connections(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
+    let all = &status.connections;
+    page.gauge(
+        "sekisho_connection_up",
+        "1 while the connection has an IKE SA and a child SA.",
+        &["connection", "zone"],
+        all.iter().map(|c| {
+            let up = if c.state == ConnectionState::Up { 1.0 } else { 0.0 };
+            (vec![c.name.as_str(), c.zone.as_str()], up)
+        }),
+    )?;
+    page.counter(
+        "sekisho_connection_established_total",
+        "How often the connection came up.",
+        &["connection"],
+        all.iter().map(|c| (vec![c.name.as_str()], c.established)),
+    )?;
+    let ike = || all.iter().filter_map(|c| c.ike.as_ref().map(|ike| (c.name.as_str(), ike)));
+    page.gauge(
+        "sekisho_ike_sa_age_seconds",
+        "Seconds since the IKE SA's keys were made.",
+        &["connection"],
+        ike().map(|(name, ike)| (vec![name], seconds(ike.age_s))),
+    )?;
+    page.gauge(
+        "sekisho_ike_sa_rekey_in_seconds",
+        "Seconds until the IKE SA is rekeyed.",
+        &["connection"],
+        ike().map(|(name, ike)| (vec![name], seconds(ike.rekey_in_s))),
+    )
+}
+
+fn children(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
+    const LABELS: [&str; 3] = ["connection", "child", "spi_in"];
+    const DIRECTED: [&str; 4] = ["connection", "child", "spi_in", "direction"];
+    let all = || status.connections.iter().flat_map(|c| c.children.iter().map(move |child| (c, child)));
+    let labels = |(c, child): &(&'_ _, &'_ crate::status::ChildStatus)| {
+        let c: &crate::status::ConnectionStatus = c;
+        [c.name.clone(), child.name.clone(), child.spi_in.clone()]
+    };
+    let rows: Vec<([String; 3], &crate::status::ChildStatus)> =
+        all().map(|pair| (labels(&pair), pair.1)).collect();
+    let three = |row: &'_ [String; 3]| -> Vec<String> { row.to_vec() };
+    page.gauge(
+        "sekisho_child_sa_age_seconds",
+        "Seconds since the child SA was made.",
+        &LABELS,
+        rows.iter().map(|(l, child)| (three(l), seconds(child.age_s))),
+    )?;
+    page.gauge(
+        "sekisho_child_sa_rekey_in_seconds",
+        "Seconds until the child SA is rekeyed.",
+        &LABELS,
+        rows.iter().map(|(l, child)| (three(l), seconds(child.rekey_in_s))),
+    )?;
+    let directed = |pick: fn(&SaCount) -> u64| {
+        rows.iter()
+            .flat_map(move |(l, child)| {
+                [("in", &child.inbound), ("out", &child.outbound)].map(|(direction, count)| {
+                    let mut labels = l.to_vec();
+                    labels.push(direction.to_owned());
+                    (labels, pick(count))
+                })
+            })
+            .collect::<Vec<_>>()
+    };
+    page.counter(
+        "sekisho_child_sa_packets_total",
+        "Packets carried by the child SA.",
+        &DIRECTED,
+        directed(|count| count.packets),
+    )?;
+    page.counter(
+        "sekisho_child_sa_bytes_total",
+        "Bytes of inner packets carried by the child SA.",
+        &DIRECTED,
+        directed(|count| count.bytes),
+    )?;
+    let reasons: [(&str, fn(&SaCount) -> u64); 6] = [
+        ("replay", |count| count.replay),
+        ("integrity", |count| count.integrity),
+        ("selector", |count| count.selector),
+        ("malformed", |count| count.malformed),
+        ("expired", |count| count.expired),
+        ("unsent", |count| count.unsent),
+    ];
+    page.counter(
+        "sekisho_child_sa_refused_total",
+        "Packets refused by the child SA, by reason.",
+        &["connection", "child", "spi_in", "direction", "reason"],
+        reasons.into_iter().flat_map(|(reason, pick)| {
+            directed(pick).into_iter().map(move |(mut labels, count)| {
+                labels.push(reason.to_owned());
+                (labels, count)
+            })
+        }),
+    )
+}
+
+fn ports(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
+    let rows = || {
+        status.ports.iter().flat_map(|port| {
+            port.verdicts.iter().map(move |(verdict, count)| {
+                (vec![port.name.as_str(), port.zone.as_str(), verdict.as_str()], count)
+            })
+        })
+    };
+    const LABELS: [&str; 3] = ["port", "zone", "verdict"];
+    page.counter(
+        "sekisho_port_packets_total",
+        "Packets that entered by the port, by verdict.",
+        &LABELS,
+        rows().map(|(labels, count)| (labels, count.packets)),
+    )?;
+    page.counter(
+        "sekisho_port_bytes_total",
+        "Bytes that entered by the port, by verdict.",
+        &LABELS,
+        rows().map(|(labels, count)| (labels, count.bytes)),
+    )
+}
+
+/// Prometheus' numbers are floating point; counters of seconds and flows are far below 2^53.
+fn seconds(value: u64) -> f64 {
+    value as f64
+}
+
+struct Page {
+    registry: Registry,
+}
+
+impl Page {
+    fn gauge<L: AsRef<str>>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        rows: impl IntoIterator<Item = (Vec<L>, f64)>,
+    ) -> Result<(), prometheus::Error> {
+        let metric = GaugeVec::new(Opts::new(name, help), labels)?;
+        for (values, value) in rows {
+            let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
+            metric.get_metric_with_label_values(&values)?.set(value);
+        }
+        self.registry.register(Box::new(metric))
+    }
+
+    fn counter<L: AsRef<str>>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        rows: impl IntoIterator<Item = (Vec<L>, u64)>,
+    ) -> Result<(), prometheus::Error> {
+        let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+        for (values, value) in rows {
+            let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
+            metric.get_metric_with_label_values(&values)?.inc_by(value);
+        }
+        self.registry.register(Box::new(metric))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::status::{ChildStatus, ConnectionStatus, Count, PortStatus};
+
+    #[test]
+    fn every_fact_of_the_status_is_there() {
+        let status = Status {
+            gateway: "clinic".into(),
+            connections: vec![ConnectionStatus {
+                name: "centre".into(),
+                zone: "vpn".into(),
+                state: ConnectionState::Up,
+                children: vec![ChildStatus {
+                    name: "main".into(),
+                    spi_in: "0xc0000001".into(),
+                    inbound: SaCount { packets: 7, replay: 2, ..SaCount::default() },
+                    ..ChildStatus::default()
+                }],
+                ..ConnectionStatus::default()
+            }],
+            ports: vec![PortStatus {
+                name: "lan1".into(),
+                zone: "lan1".into(),
+                verdicts: BTreeMap::from([("policy".into(), Count { packets: 3, bytes: 180 })]),
+                ..PortStatus::default()
+            }],
+            ..Status::default()
+        };
+        let text = String::from_utf8(encode(&status).expect("encodes")).expect("UTF-8");
+        for line in [
+            r#"sekisho_connection_up{connection="centre",zone="vpn"} 1"#,
+            r#"sekisho_child_sa_packets_total{child="main",connection="centre",direction="in",spi_in="0xc0000001"} 7"#,
+            r#"sekisho_child_sa_refused_total{child="main",connection="centre",direction="in",reason="replay",spi_in="0xc0000001"} 2"#,
+            r#"sekisho_port_packets_total{port="lan1",verdict="policy",zone="lan1"} 3"#,
+        ] {
+            assert!(text.contains(line), "missing: {line}\n{text}");
+        }
+    }
+}
