@@ -244,7 +244,10 @@ fn command_error(command: &Command, error: &std::io::Error) -> Error {
 
 /// The command as one would type it.
 pub(crate) fn line(command: &Command) -> String {
-    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    let program = Path::new(command.get_program());
+    // Cargo is known by its path in its own toolchain, which nobody types.
+    let program = if program.ends_with("cargo") { Path::new("cargo") } else { program };
+    let mut words = vec![program.display().to_string()];
     words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
     words.join(" ")
 }

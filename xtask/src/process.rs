@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill, killpg},
     unistd::{Pid, geteuid},
 };
@@ -38,8 +39,9 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// How often a running command is looked at: short beside any command that matters, long beside the cost of looking.
 const POLL: Duration = Duration::from_millis(50);
-/// How long a group has between being asked to end and being made to.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a group has between being asked to end and being made to: a lab takes its daemons and namespaces down
+/// then, which takes seconds.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// From now on SIGINT, SIGTERM and SIGHUP end what runs, and let the caller clean up, instead of ending us on the spot.
 pub(crate) fn handle_signals() -> Result<()> {
@@ -217,10 +219,24 @@ fn wait(mut child: Child, command: &Command, end: Option<Instant>) -> Result<Wai
         }
         thread::sleep(POLL);
     };
-    // Whatever it left behind in its group would hold our pipes open, and nobody would wait for it.
-    let _ = killpg(group, Signal::SIGKILL);
+    end_group(group, kill_at.unwrap_or_else(|| Instant::now() + GRACE));
     set_running(None);
     Ok(if timed_out { Waited::TimedOut } else { Waited::Exited(status) })
+}
+
+/// Ends what the leader left in its group: a test that outlives its killed cargo takes its lab down first, and is
+/// waited for until `kill_at`. What stayed would hold our pipes open.
+fn end_group(group: Pid, kill_at: Instant) {
+    let left = || !matches!(killpg(group, None), Err(Errno::ESRCH));
+    if left() {
+        signal_group(group, Signal::SIGTERM);
+    }
+    while left() && Instant::now() < kill_at {
+        thread::sleep(POLL);
+    }
+    if left() {
+        signal_group(group, Signal::SIGKILL);
+    }
 }
 
 fn check(command: &Command, waited: Waited) -> Result<()> {
