@@ -1,0 +1,292 @@
+//! The configuration: one TOML file per gateway, read whole, checked whole, resolved into ids and addresses.
+//!
+//! [`load`] is the only way to a [`Config`]: a value of that type has passed every check, so that the rest of the
+//! daemon never meets a zone that does not exist or a selector that clashes. It reports every mistake of the file,
+//! each with its place and its remedy ([`Diagnostic`]). Nothing here opens traffic by default: without a policy a
+//! gateway forwards nothing.
+//!
+//! The way of a file: [`table`] (TOML into keys with places) → `ports`, `zones`, `policies`, `connections` (values
+//! and checks of one section) → `file` (what only the sections together show) → [`Config`].
+
+mod diagnostic;
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use diagnostic::{Diagnostic, Severity};
+pub use sekisho_abi::port::ZONE_GATEWAY;
+
+/// Number of a port, 1 … `PORTS_MAX` − 1: the id the programs know it by. Physical ports come first, in the order
+/// of the file, then one port per VPN zone.
+pub type PortId = u16;
+
+/// Number of a zone; [`ZONE_GATEWAY`] (0) is the gateway itself.
+pub type ZoneId = u16;
+
+/// A configuration that has passed every check.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from; relative paths in it are relative to its folder.
+    pub path: PathBuf,
+    /// `[gateway]`.
+    pub gateway: Gateway,
+    /// `[ports.*]`, by ascending id.
+    pub ports: Vec<Port>,
+    /// One for each VPN zone, by ascending id, after those of `ports`.
+    pub vpn_ports: Vec<VpnPort>,
+    /// Every zone but the gateway itself, by ascending id.
+    pub zones: Vec<Zone>,
+    /// `[[policy]]`, first match wins; what none matches is denied. Number `n` (from 0) has rule id `n + 1`.
+    pub policies: Vec<Policy>,
+    /// `[connections.*]`, in the order of the file.
+    pub connections: Vec<Connection>,
+}
+
+/// The gateway itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Names the state of this gateway on the host: `/run/sekisho/NAME`, `/sys/fs/bpf/sekisho/NAME`.
+    pub name: Arc<str>,
+    /// Where Prometheus finds the metrics; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Which ESP to use.
+    pub datapath: Datapath,
+    /// Capacity of the flow table.
+    pub flows_max: u32,
+}
+
+/// Which data path carries ESP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Datapath {
+    /// The kernel where it can do ESP, else the engine.
+    #[default]
+    Auto,
+    /// The kernel's XFRM; refused where the kernel cannot.
+    Kernel,
+    /// The user-space engine.
+    Engine,
+}
+
+/// A physical port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its number.
+    pub id: PortId,
+    /// Its name in the file, in status and in metrics.
+    pub name: Arc<str>,
+    /// The kernel's name of the interface.
+    pub interface: Arc<str>,
+    /// Its zone.
+    pub zone: ZoneId,
+    /// The gateway's addresses on it, with the length of the subnet's prefix.
+    pub addresses: Vec<IpNet>,
+    /// Networks behind hosts on this port.
+    pub networks: Vec<Route>,
+    /// The way to every network that no other port owns.
+    pub uplink: bool,
+    /// Next hops of the default routes; uplinks only, at most one per family.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// A network behind a next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The network (host bits zero).
+    pub prefix: IpNet,
+    /// The next hop, inside one of the port's subnets.
+    pub via: IpAddr,
+}
+
+/// The port that stands for the far side of a VPN zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VpnPort {
+    /// Its number.
+    pub id: PortId,
+    /// Its name: the zone's.
+    pub name: Arc<str>,
+    /// Its zone.
+    pub zone: ZoneId,
+    /// Indices into [`Config::connections`] of the connections behind it.
+    pub connections: Vec<usize>,
+}
+
+/// A zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// Its number, from 1.
+    pub id: ZoneId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its ports: physical ones, or the one VPN port.
+    pub ports: Vec<PortId>,
+    /// Whether it is the far side of a VPN.
+    pub vpn: bool,
+}
+
+/// One `[[policy]]`: traffic between any of `from` and any of `to` that any of `matches` fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Zones the first packet comes from; replies belong to the flow and need no policy.
+    pub from: Vec<ZoneId>,
+    /// Zones it goes to.
+    pub to: Vec<ZoneId>,
+    /// What of the traffic it speaks of; services are resolved.
+    pub matches: Vec<Match>,
+    /// What becomes of it.
+    pub action: Action,
+    /// Whether each new flow is reported.
+    pub log: bool,
+}
+
+/// What a policy does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Make a flow.
+    Allow,
+    /// Refuse and count.
+    Deny,
+}
+
+/// Part of the traffic between two zones.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Match {
+    /// All of it.
+    Any,
+    /// One IP protocol.
+    Protocol {
+        /// IP protocol number (IANA "Assigned Internet Protocol Numbers").
+        protocol: u8,
+        /// As numbers: destination ports of TCP and UDP; `type << 8 | code` of ICMP and ICMPv6; 0..=65535 of any other
+        /// protocol.
+        ports: RangeInclusive<u16>,
+    },
+}
+
+/// An IKE connection to one peer.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Our end.
+    pub local: LocalEnd,
+    /// The peer's end.
+    pub remote: RemoteEnd,
+    /// IKE proposals, best first.
+    pub ike: Vec<sekisho_ike::crypto::suite::IkeProposal>,
+    /// ESP proposals of every child, best first.
+    pub esp: Vec<sekisho_ike::crypto::suite::EspProposal>,
+    /// When it comes up.
+    pub start: Start,
+    /// The IKE SA is rekeyed after this time.
+    pub ike_rekey: Duration,
+    /// A child SA is rekeyed after this time.
+    pub rekey: Duration,
+    /// Silence after which the peer is asked whether it lives (RFC 7296 section 2.4); zero: never.
+    pub dpd: Duration,
+    /// ESP always in UDP 4500, also where no NAT was found.
+    pub force_udp: bool,
+    /// What it carries.
+    pub children: Vec<Child>,
+}
+
+/// Our end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalEnd {
+    /// An address of an uplink port.
+    pub address: IpAddr,
+    /// The identity as it stands in the file.
+    pub id: Arc<str>,
+    /// How we prove it.
+    pub credential: LocalCredential,
+}
+
+/// The peer's end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteEnd {
+    /// Where the peer is; `None`: anywhere, and the connection only answers.
+    pub address: Option<IpAddr>,
+    /// The identity it must prove, as it stands in the file.
+    pub id: Arc<str>,
+    /// How it must.
+    pub credential: RemoteCredential,
+}
+
+/// Files with which we prove our identity; absolute, or relative to the working directory as the configuration is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalCredential {
+    /// A file with the pre-shared key.
+    Psk(PathBuf),
+    /// Certificate chain and key, both PEM.
+    Certificate {
+        /// End-entity certificate first, then intermediates.
+        certificate: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+}
+
+/// Files by which the peer's proof is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemoteCredential {
+    /// A file with the pre-shared key.
+    Psk(PathBuf),
+    /// CA certificates, PEM.
+    Ca(PathBuf),
+}
+
+/// When a connection comes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the daemon, and again whenever it is down.
+    Always,
+    /// With the first packet for it.
+    OnDemand,
+    /// When an operator says so.
+    Manual,
+    /// When the peer opens it.
+    Answer,
+}
+
+/// One pair of child SAs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Its name within the connection.
+    pub name: Arc<str>,
+    /// Networks on our side (host bits zero).
+    pub local: Vec<IpNet>,
+    /// Networks on the peer's side.
+    pub remote: Vec<IpNet>,
+}
+
+/// What [`load`] found.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What an administrator should look at, though it works.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Config {
+    /// The port that stands for a connection's far side.
+    pub fn vpn_port(&self, connection: &str) -> Option<&VpnPort> {
+        self.vpn_ports.iter().find(|port| {
+            port.connections.iter().any(|&index| self.connections.get(index).is_some_and(|c| &*c.name == connection))
+        })
+    }
+
+    /// The zone's name; `gateway` for [`ZONE_GATEWAY`].
+    pub fn zone_name(&self, id: ZoneId) -> Option<&str> {
+        if id == ZONE_GATEWAY {
+            return Some("gateway");
+        }
+        self.zones.iter().find(|zone| zone.id == id).map(|zone| &*zone.name)
+    }
+}
