@@ -1,0 +1,358 @@
+//! Identification payloads (RFC 7296 section 3.5).
+//!
+//! ```text
+//! |   ID Type     |                 RESERVED                      |
+//! ~                   Identification Data                         ~
+//! ```
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::wire::distinguished_name::DistinguishedName;
+use crate::wire::error::WireError;
+use crate::wire::number::IdType;
+use crate::wire::reader::Reader;
+
+/// Most bytes of an identity.
+pub const MAX_ID_BYTES: usize = 4096;
+
+const SECTION: &str = "RFC 7296 section 3.5";
+
+/// Who somebody says to be. The data always suits the type, so that nothing hidden can stand in a name: see
+/// [`IdentityError`] for the rules.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Identification {
+    id_type: IdType,
+    data: Vec<u8>,
+}
+
+/// Why bytes or a text are no identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// Wrong length for an address.
+    #[error("an address identity has 4 bytes for IPv4 and 16 for IPv6")]
+    AddressLength,
+    /// Empty.
+    #[error("an identity must not be empty")]
+    Empty,
+    /// Too long.
+    #[error("an identity must not be longer than {MAX_ID_BYTES} bytes")]
+    TooLong,
+    /// A domain name with other than printable ASCII, or with an `@`.
+    #[error(
+        "a domain name consists of printable ASCII without spaces and without @ (write other letters as xn--…)"
+    )]
+    Fqdn,
+    /// An e-mail address without `@` or with control characters.
+    #[error(
+        "an e-mail address is UTF-8 without spaces and control characters, with text on both sides of an @"
+    )]
+    Rfc822,
+    /// No DER-encoded distinguished name.
+    #[error("not a distinguished name in DER")]
+    DistinguishedName,
+    /// No distinguished name's notation.
+    #[error(
+        "not a distinguished name: expected NAME=value, separated by commas, as in C=JP, O=Clinic, CN=gateway"
+    )]
+    DistinguishedNameText,
+    /// Text behind `@#` is not hexadecimal.
+    #[error("behind @# an identity is written in hexadecimal, two digits a byte")]
+    Hexadecimal,
+}
+
+impl Identification {
+    /// Of a type and its data, checked against each other.
+    pub fn new(id_type: IdType, data: Vec<u8>) -> Result<Self, IdentityError> {
+        if data.len() > MAX_ID_BYTES {
+            return Err(IdentityError::TooLong);
+        }
+        match id_type {
+            IdType::Ipv4Addr if data.len() != 4 => return Err(IdentityError::AddressLength),
+            IdType::Ipv6Addr if data.len() != 16 => return Err(IdentityError::AddressLength),
+            // The only type that names nobody (RFC 7619 section 2.2).
+            IdType::Null if data.is_empty() => {}
+            _ if data.is_empty() => return Err(IdentityError::Empty),
+            // A NUL or a line break inside a name has fooled comparisons and logs before.
+            IdType::Fqdn if !data.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'@') => {
+                return Err(IdentityError::Fqdn);
+            }
+            IdType::Rfc822Addr if !is_mailbox(&data) => return Err(IdentityError::Rfc822),
+            IdType::DerAsn1Dn => {
+                DistinguishedName::from_der(&data)?;
+            }
+            _ => {}
+        }
+        Ok(Self { id_type, data })
+    }
+
+    /// An IPv4 or IPv6 address.
+    pub fn address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self { id_type: IdType::Ipv4Addr, data: address.octets().to_vec() },
+            IpAddr::V6(address) => Self { id_type: IdType::Ipv6Addr, data: address.octets().to_vec() },
+        }
+    }
+
+    /// A domain name.
+    pub fn fqdn(name: &str) -> Result<Self, IdentityError> {
+        Self::new(IdType::Fqdn, name.as_bytes().to_vec())
+    }
+
+    /// An e-mail address.
+    pub fn rfc822(mailbox: &str) -> Result<Self, IdentityError> {
+        Self::new(IdType::Rfc822Addr, mailbox.as_bytes().to_vec())
+    }
+
+    /// A distinguished name in DER, as a certificate's subject.
+    pub fn distinguished_name(der: &[u8]) -> Result<Self, IdentityError> {
+        Self::new(IdType::DerAsn1Dn, der.to_vec())
+    }
+
+    /// An opaque identifier.
+    pub fn key_id(bytes: &[u8]) -> Result<Self, IdentityError> {
+        Self::new(IdType::KeyId, bytes.to_vec())
+    }
+
+    /// Its type.
+    pub const fn id_type(&self) -> IdType {
+        self.id_type
+    }
+
+    /// Its data, as on the wire.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The address, if it is one.
+    pub fn as_address(&self) -> Option<IpAddr> {
+        match self.id_type {
+            IdType::Ipv4Addr => <[u8; 4]>::try_from(self.data()).ok().map(|a| Ipv4Addr::from(a).into()),
+            IdType::Ipv6Addr => <[u8; 16]>::try_from(self.data()).ok().map(|a| Ipv6Addr::from(a).into()),
+            _ => None,
+        }
+    }
+
+    /// The domain name, if it is one.
+    pub fn as_fqdn(&self) -> Option<&str> {
+        (self.id_type == IdType::Fqdn).then(|| std::str::from_utf8(&self.data).ok()).flatten()
+    }
+
+    /// The e-mail address, if it is one.
+    pub fn as_rfc822(&self) -> Option<&str> {
+        (self.id_type == IdType::Rfc822Addr).then(|| std::str::from_utf8(&self.data).ok()).flatten()
+    }
+
+    /// The DER of the distinguished name, if it is one.
+    pub fn as_distinguished_name(&self) -> Option<&[u8]> {
+        (self.id_type == IdType::DerAsn1Dn).then_some(self.data())
+    }
+
+    /// Whether both name the same: of one type, domain names and domains of e-mail addresses without regard to case,
+    /// distinguished names without regard to case, runs of spaces and string type (RFC 5280 section 7.1), the rest
+    /// byte by byte. ID_NULL names nobody and matches nothing.
+    pub fn matches(&self, other: &Self) -> bool {
+        if self.id_type != other.id_type {
+            return false;
+        }
+        match self.id_type {
+            IdType::Null => false,
+            IdType::Fqdn => self.data.eq_ignore_ascii_case(&other.data),
+            IdType::Rfc822Addr => match (split_mailbox(&self.data), split_mailbox(&other.data)) {
+                (Some((local, domain)), Some((other_local, other_domain))) => {
+                    local == other_local && domain.eq_ignore_ascii_case(other_domain)
+                }
+                _ => false,
+            },
+            IdType::DerAsn1Dn => {
+                let parse = |der| DistinguishedName::from_der(der).ok();
+                match (parse(&self.data), parse(&other.data)) {
+                    (Some(name), Some(other)) => name.matches(&other),
+                    _ => false,
+                }
+            }
+            _ => self.data == other.data,
+        }
+    }
+
+    /// Appends the body of an identification payload, with RESERVED zero.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[self.id_type.number(), 0, 0, 0]);
+        out.extend_from_slice(&self.data);
+    }
+}
+
+/// Local part and domain: the last `@` separates them, a quoted local part may hold others.
+fn split_mailbox(mailbox: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = mailbox.iter().rposition(|byte| *byte == b'@')?;
+    let (local, domain) = mailbox.split_at_checked(at)?;
+    Some((local, domain.split_first()?.1))
+}
+
+fn is_mailbox(data: &[u8]) -> bool {
+    let clean = |text: &str| !text.chars().any(|c| c.is_control() || c.is_whitespace() || is_invisible(c));
+    std::str::from_utf8(data).is_ok_and(clean)
+        && split_mailbox(data).is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty())
+}
+
+/// Characters that change how the text around them looks without being seen: zero width and directional ones.
+pub(crate) fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+impl std::fmt::Display for Identification {
+    /// What [`FromStr`](std::str::FromStr) reads. Never a control or invisible character, whatever the peer sent.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.id_type {
+            IdType::Ipv4Addr | IdType::Ipv6Addr => match self.as_address() {
+                Some(address) => address.fmt(f),
+                None => write_hex(f, &self.data),
+            },
+            IdType::Fqdn => {
+                let name = self.as_fqdn().unwrap_or_default();
+                // A name that would read back as another kind says what it is.
+                let plain = !name.contains(['=', ':']) && name.parse::<IpAddr>().is_err();
+                if plain { f.write_str(name) } else { write!(f, "fqdn:{name}") }
+            }
+            IdType::Rfc822Addr => {
+                let mailbox = self.as_rfc822().unwrap_or_default();
+                let plain = !mailbox.contains(['=', ':']) && !mailbox.starts_with('@');
+                if plain { f.write_str(mailbox) } else { write!(f, "email:{mailbox}") }
+            }
+            IdType::DerAsn1Dn => match DistinguishedName::from_der(&self.data) {
+                Ok(name) => name.fmt(f),
+                Err(_) => write_hex(f, &self.data),
+            },
+            IdType::KeyId if self.data.iter().all(u8::is_ascii_graphic) => {
+                f.write_str("keyid:")?;
+                self.data.iter().try_for_each(|byte| f.write_char(char::from(*byte)))
+            }
+            IdType::KeyId => {
+                f.write_str("@#")?;
+                write_hex(f, &self.data)
+            }
+            id_type => {
+                write!(f, "{id_type}:")?;
+                write_hex(f, &self.data)
+            }
+        }
+    }
+}
+
+fn write_hex(f: &mut std::fmt::Formatter<'_>, bytes: &[u8]) -> std::fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+impl std::fmt::Debug for Identification {
+    /// Type and the shown form, so that a log of values is as safe as a log of texts.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}({self})", self.id_type)
+    }
+}
+
+impl std::str::FromStr for Identification {
+    type Err = IdentityError;
+
+    /// Reads an identity of the configuration, by the rules that strongSwan has:
+    ///
+    /// | text | identity |
+    /// |---|---|
+    /// | `192.0.2.1`, `2001:db8::1` | ID_IPV4_ADDR, ID_IPV6_ADDR |
+    /// | `fqdn:`, `email:`, `keyid:`, `dn:` before a text | that kind |
+    /// | `@#0a1b` | ID_KEY_ID, in hexadecimal |
+    /// | `@@user@example` | ID_RFC822_ADDR |
+    /// | `@gw.example` | ID_FQDN |
+    /// | `C=JP, O=Clinic, CN=gateway` (anything with `=`) | ID_DER_ASN1_DN, in the order of the certificate |
+    /// | `user@example` | ID_RFC822_ADDR |
+    /// | all else | ID_FQDN |
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
+        let text = text.trim();
+        let distinguished_name = |text: &str| {
+            let der = DistinguishedName::from_text(text)?.to_der()?;
+            Self::new(IdType::DerAsn1Dn, der)
+        };
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::address(address));
+        }
+        match text.split_once(':') {
+            Some(("fqdn", name)) => return Self::fqdn(name),
+            Some(("email", mailbox)) => return Self::rfc822(mailbox),
+            Some(("keyid", id)) => return Self::key_id(id.as_bytes()),
+            Some(("dn", name)) => return distinguished_name(name),
+            _ => {}
+        }
+        if let Some(hex) = text.strip_prefix("@#") {
+            Self::key_id(&from_hex(hex).ok_or(IdentityError::Hexadecimal)?)
+        } else if let Some(mailbox) = text.strip_prefix("@@") {
+            Self::rfc822(mailbox)
+        } else if let Some(name) = text.strip_prefix('@') {
+            Self::fqdn(name)
+        } else if text.contains('=') {
+            distinguished_name(text)
+        } else if text.contains('@') {
+            Self::rfc822(text)
+        } else {
+            Self::fqdn(text)
+        }
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+/// An IDi or IDr payload: the identity, and the RESERVED bytes, which AUTH covers as they were sent (RFC 7296
+/// section 2.15).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdPayload {
+    /// Who.
+    pub id: Identification,
+    reserved: [u8; 3],
+}
+
+impl IdPayload {
+    /// To send.
+    pub const fn new(id: Identification) -> Self {
+        Self { id, reserved: [0; 3] }
+    }
+
+    /// The payload without its generic header: RestOfInitIDPayload and RestOfRespIDPayload of RFC 7296 section 2.15.
+    pub fn body(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out
+    }
+
+    /// Reads the body of an IDi or IDr payload.
+    pub fn parse(mut reader: Reader<'_>) -> Result<Self, WireError> {
+        let id_type = IdType::from(reader.u8()?);
+        let reserved = reader.array()?;
+        let place = reader.clone();
+        let id = Identification::new(id_type, reader.rest().to_vec()).map_err(|error| match error {
+            IdentityError::TooLong => place.too_many("bytes of an identity", MAX_ID_BYTES),
+            IdentityError::AddressLength => place.malformed("an address of a wrong length", SECTION),
+            IdentityError::Fqdn => place.malformed("a domain name that is not printable ASCII", SECTION),
+            IdentityError::Rfc822 => place.malformed("an e-mail address that is none", SECTION),
+            IdentityError::DistinguishedName | IdentityError::DistinguishedNameText => {
+                place.malformed("a distinguished name that is not DER", SECTION)
+            }
+            IdentityError::Empty | IdentityError::Hexadecimal => {
+                place.malformed("an empty identity", SECTION)
+            }
+        })?;
+        Ok(Self { id, reserved })
+    }
+
+    /// Appends the body of an IDi or IDr payload.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.push(self.id.id_type.number());
+        out.extend_from_slice(&self.reserved);
+        out.extend_from_slice(&self.id.data);
+    }
+}
