@@ -1,2 +1,19 @@
-//! Pure logic of the packet's way.
-#![no_std]
+//! Decisions on the packet's way, without a kernel: the programs feed them from packets and maps, tests from slices.
+//!
+//! Nothing here panics, allocates or loops without a bound, whatever the bytes: the verifier would refuse the programs
+//! otherwise, and the host's tests run the same code over every truncation.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod extension;
+pub mod flow;
+pub mod frame;
+pub mod icmp;
+pub mod mss;
+pub mod neighbour;
+pub mod parse;
+pub mod rate;
+pub mod spoof;
+pub mod tcp;

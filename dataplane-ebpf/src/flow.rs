@@ -1,0 +1,224 @@
+//! Flows: the key of a packet, its direction, and what a packet does to the flow's state.
+
+use sekisho_abi::Address;
+use sekisho_abi::flow::{Flow, FlowKey, Lifetime, tcp_state};
+use sekisho_abi::map::Config;
+use sekisho_abi::verdict::Verdict;
+
+use crate::parse::{Kind, Packet};
+use crate::tcp::{self, Step};
+
+/// The key of the packet's flow, and whether the packet comes from the key's low end.
+#[inline(always)]
+pub fn key(packet: &Packet) -> (FlowKey, bool) {
+    let from_low = is_lower(&packet.source, &packet.destination);
+    let key = if from_low {
+        FlowKey {
+            low: packet.source,
+            high: packet.destination,
+            low_port_be: packet.source_port_be,
+            high_port_be: packet.destination_port_be,
+            protocol: packet.protocol,
+            reserved: [0; 3],
+        }
+    } else {
+        FlowKey {
+            low: packet.destination,
+            high: packet.source,
+            low_port_be: packet.destination_port_be,
+            high_port_be: packet.source_port_be,
+            protocol: packet.protocol,
+            reserved: [0; 3],
+        }
+    };
+    (key, from_low)
+}
+
+/// Order of the ends. Addresses alone decide: a packet whose two addresses are the same is refused as a martian.
+#[inline(always)]
+fn is_lower(a: &Address, b: &Address) -> bool {
+    u128::from_be_bytes(*a) < u128::from_be_bytes(*b)
+}
+
+/// Whether the packet comes from the side that opened the flow.
+#[inline(always)]
+pub const fn is_original(flow: &Flow, from_low: bool) -> bool {
+    (flow.opener_is_low != 0) == from_low
+}
+
+/// The port by which a packet of this direction must enter (0: the gateway sends it).
+#[inline(always)]
+pub const fn entry(flow: &Flow, original: bool) -> u16 {
+    if original { flow.port_from } else { flow.port_to }
+}
+
+/// The port by which a packet of this direction must leave (0: the gateway takes it).
+#[inline(always)]
+pub const fn exit(flow: &Flow, original: bool) -> u16 {
+    if original { flow.port_to } else { flow.port_from }
+}
+
+/// Whether the flow's lifetime has passed.
+#[inline(always)]
+pub fn is_expired(flow: &Flow, config: &Config, now_ns: u64) -> bool {
+    // The mask keeps the index within the eight classes.
+    let seconds = config.lifetimes[usize::from(flow.lifetime & 7)];
+    now_ns.saturating_sub(flow.last_seen_ns) > u64::from(seconds) * 1_000_000_000
+}
+
+/// What a packet makes of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// It belongs to the flow, whose state becomes this.
+    Yes(Progress),
+    /// The flow is over: the packet is judged as the first of a new one.
+    Restart,
+    /// It does not fit the flow.
+    No,
+}
+
+/// The part of a flow that its packets move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// [`tcp_state`].
+    pub tcp_state: u8,
+    /// [`sekisho_abi::flow::fin`] bits.
+    pub fins: u8,
+    /// [`Lifetime`] class.
+    pub lifetime: u8,
+    /// Whether a reply was seen.
+    pub replied: u8,
+}
+
+/// Holds a packet against its flow.
+#[inline(always)]
+pub fn fit(flow: &Flow, packet: &Packet, original: bool) -> Fit {
+    let replied = flow.replied | u8::from(!original);
+    let (state, fins, lifetime) = match packet.kind {
+        Kind::Tcp => match tcp::step(flow.tcp_state, flow.fins, packet.tcp_flags, original) {
+            Step::To { state, fins } => (state, fins, tcp::lifetime(state)),
+            Step::Restart => return Fit::Restart,
+            Step::Refuse => return Fit::No,
+        },
+        Kind::EchoRequest if !original => return Fit::No,
+        Kind::EchoReply if original => return Fit::No,
+        Kind::EchoRequest | Kind::EchoReply => (tcp_state::NONE, 0, Lifetime::Icmp),
+        Kind::Udp | Kind::EspInUdp => {
+            let class = if replied != 0 { Lifetime::UdpReplied } else { Lifetime::UdpUnreplied };
+            (tcp_state::NONE, 0, class)
+        }
+        _ => (tcp_state::NONE, 0, Lifetime::Other),
+    };
+    Fit::Yes(Progress { tcp_state: state, fins, lifetime: lifetime as u8, replied })
+}
+
+/// Whether a packet may be the first of a flow, and the flow's state then.
+#[inline(always)]
+pub const fn first(packet: &Packet) -> Result<Progress, Verdict> {
+    let (tcp_state, lifetime) = match packet.kind {
+        Kind::Tcp if tcp::opens(packet.tcp_flags) => (tcp_state::SYN_SENT, Lifetime::TcpHalfOpen),
+        Kind::Tcp => return Err(Verdict::DropTcpState),
+        Kind::Udp | Kind::EspInUdp => (tcp_state::NONE, Lifetime::UdpUnreplied),
+        Kind::EchoRequest => (tcp_state::NONE, Lifetime::Icmp),
+        Kind::Other | Kind::Esp => (tcp_state::NONE, Lifetime::Other),
+        Kind::EchoReply | Kind::IcmpError | Kind::Neighbour | Kind::Listener => {
+            return Err(Verdict::DropPolicy);
+        }
+    };
+    Ok(Progress { tcp_state, fins: 0, lifetime: lifetime as u8, replied: 0 })
+}
+
+/// What rules are asked with for a new flow: destination port, or ICMP type and code, network byte order.
+#[inline(always)]
+pub const fn rule_port_be(packet: &Packet) -> u16 {
+    packet.destination_port_be
+}
+
+/// Writes a packet's traces into its flow.
+#[inline(always)]
+pub const fn touch(flow: &mut Flow, progress: Progress, original: bool, bytes: u32, now_ns: u64) {
+    // A flow that a RST has closed must not be kept alive by its own packets.
+    if flow.tcp_state != tcp_state::CLOSE || progress.tcp_state != tcp_state::CLOSE {
+        flow.last_seen_ns = now_ns;
+    }
+    flow.tcp_state = progress.tcp_state;
+    flow.fins = progress.fins;
+    flow.lifetime = progress.lifetime;
+    flow.replied = progress.replied;
+    let counter = if original { &mut flow.original } else { &mut flow.reply };
+    counter.packets = counter.packets.wrapping_add(1);
+    counter.bytes = counter.bytes.wrapping_add(bytes as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use sekisho_abi::flow::LIFETIMES_DEFAULT;
+
+    fn reverse(packet: &Packet) -> Packet {
+        Packet {
+            source: packet.destination,
+            destination: packet.source,
+            source_port_be: packet.destination_port_be,
+            destination_port_be: packet.source_port_be,
+            ..*packet
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_directions_share_a_key(
+            source: Address, destination: Address, source_port_be: u16, destination_port_be: u16, protocol: u8
+        ) {
+            prop_assume!(source != destination);
+            let packet =
+                Packet { source, destination, source_port_be, destination_port_be, protocol, ..Packet::default() };
+            let (there, low) = key(&packet);
+            let (back, back_low) = key(&reverse(&packet));
+            prop_assert_eq!(there, back);
+            prop_assert_ne!(low, back_low);
+            prop_assert!(there.low < there.high);
+        }
+    }
+
+    #[test]
+    fn lifetimes() {
+        let config = Config { lifetimes: LIFETIMES_DEFAULT, ..Config::default() };
+        let mut flow = Flow { lifetime: Lifetime::UdpUnreplied as u8, last_seen_ns: 5, ..Flow::default() };
+        let udp = Packet { kind: Kind::Udp, ..Packet::default() };
+        assert!(!is_expired(&flow, &config, 30_000_000_005));
+        assert!(is_expired(&flow, &config, 30_000_000_006));
+        assert!(!is_expired(&flow, &config, 0), "the coarse clock may stand still");
+        let Fit::Yes(progress) = fit(&flow, &udp, false) else { panic!("a reply fits") };
+        touch(&mut flow, progress, false, 60, 30_000_000_000);
+        assert_eq!((flow.lifetime, flow.replied, flow.reply.packets), (Lifetime::UdpReplied as u8, 1, 1));
+        assert!(!is_expired(&flow, &config, 149_000_000_000));
+        // A class out of range, as only a broken map could hold it, is still no panic.
+        flow.lifetime = 0xff;
+        assert!(!is_expired(&flow, &config, 30_000_000_000));
+    }
+
+    #[test]
+    fn a_closed_flow_ages() {
+        let mut flow = Flow { tcp_state: tcp_state::ESTABLISHED, last_seen_ns: 1, ..Flow::default() };
+        let reset = Packet { kind: Kind::Tcp, tcp_flags: tcp::flag::RST, ..Packet::default() };
+        for now in [10, 20] {
+            let Fit::Yes(progress) = fit(&flow, &reset, true) else { panic!("a reset fits") };
+            touch(&mut flow, progress, true, 60, now);
+        }
+        assert_eq!((flow.tcp_state, flow.last_seen_ns), (tcp_state::CLOSE, 10));
+    }
+
+    #[test]
+    fn echo_needs_the_right_side() {
+        let flow = Flow::default();
+        let request = Packet { kind: Kind::EchoRequest, ..Packet::default() };
+        let reply = Packet { kind: Kind::EchoReply, ..Packet::default() };
+        assert!(matches!(fit(&flow, &request, true), Fit::Yes(_)));
+        assert!(matches!(fit(&flow, &reply, false), Fit::Yes(_)));
+        assert_eq!((fit(&flow, &request, false), fit(&flow, &reply, true)), (Fit::No, Fit::No));
+        assert!(first(&request).is_ok());
+        assert_eq!(first(&reply), Err(Verdict::DropPolicy));
+    }
+}

@@ -1,0 +1,29 @@
+//! Reading a frame: checked, by value.
+
+/// The bytes of a frame, Ethernet header first.
+pub trait Frame {
+    /// Bytes in the frame.
+    fn length(&self) -> u32;
+
+    /// `N` bytes at an offset that is a constant once everything is inlined; `None` where the frame is too short.
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// `N` bytes at an offset that depends on the packet. The verifier follows packet pointers plus constants, but
+    /// loses sight of sums that the compiler splits: so programs go through a kernel helper here.
+    fn read_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+impl Frame for [u8] {
+    fn length(&self) -> u32 {
+        self.len().try_into().unwrap_or(u32::MAX)
+    }
+
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.read_at(offset)
+    }
+
+    fn read_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let start = usize::try_from(offset).ok()?;
+        self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+}

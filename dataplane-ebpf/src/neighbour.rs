@@ -1,0 +1,227 @@
+//! ARP (RFC 826) and neighbour discovery (RFC 4861): who may claim which address on which port.
+
+use sekisho_abi::port::{Network, Port, network_kind};
+use sekisho_abi::verdict::Verdict;
+use sekisho_abi::{Address, mapped};
+
+use crate::frame::Frame;
+use crate::parse::{ETHERNET_BYTES, Ethernet, Packet};
+use crate::spoof::{self, Scope};
+
+/// What an ARP packet claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arp {
+    /// Address of which the sender says that it's its own.
+    pub sender: Address,
+    /// A probe (RFC 5227 section 2.1.1): a request that claims nothing, from 0.0.0.0.
+    pub probe: bool,
+}
+
+/// Reads ARP for IPv4 over Ethernet. The sender's MAC address must be the frame's own.
+#[inline(always)]
+pub fn arp<F: Frame + ?Sized>(frame: &F, ethernet: &Ethernet) -> Result<Arp, Verdict> {
+    let header = frame.read::<28>(ETHERNET_BYTES).ok_or(Verdict::DropMalformed)?;
+    let [h0, h1, p0, p1, 6, 4, 0, operation @ (1 | 2), m0, m1, m2, m3, m4, m5, s0, s1, s2, s3, ..] = header
+    else {
+        return Err(Verdict::DropNeighbour);
+    };
+    if [h0, h1, p0, p1] != [0, 1, 8, 0] || [m0, m1, m2, m3, m4, m5] != ethernet.source {
+        return Err(Verdict::DropNeighbour);
+    }
+    let probe = operation == 1 && [s0, s1, s2, s3] == [0; 4];
+    if !probe && spoof::scope_v4([s0, s1, s2, s3]) != Scope::Unicast {
+        return Err(Verdict::DropNeighbour);
+    }
+    Ok(Arp { sender: mapped([s0, s1, s2, s3]), probe })
+}
+
+/// Whether someone on the port may claim an address with this entry in `NETWORKS`: not the gateway's own, and none
+/// that belongs elsewhere.
+#[inline(always)]
+pub const fn claim(owner: Option<&Network>, port: &Port) -> Result<(), Verdict> {
+    match spoof::source(owner, port) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(Verdict::DropNeighbour),
+    }
+}
+
+/// Whether someone on the port may ask for an address with this entry in `NETWORKS`: as [`claim`], and for the
+/// gateway's own.
+#[inline(always)]
+pub const fn question(owner: Option<&Network>, port: &Port) -> Result<(), Verdict> {
+    match owner {
+        Some(Network { kind: network_kind::LOCAL, .. }) => Ok(()),
+        _ => claim(owner, port),
+    }
+}
+
+/// An address that still has to be held against `NETWORKS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// The source, where it isn't link-local or unspecified.
+    pub source: Option<Address>,
+    /// The target of a solicitation or advertisement, where it isn't link-local.
+    pub target: Option<Address>,
+    /// Whether the target is claimed (advertisement) rather than asked for.
+    pub claims: bool,
+    /// A router advertisement: hosts' networks take none.
+    pub router: bool,
+}
+
+/// Judges a neighbour discovery message as far as it can be without tables.
+#[inline(always)]
+pub fn discovery<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Result<Discovery, Verdict> {
+    const ROUTER_SOLICITATION: u8 = 133;
+    const ROUTER_ADVERTISEMENT: u8 = 134;
+    const NEIGHBOUR_SOLICITATION: u8 = 135;
+    const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
+    let [kind, code] = packet.destination_port_be.to_ne_bytes();
+    // RFC 4861 sections 6.1 and 7.1: 255 proves that no router was on the way.
+    if packet.hop_limit != 255 || code != 0 {
+        return Err(Verdict::DropNeighbour);
+    }
+    let source = match spoof::scope_v6(&packet.source) {
+        Scope::LinkLocal | Scope::Unspecified => None,
+        Scope::Unicast => Some(packet.source),
+        Scope::Group | Scope::Martian => return Err(Verdict::DropNeighbour),
+    };
+    let unspecified = packet.source == [0; 16];
+    match kind {
+        ROUTER_SOLICITATION => Ok(Discovery { source, target: None, claims: false, router: false }),
+        // RFC 4861 section 6.1.2: from a link-local address only.
+        ROUTER_ADVERTISEMENT if source.is_none() && !unspecified => {
+            Ok(Discovery { source, target: None, claims: false, router: true })
+        }
+        NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT => {
+            let claims = kind == NEIGHBOUR_ADVERTISEMENT;
+            if claims && unspecified {
+                return Err(Verdict::DropNeighbour);
+            }
+            let at = u32::from(packet.transport) + 8;
+            if at + 16 > u32::from(packet.length) + ETHERNET_BYTES {
+                return Err(Verdict::DropMalformed);
+            }
+            let target = frame.read_at::<16>(at).ok_or(Verdict::DropMalformed)?;
+            let target = match spoof::scope_v6(&target) {
+                Scope::LinkLocal => None,
+                Scope::Unicast => Some(target),
+                Scope::Group | Scope::Unspecified | Scope::Martian => return Err(Verdict::DropNeighbour),
+            };
+            Ok(Discovery { source, target, claims, router: false })
+        }
+        // Redirects (137) would let any host move another's traffic.
+        _ => Err(Verdict::DropNeighbour),
+    }
+}
+
+/// Whether a multicast listener message is in order: link-local, to a group, with hop limit 1 and router alert
+/// (RFC 3810 section 5).
+#[inline(always)]
+pub fn listener(packet: &Packet) -> Result<(), Verdict> {
+    let source = spoof::scope_v6(&packet.source);
+    let to_group = spoof::scope_v6(&packet.destination) == Scope::Group;
+    if packet.hop_limit == 1
+        && packet.router_alert
+        && to_group
+        && matches!(source, Scope::LinkLocal | Scope::Unspecified)
+    {
+        Ok(())
+    } else {
+        Err(Verdict::DropNeighbour)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    fn arp_frame(operation: u8, mac: [u8; 6], sender: [u8; 4]) -> Vec<u8> {
+        let mut frame = vec![0xff; 6];
+        frame.extend(MAC);
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
+        frame.extend(mac);
+        frame.extend(sender);
+        frame.extend([0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);
+        frame
+    }
+
+    fn read(frame: &[u8]) -> Result<Arp, Verdict> {
+        arp(frame, &Ethernet::read(frame)?)
+    }
+
+    #[test]
+    fn arp_senders() {
+        let claim = Arp { sender: mapped([10, 0, 0, 9]), probe: false };
+        assert_eq!(read(&arp_frame(1, MAC, [10, 0, 0, 9])), Ok(claim));
+        assert_eq!(read(&arp_frame(2, MAC, [10, 0, 0, 9])), Ok(claim));
+        assert_eq!(read(&arp_frame(1, MAC, [0; 4])), Ok(Arp { sender: mapped([0; 4]), probe: true }));
+        for refused in [
+            arp_frame(2, MAC, [0; 4]),
+            arp_frame(3, MAC, [10, 0, 0, 9]),
+            arp_frame(1, [2, 0, 0, 0, 0, 8], [10, 0, 0, 9]),
+            arp_frame(1, MAC, [224, 0, 0, 1]),
+        ] {
+            assert_eq!(read(&refused), Err(Verdict::DropNeighbour));
+        }
+        assert_eq!(read(&arp_frame(1, MAC, [10, 0, 0, 9])[..41]), Err(Verdict::DropMalformed));
+    }
+
+    /// A neighbour discovery message as parsed, and its frame.
+    fn message(kind: u8, source: &str, target: &str) -> (Vec<u8>, Packet) {
+        let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().expect("an address").octets();
+        let mut frame = vec![0; 54];
+        frame.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+        frame.extend(octets(target));
+        let packet = Packet {
+            version: 6,
+            source: octets(source),
+            destination: octets("ff02::1"),
+            destination_port_be: u16::from_ne_bytes([kind, 0]),
+            hop_limit: 255,
+            transport: 54,
+            length: 64,
+            ..Packet::default()
+        };
+        (frame, packet)
+    }
+
+    #[test]
+    fn discovery_messages() {
+        let judge = |(frame, packet): (Vec<u8>, Packet)| discovery(&frame[..], &packet);
+        let global = "2001:db8::9".parse::<std::net::Ipv6Addr>().expect("an address").octets();
+        let advertised = judge(message(136, "fe80::9", "2001:db8::9"));
+        assert_eq!(
+            advertised,
+            Ok(Discovery { source: None, target: Some(global), claims: true, router: false })
+        );
+        let asked = judge(message(135, "2001:db8::9", "fe80::1"));
+        assert_eq!(asked, Ok(Discovery { source: Some(global), target: None, claims: false, router: false }));
+        assert!(judge(message(135, "::", "2001:db8::9")).is_ok(), "duplicate address detection");
+        assert!(judge(message(134, "fe80::9", "::")).is_ok_and(|message| message.router));
+        for refused in [
+            message(134, "2001:db8::9", "::"),
+            message(136, "::", "2001:db8::9"),
+            message(137, "fe80::9", "2001:db8::9"),
+            message(135, "fe80::9", "ff02::1"),
+        ] {
+            assert_eq!(judge(refused), Err(Verdict::DropNeighbour));
+        }
+        let (frame, packet) = message(135, "fe80::9", "2001:db8::9");
+        assert_eq!(judge((frame.clone(), Packet { hop_limit: 254, ..packet })), Err(Verdict::DropNeighbour));
+        assert_eq!(judge((frame, Packet { length: 63, ..packet })), Err(Verdict::DropMalformed));
+    }
+
+    proptest! {
+        #[test]
+        fn arp_is_total(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            if let Ok(arp) = read(&bytes) {
+                prop_assert_eq!(&bytes[6..12], &bytes[22..28]);
+                prop_assert!(arp.sender.starts_with(&mapped([0; 4])[..12]));
+            }
+        }
+    }
+}

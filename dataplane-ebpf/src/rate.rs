@@ -1,0 +1,57 @@
+//! A rate limit in one number (GCRA, ITU-T I.371 annex A): the theoretical arrival time of the next packet.
+
+/// A rate and how far it may be exceeded in a burst.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// Nanoseconds between packets at the full rate.
+    pub interval_ns: u64,
+    /// Nanoseconds by which packets may come early, all together.
+    pub burst_ns: u64,
+}
+
+/// Packets of one source that would open an IKE SA: 200 a second, 100 at once.
+pub const IKE_INITIAL: Limit = Limit { interval_ns: 5_000_000, burst_ns: 500_000_000 };
+
+/// Events of one verdict on one CPU: 10 a second, 10 at once.
+pub const EVENTS: Limit = Limit { interval_ns: 100_000_000, burst_ns: 900_000_000 };
+
+impl Limit {
+    /// Whether a packet at `now_ns` conforms, and if so the state to keep. `next_ns` is the state so far, zero at
+    /// first.
+    #[inline(always)]
+    pub const fn admit(self, next_ns: u64, now_ns: u64) -> Option<u64> {
+        let next_ns = if next_ns > now_ns { next_ns } else { now_ns };
+        if next_ns - now_ns > self.burst_ns {
+            return None;
+        }
+        Some(next_ns.wrapping_add(self.interval_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Packets admitted out of `count` that come every `gap_ns`.
+    fn admitted(limit: Limit, count: u64, gap_ns: u64) -> u64 {
+        let mut next = 0;
+        let mut passed = 0;
+        for packet in 0..count {
+            if let Some(state) = limit.admit(next, 1 << 40 | (packet * gap_ns)) {
+                next = state;
+                passed += 1;
+            }
+        }
+        passed
+    }
+
+    #[test]
+    fn burst_then_rate() {
+        assert_eq!(admitted(EVENTS, 1000, 0), 10, "at once");
+        assert_eq!(admitted(IKE_INITIAL, 1000, 0), 101, "at once");
+        assert_eq!(admitted(IKE_INITIAL, 1000, 5_000_000), 1000, "at the rate");
+        // Ten seconds at four times the rate: the burst and ten seconds' worth.
+        let passed = admitted(IKE_INITIAL, 8000, 1_250_000);
+        assert!((2099..=2102).contains(&passed), "{passed}");
+    }
+}
