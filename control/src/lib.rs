@@ -1,3 +1,13 @@
-//! The control plane.
+//! The control plane: what `sekishod` and `sekisho` are made of.
+//!
+//! The way of the configuration: [`config`] (file → checked values) → [`policy`] (rules → map entries) → [`daemon`]
+//! (values → [`kernel`], [`filter`], IKE engine, ESP engine). The way back: every counter and state → [`status`] →
+//! [`api`] and [`metrics`].
 
+pub mod api;
 pub mod config;
+pub mod policy;
+pub mod filter;
+pub mod kernel;
+pub mod metrics;
+pub mod status;

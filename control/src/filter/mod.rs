@@ -22,7 +22,7 @@ use aya::{Ebpf, EbpfLoader};
 
 use crate::kernel::Link;
 
-pub use events::Events;
+pub use events::{Events, log};
 pub use flows::FlowSweeper;
 pub use maps::{Maps, RuleEntry};
 
@@ -117,13 +117,25 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Loads programs and maps, taking over what a predecessor pinned.
-    pub fn open(gateway: &str, flows_max: u32) -> Result<(Filter, Maps), FilterError> {
+    /// Loads programs and maps, taking over what a predecessor pinned. Flows and counters are taken over only if
+    /// `keep_flows`: their numbers for ports and zones still mean the same.
+    pub fn open(gateway: &str, flows_max: u32, keep_flows: bool) -> Result<(Filter, Maps), FilterError> {
         mount_bpffs()?;
         let directory = pin_root(gateway).join(format!("v{ABI_VERSION}"));
         fs::create_dir_all(&directory).map_err(pin_error(&directory))?;
         let took_over = directory.join("CONFIG").exists();
         drop_resized_flows(&directory.join("FLOWS"), flows_max)?;
+        if !keep_flows {
+            for map in ["FLOWS", "COUNTERS"] {
+                let path = directory.join(map);
+                match fs::remove_file(&path) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        return Err(FilterError::Pin { path, source });
+                    }
+                    _ => {}
+                }
+            }
+        }
 
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS", flows_max);

@@ -11,6 +11,8 @@ use super::{Kernel, KernelError, Ledger, Made, host_prefix};
 
 /// `proto` of every route the gateway sets, to be told apart in `ip route` (free in rtnetlink.h).
 const PROTOCOL: u8 = 94;
+/// Their metric: replacing a route of ours never replaces one that somebody else set to the same network.
+const METRIC: u32 = 94;
 
 /// A route the gateway sets in the main table.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -92,11 +94,13 @@ impl Kernel {
                 .destination_prefix(destination, route.prefix)
                 .gateway(gateway)
                 .output_interface(index)
+                .priority(METRIC)
                 .build(),
             (IpAddr::V6(destination), IpAddr::V6(gateway)) => RouteMessageBuilder::<Ipv6Addr>::new()
                 .destination_prefix(destination, route.prefix)
                 .gateway(gateway)
                 .output_interface(index)
+                .priority(METRIC)
                 .build(),
             (destination, gateway) => {
                 return Err(KernelError::Io {

@@ -1,0 +1,117 @@
+//! The operator's command.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sekisho::api::{Answer, Request, ask, run_directory};
+use sekisho::cli;
+
+/// Looks into a running Sekisho gateway, and prepares one.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Which gateway, by its name in the configuration; needed only if several run on this machine.
+    #[arg(long, short, global = true, value_name = "NAME")]
+    gateway: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show tunnels, ports and what was refused.
+    Status {
+        /// As JSON, with every counter.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring a connection up.
+    Up {
+        /// Its name.
+        connection: String,
+    },
+    /// Close a connection and keep it closed.
+    Down {
+        /// Its name.
+        connection: String,
+    },
+    /// Renew the keys of a connection's child SAs now.
+    Rekey {
+        /// Its name.
+        connection: String,
+        /// Renew the IKE SA's keys instead.
+        #[arg(long)]
+        ike: bool,
+    },
+    /// Check a configuration file and everything it names.
+    Check(cli::check::Arguments),
+    /// Make and look at certificates.
+    Pki(cli::pki::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Arguments { gateway, command } = Arguments::parse();
+    let (request, json) = match command {
+        Command::Check(arguments) => return arguments.run(),
+        Command::Pki(arguments) => return arguments.run(),
+        Command::Status { json } => (Request::Status, json),
+        Command::Up { connection } => (Request::Up { connection }, false),
+        Command::Down { connection } => (Request::Down { connection }, false),
+        Command::Rekey { connection, ike } => (Request::Rekey { connection, ike }, false),
+    };
+    match answer(gateway, &request) {
+        Ok(Answer::Status { status }) if json => match serde_json::to_string_pretty(&status) {
+            Ok(text) => print(&text),
+            Err(error) => fail(&error.to_string()),
+        },
+        Ok(Answer::Status { status }) => print(status.render().trim_end()),
+        Ok(Answer::Done { message }) => print(&message),
+        Ok(Answer::Refused { reason }) => fail(&reason),
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    use std::io::Write as _;
+    // A reader that closes the pipe early (`| head`) is no failure.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    ExitCode::SUCCESS
+}
+
+fn fail(text: &str) -> ExitCode {
+    eprintln!("sekisho: {text}");
+    ExitCode::FAILURE
+}
+
+fn answer(gateway: Option<String>, request: &Request) -> anyhow::Result<Answer> {
+    let gateway = match gateway {
+        Some(name) => name,
+        None => only_gateway()?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(ask(&gateway, request)).map_err(|error| {
+        let directory = run_directory(&gateway);
+        anyhow::anyhow!(
+            "cannot reach the daemon of gateway {gateway}: {error}; is its sekishod running ({}), and are you root?",
+            directory.display()
+        )
+    })
+}
+
+/// The gateway of this machine, if there is one and only one.
+fn only_gateway() -> anyhow::Result<String> {
+    let mut names = Vec::new();
+    if let Ok(entries) = std::fs::read_dir("/run/sekisho") {
+        for entry in entries.flatten() {
+            if entry.path().join("control.sock").exists() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+    }
+    names.sort();
+    match names.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => anyhow::bail!("no gateway is running on this machine (nothing in /run/sekisho)"),
+        several => anyhow::bail!("several gateways run here; choose with --gateway: {}", several.join(", ")),
+    }
+}

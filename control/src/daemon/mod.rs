@@ -1,0 +1,367 @@
+//! `sekishod`: one loop that owns everything, and what feeds it.
+//!
+//! | task | owns | feeds the loop by |
+//! |---|---|---|
+//! | this loop | IKE engine, connections, maps, netlink | |
+//! | `sockets` (one a UDP socket) | the socket's reading side | bounded channel of datagrams |
+//! | `api`, `metrics` (one a client) | the client | bounded channel of requests |
+//! | SA event thread | nothing | bounded channel of [`SaEvent`] |
+//! | engine thread (`sekisho-esp`) | SAs' keys, AF_XDP sockets | acknowledged commands, counters in atomics |
+//! | flow sweeper thread | handle of `FLOWS` | an atomic count |
+//!
+//! No lock is held across anything. Cancel safety: every `select!` branch is a channel, a timer or [`Events::next`].
+
+mod bringup;
+mod paths;
+mod report;
+mod sockets;
+mod tunnels;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, TryLockError};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use sekisho_esp::engine::Engine;
+use sekisho_esp::sa::{
+    Outer, PairCounters, SaError, SaEvent, SaPair, SaTable,
+};
+use sekisho_ike::crypto::random::SystemRandom;
+use sekisho_ike::{Endpoint, EndpointConfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use self::bringup::Ground;
+use self::paths::Paths;
+use self::sockets::{Datagram, Sockets};
+use self::tunnels::Tunnels;
+use crate::api::{self, Answer, Pending, Request};
+use crate::config::{Config, Datapath};
+use crate::filter::{Events, FlowSweeper};
+use crate::status;
+
+/// IKE messages waiting for the loop.
+const DATAGRAMS_MAX: usize = 1024;
+/// Requests of operators and scrapers waiting for the loop.
+const REQUESTS_MAX: usize = 64;
+/// How often the way to the peers is looked up again.
+const PATHS_PERIOD: Duration = Duration::from_secs(1);
+/// How often stale neighbours are asked for.
+const NEIGHBOURS_PERIOD: Duration = Duration::from_secs(10);
+/// How long a stop waits for peers to acknowledge that their SAs are deleted.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Runs a gateway until SIGTERM or SIGINT, then takes everything back.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let directory = api::run_directory(&config.gateway.name);
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let _lock = lock(&directory, &config.gateway.name)?;
+    let datapath = choose_datapath(config.gateway.datapath)?;
+    // Read before anything is touched: a key that cannot be read must not leave a half-built gateway.
+    let ike = config.ike().context("credentials")?;
+    let ground = bringup::bring_up(&config, &directory).await?;
+    let mut daemon = Daemon::new(config, directory, datapath, ike, ground)?;
+    let outcome = daemon.serve().await;
+    let torn_down = daemon.stop().await;
+    outcome.and(torn_down)
+}
+
+/// One daemon a gateway: two would undo each other's work.
+fn lock(directory: &std::path::Path, gateway: &str) -> anyhow::Result<File> {
+    let path = directory.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            anyhow::bail!("gateway {gateway} is running already: its sekishod holds {}", path.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+fn choose_datapath(wanted: Datapath) -> anyhow::Result<status::Datapath> {
+    let why = match wanted {
+        Datapath::Engine => "configured",
+        Datapath::Auto => "this version has no other data path yet",
+        Datapath::Kernel => anyhow::bail!(
+            "datapath = \"kernel\": this version cannot use the kernel's ESP yet; write \"auto\" or \"engine\""
+        ),
+    };
+    tracing::info!(datapath = "engine", why, "ESP data path");
+    Ok(status::Datapath { kind: "engine".into(), why: why.into() })
+}
+
+struct Daemon {
+    config: Config,
+    directory: PathBuf,
+    datapath: status::Datapath,
+    started: Instant,
+    ground: Ground,
+    sweeper: FlowSweeper,
+    filter_events: Option<Events>,
+    endpoint: Endpoint,
+    tunnels: Tunnels,
+    paths: Paths,
+    sockets: Sockets,
+    datagrams: mpsc::Receiver<Datagram>,
+    sa_events: mpsc::Receiver<SaEvent>,
+    port_names: BTreeMap<u16, Arc<str>>,
+}
+
+impl Daemon {
+    fn new(
+        config: Config,
+        directory: PathBuf,
+        datapath: status::Datapath,
+        ike: EndpointConfig,
+        mut ground: Ground,
+    ) -> anyhow::Result<Daemon> {
+        let now = Instant::now();
+        let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()), now, SystemTime::now());
+        let table: Arc<dyn SaTable> = match &ground.engine {
+            Some(engine) => engine.clone(),
+            None => Arc::new(NoDatapath),
+        };
+        let (sender, sa_events) = mpsc::channel(REQUESTS_MAX);
+        forward_sa_events(Arc::downgrade(&table), sender)?;
+        let (sender, datagrams) = mpsc::channel(DATAGRAMS_MAX);
+        let locals: BTreeSet<IpAddr> = config.connections.iter().map(|c| c.local.address).collect();
+        let sockets = Sockets::bind(locals, &sender)?;
+        let port_names = config
+            .ports
+            .iter()
+            .map(|port| (port.id, port.name.clone()))
+            .chain(config.vpn_ports.iter().map(|port| (port.id, port.name.clone())))
+            .collect();
+        Ok(Daemon {
+            tunnels: Tunnels::new(&config, table, now),
+            sweeper: FlowSweeper::start(&mut ground.maps)?,
+            filter_events: Some(Events::open(&mut ground.maps)?),
+            started: now,
+            paths: Paths::default(),
+            config,
+            directory,
+            datapath,
+            ground,
+            endpoint,
+            sockets,
+            datagrams,
+            sa_events,
+            port_names,
+        })
+    }
+
+    /// The loop.
+    async fn serve(&mut self) -> anyhow::Result<()> {
+        let (sender, mut requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
+        api::serve(&self.config.gateway.name, sender.clone()).context("cannot open the control socket")?;
+        if let Some(address) = self.config.gateway.metrics {
+            crate::metrics::serve(address, sender)
+                .await
+                .with_context(|| format!("cannot serve metrics on {address}"))?;
+        }
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut paths_due = tokio::time::interval(PATHS_PERIOD);
+        let mut neighbours_due = tokio::time::interval(NEIGHBOURS_PERIOD);
+        let mut filter_events = self.filter_events.take();
+        tracing::info!(gateway = &*self.config.gateway.name, "ready");
+        loop {
+            self.settle().await;
+            let due = [self.endpoint.poll_timeout(), self.tunnels.next_timeout()].into_iter().flatten().min();
+            let timer = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let filter_event = async {
+                match &mut filter_events {
+                    Some(events) => events.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // An operator's word first, then the peers', then the clock: a flood must not keep anyone out for long.
+                biased;
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                Some((request, reply)) = requests.recv() => {
+                    // An asker who has left does not matter.
+                    let _ = reply.send(self.handle_request(request));
+                }
+                Some(event) = self.sa_events.recv() => {
+                    self.tunnels.handle_sa_event(Instant::now(), event, &mut self.endpoint);
+                }
+                () = timer => {
+                    let now = Instant::now();
+                    self.endpoint.handle_timeout(now);
+                    self.tunnels.handle_timeout(now, &mut self.endpoint, &mut self.ground.maps);
+                }
+                Some(datagram) = self.datagrams.recv() => {
+                    self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
+                }
+                event = filter_event => {
+                    let event = event.context("cannot read the filter's events")?;
+                    let port = self.port_names.get(&event.port).map_or("-", |name| name);
+                    crate::filter::log(&event, port);
+                }
+                _ = paths_due.tick() => self.refresh_paths().await,
+                _ = neighbours_due.tick() => {
+                    if let Err(error) = paths::keep_neighbours(&self.ground.kernel, &self.ground.links).await {
+                        tracing::warn!(%error, "neighbours not refreshed");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries out what the IKE engine wants.
+    async fn settle(&mut self) {
+        let now = Instant::now();
+        self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
+        let unknown = self.tunnels.peers().any(|peer| !self.paths.knows(peer));
+        if unknown {
+            self.refresh_paths().await;
+        }
+    }
+
+    async fn refresh_paths(&mut self) {
+        let Some(engine) = &self.ground.engine else { return };
+        let peers: BTreeSet<IpAddr> = self.tunnels.peers().collect();
+        let Ground { kernel, links, .. } = &self.ground;
+        if let Err(error) = self.paths.refresh(kernel, engine, links, &peers).await {
+            tracing::warn!(%error, "ways to the peers not refreshed");
+        }
+    }
+
+    fn handle_request(&mut self, request: Request) -> Answer {
+        let now = Instant::now();
+        let result = match request {
+            Request::Status => return Answer::Status { status: Box::new(self.status(now)) },
+            Request::Up { connection } => self.tunnels.up(now, &connection, &mut self.endpoint),
+            Request::Down { connection } => self.tunnels.down(now, &connection, &mut self.endpoint),
+            Request::Rekey { connection, ike } => {
+                self.tunnels.rekey(now, &connection, ike, &mut self.endpoint)
+            }
+        };
+        match result {
+            Ok(message) => Answer::Done { message },
+            Err(reason) => Answer::Refused { reason },
+        }
+    }
+
+    /// Says farewell to the peers and takes everything back.
+    async fn stop(mut self) -> anyhow::Result<()> {
+        tracing::info!("stopping");
+        self.tunnels.close_all(Instant::now(), &mut self.endpoint);
+        let deadline = Instant::now() + FAREWELL;
+        loop {
+            let now = Instant::now();
+            self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
+            if self.endpoint.ike_sas().next().is_none() && self.endpoint.stats().retired == 0 || now >= deadline {
+                break;
+            }
+            let due = self.endpoint.poll_timeout().unwrap_or(deadline).min(deadline);
+            tokio::select! {
+                () = tokio::time::sleep_until(due.into()) => self.endpoint.handle_timeout(Instant::now()),
+                Some(datagram) = self.datagrams.recv() => {
+                    self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
+                }
+            }
+        }
+        let Daemon { config, directory, ground, sweeper, tunnels, endpoint, .. } = self;
+        // Keys are wiped and AF_XDP sockets closed before the devices go.
+        drop((sweeper, tunnels, endpoint));
+        let Ground { kernel, mut ledger, filter, maps, engine, .. } = ground;
+        drop((engine, maps, filter));
+        bringup::tear_down(&kernel, &mut ledger, &config, &directory).await?;
+        let _ = std::fs::remove_file(api::socket_path(&config.gateway.name));
+        let _ = std::fs::remove_file(directory.join("lock"));
+        let _ = std::fs::remove_dir(&directory);
+        tracing::info!("everything taken back");
+        Ok(())
+    }
+}
+
+/// Brings the data path's events into the loop. The thread ends with the table or the receiver.
+fn forward_sa_events(
+    table: std::sync::Weak<dyn SaTable>,
+    events: mpsc::Sender<SaEvent>,
+) -> std::io::Result<()> {
+    std::thread::Builder::new().name("sa-events".into()).spawn(move || {
+        while let Some(table) = table.upgrade() {
+            if events.is_closed() {
+                return;
+            }
+            if let Some(event) = table.next_event(Duration::from_millis(200))
+                && events.blocking_send(event).is_err()
+            {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// The data path of a gateway without a VPN: it has no SAs.
+struct NoDatapath;
+
+impl SaTable for NoDatapath {
+    fn name(&self) -> &'static str {
+        "none"
+    }
+
+    fn install(&self, pair: SaPair, _activate: bool) -> Result<(), SaError> {
+        Err(SaError::Unknown(pair.spi_in))
+    }
+
+    fn activate(&self, spi_in: u32) -> Result<(), SaError> {
+        Err(SaError::Unknown(spi_in))
+    }
+
+    fn repath(&self, spi_in: u32, _outer: Outer) -> Result<(), SaError> {
+        Err(SaError::Unknown(spi_in))
+    }
+
+    fn remove(&self, spi_in: u32, _linger: Duration) -> Result<(), SaError> {
+        Err(SaError::Unknown(spi_in))
+    }
+
+    fn counters(&self, spi_in: u32) -> Result<PairCounters, SaError> {
+        Err(SaError::Unknown(spi_in))
+    }
+
+    fn next_event(&self, timeout: Duration) -> Option<SaEvent> {
+        std::thread::sleep(timeout);
+        None
+    }
+}
+
+/// The engine's counters for status.
+fn engine_counters(engine: &Engine) -> BTreeMap<String, u64> {
+    let statistics = engine.statistics();
+    let mut counters = BTreeMap::new();
+    for (reason, count) in statistics.drops {
+        counters.insert(format!("dropped-{}", reason.name()), count);
+    }
+    for socket in statistics.sockets {
+        let prefix = format!("{}-{}", socket.name, socket.queue);
+        for (name, count) in [
+            ("rx-packets", socket.rx_packets),
+            ("tx-packets", socket.tx_packets),
+            ("tx-ring-full", socket.tx_ring_full),
+            ("rx-ring-full", socket.rx_ring_full),
+            ("rx-fill-ring-empty", socket.rx_fill_ring_empty_descs),
+            ("rx-dropped", socket.rx_dropped),
+        ] {
+            counters.insert(format!("{prefix}-{name}"), count);
+        }
+    }
+    counters
+}

@@ -1,0 +1,156 @@
+//! The state of everything as one [`Status`].
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use sekisho_esp::sa::SaCounters;
+use sekisho_ike::status::IkeStatus;
+
+use super::bringup::INNER_DEVICE;
+use super::tunnels::Tunnel;
+use super::{Daemon, engine_counters};
+use crate::status::{
+    ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus, PortStatus,
+    SaCount, Status,
+};
+
+impl Daemon {
+    pub(super) fn status(&self, now: Instant) -> Status {
+        let ike_sas: Vec<IkeStatus> = self.endpoint.ike_sas().collect();
+        let stats = self.endpoint.stats();
+        let ports = self.ports();
+        let mut failures: BTreeMap<String, u64> =
+            stats.failures.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect();
+        if self.sockets.overflow() > 0 {
+            failures.insert("socket-overflow".into(), self.sockets.overflow());
+        }
+        Status {
+            gateway: self.config.gateway.name.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: now.duration_since(self.started).as_secs(),
+            datapath: self.datapath.clone(),
+            connections: self
+                .tunnels
+                .iter()
+                .zip(&self.config.connections)
+                .map(|(tunnel, configured)| ConnectionStatus {
+                    name: tunnel.name.to_string(),
+                    zone: self
+                        .config
+                        .vpn_port(&tunnel.name)
+                        .and_then(|port| self.config.zone_name(port.zone))
+                        .unwrap_or_default()
+                        .to_owned(),
+                    local_id: configured.local.id.to_string(),
+                    remote_id: configured.remote.id.to_string(),
+                    ..self.connection(tunnel, &ike_sas, now)
+                })
+                .collect(),
+            drops: drops(&ports),
+            ports,
+            flows: FlowStatus { count: self.sweeper.count(), max: u64::from(self.config.gateway.flows_max) },
+            ike: IkeEngineStatus { half_open: stats.half_open.try_into().unwrap_or(u64::MAX), failures },
+            engine: self.ground.engine.as_deref().map(engine_counters).unwrap_or_default(),
+        }
+    }
+
+    fn ports(&self) -> Vec<PortStatus> {
+        let verdicts = |id: u16| {
+            self.ground.maps.verdicts(id).unwrap_or_else(|error| {
+                tracing::error!(%error, "counters cannot be read");
+                BTreeMap::new()
+            })
+        };
+        let zone = |id: u16| self.config.zone_name(id).unwrap_or_default().to_owned();
+        let physical = self.config.ports.iter().map(|port| PortStatus {
+            name: port.name.to_string(),
+            interface: port.interface.to_string(),
+            zone: zone(port.zone),
+            id: port.id,
+            mode: self.ground.modes.get(&port.id).copied().unwrap_or_default().to_owned(),
+            verdicts: verdicts(port.id),
+        });
+        let vpn = self.config.vpn_ports.iter().map(|port| PortStatus {
+            name: port.name.to_string(),
+            interface: INNER_DEVICE.to_owned(),
+            zone: zone(port.zone),
+            id: port.id,
+            mode: "vpn".to_owned(),
+            verdicts: verdicts(port.id),
+        });
+        // Port 0 collects what came in where no port is.
+        let nowhere = PortStatus { name: "-".into(), verdicts: verdicts(0), ..PortStatus::default() };
+        physical.chain(vpn).chain((!nowhere.verdicts.is_empty()).then_some(nowhere)).collect()
+    }
+
+    fn connection(&self, tunnel: &Tunnel, ike_sas: &[IkeStatus], now: Instant) -> ConnectionStatus {
+        let sa = tunnel.ike.and_then(|handle| ike_sas.iter().find(|sa| sa.ike == handle));
+        let established = sa.filter(|sa| sa.phase == sekisho_ike::status::Phase::Established);
+        let children: Vec<ChildStatus> = ike_sas
+            .iter()
+            .flat_map(|sa| &sa.children)
+            .filter(|child| tunnel.children.contains_key(&child.child))
+            .map(|child| {
+                let counters = self.tunnels.counters(child.spi_in);
+                let udp = tunnel.children.get(&child.child).is_some_and(super::tunnels::Child::is_udp);
+                ChildStatus {
+                    name: child.name.to_string(),
+                    spi_in: format!("{:#010x}", child.spi_in),
+                    spi_out: format!("{:#010x}", child.spi_out),
+                    suite: child.suite.clone(),
+                    udp_encapsulation: udp,
+                    local: child.local.iter().map(ToString::to_string).collect(),
+                    remote: child.remote.iter().map(ToString::to_string).collect(),
+                    age_s: now.saturating_duration_since(child.created).as_secs(),
+                    rekey_in_s: child.rekey_at.saturating_duration_since(now).as_secs(),
+                    inbound: count(counters.inbound),
+                    outbound: count(counters.outbound),
+                }
+            })
+            .collect();
+        let state = match (established, children.is_empty()) {
+            (Some(_), false) => ConnectionState::Up,
+            (Some(_), true) => ConnectionState::Degraded,
+            (None, _) if tunnel.ike.is_some() || tunnel.is_wanted() => ConnectionState::Connecting,
+            (None, _) if tunnel.waits() => ConnectionState::Waiting,
+            (None, _) => ConnectionState::Down,
+        };
+        ConnectionStatus {
+            name: tunnel.name.to_string(),
+            state,
+            ike: established.map(|sa| IkeSaStatus {
+                local: sa.path.local.to_string(),
+                remote: sa.path.remote.to_string(),
+                spi_i: format!("{:016x}", sa.spi_i),
+                spi_r: format!("{:016x}", sa.spi_r),
+                initiator: sa.initiator,
+                suite: sa.suite.clone(),
+                age_s: now.saturating_duration_since(sa.created).as_secs(),
+                rekey_in_s: sa.rekey_at.map_or(0, |at| at.saturating_duration_since(now).as_secs()),
+                nat: sa.nat_local || sa.nat_remote,
+            }),
+            children,
+            established: tunnel.established,
+            last_failure: tunnel.last_failure.clone(),
+            ..ConnectionStatus::default()
+        }
+    }
+}
+
+/// Refused packets by reason, all ports together.
+fn drops(ports: &[PortStatus]) -> BTreeMap<String, Count> {
+    let mut sums: BTreeMap<String, Count> = BTreeMap::new();
+    let is_drop = |name: &str| sekisho_abi::verdict::Verdict::ALL.iter().any(|v| v.is_drop() && v.name() == name);
+    for (reason, count) in ports.iter().flat_map(|port| &port.verdicts).filter(|(name, _)| is_drop(name)) {
+        let sum = sums.entry(reason.clone()).or_default();
+        sum.packets += count.packets;
+        sum.bytes += count.bytes;
+    }
+    sums
+}
+
+fn count(counters: SaCounters) -> SaCount {
+    let SaCounters { packets, bytes, replay, integrity, selector, malformed, expired, unsent } = counters;
+    SaCount { packets, bytes, replay, integrity, selector, malformed, expired, unsent }
+}

@@ -1,0 +1,174 @@
+//! The UDP sockets of IKE: 500, and 4500 with the non-ESP marker (RFC 3948 section 2.2).
+//!
+//! One task a socket reads and hands datagrams to the daemon's loop through a bounded channel. When the loop is behind,
+//! datagrams are dropped and counted, as the network would drop them: IKE retransmits.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sekisho_ike::Transmit;
+use sekisho_ike::event::Path;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// UDP port of IKE.
+pub const IKE_PORT: u16 = 500;
+/// UDP port of IKE and ESP behind NAT.
+pub const NAT_T_PORT: u16 = 4500;
+/// Four zero bytes where ESP has its SPI.
+const NON_ESP_MARKER: [u8; 4] = [0; 4];
+/// Longest UDP payload.
+const DATAGRAM_MAX: usize = 65_535;
+
+/// A received IKE message, without non-ESP marker.
+pub struct Datagram {
+    /// From and to.
+    pub path: Path,
+    /// The message.
+    pub bytes: Vec<u8>,
+}
+
+/// The sockets, by local address and port. Tasks end when it is dropped.
+pub struct Sockets {
+    by_local: BTreeMap<SocketAddr, Arc<UdpSocket>>,
+    tasks: Vec<JoinHandle<()>>,
+    overflow: Arc<AtomicU64>,
+}
+
+impl Sockets {
+    /// Binds both ports of every address.
+    pub fn bind(
+        addresses: impl IntoIterator<Item = IpAddr>,
+        datagrams: &mpsc::Sender<Datagram>,
+    ) -> io::Result<Sockets> {
+        let mut sockets =
+            Sockets { by_local: BTreeMap::new(), tasks: Vec::new(), overflow: Arc::default() };
+        for address in addresses {
+            for port in [IKE_PORT, NAT_T_PORT] {
+                let local = SocketAddr::new(address, port);
+                let socket = std::net::UdpSocket::bind(local).map_err(|error| {
+                    io::Error::new(
+                        error.kind(),
+                        format!("cannot bind UDP {local}: {error}; is another IKE daemon running?"),
+                    )
+                })?;
+                socket.set_nonblocking(true)?;
+                let socket = Arc::new(UdpSocket::from_std(socket)?);
+                sockets.by_local.insert(local, socket.clone());
+                let (datagrams, overflow) = (datagrams.clone(), sockets.overflow.clone());
+                sockets.tasks.push(tokio::spawn(receive(socket, local, datagrams, overflow)));
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// Sends one message. A full socket buffer or a missing route is a lost datagram, as on any network.
+    pub fn send(&self, transmit: &Transmit) {
+        let Path { local, remote } = transmit.path;
+        let Some(socket) = self.by_local.get(&local) else {
+            tracing::debug!(%local, %remote, "no socket for this address; message dropped");
+            return;
+        };
+        let keepalive = transmit.bytes == [0xff];
+        let result = if local.port() == NAT_T_PORT && !keepalive {
+            let mut marked = Vec::with_capacity(NON_ESP_MARKER.len() + transmit.bytes.len());
+            marked.extend_from_slice(&NON_ESP_MARKER);
+            marked.extend_from_slice(&transmit.bytes);
+            socket.try_send_to(&marked, remote)
+        } else {
+            socket.try_send_to(&transmit.bytes, remote)
+        };
+        if let Err(error) = result {
+            tracing::debug!(%local, %remote, %error, "IKE message not sent");
+        }
+    }
+
+    /// Datagrams dropped because the loop was behind.
+    pub fn overflow(&self) -> u64 {
+        self.overflow.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+async fn receive(
+    socket: Arc<UdpSocket>,
+    local: SocketAddr,
+    datagrams: mpsc::Sender<Datagram>,
+    overflow: Arc<AtomicU64>,
+) {
+    let mut buffer = vec![0; DATAGRAM_MAX];
+    loop {
+        // An error here is an ICMP answer to something sent before: IKE's own timers deal with silent peers.
+        let Ok((length, remote)) = socket.recv_from(&mut buffer).await else {
+            if datagrams.is_closed() {
+                return;
+            }
+            continue;
+        };
+        let Some(bytes) = buffer.get(..length).and_then(|bytes| message(local.port(), bytes)) else { continue };
+        let datagram = Datagram { path: Path { local, remote }, bytes: bytes.to_vec() };
+        match datagrams.try_send(datagram) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                overflow.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => return,
+        }
+    }
+}
+
+/// The IKE message in a datagram; `None` for NAT keepalives, and for ESP that no SA claimed.
+fn message(port: u16, bytes: &[u8]) -> Option<&[u8]> {
+    if port != NAT_T_PORT {
+        return Some(bytes);
+    }
+    bytes.strip_prefix(&NON_ESP_MARKER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_4500_carries_ike_only_behind_the_marker() {
+        assert_eq!(message(500, &[0, 0, 0, 0, 1]), Some(&[0, 0, 0, 0, 1][..]));
+        assert_eq!(message(4500, &[0, 0, 0, 0, 1]), Some(&[1][..]));
+        assert_eq!(message(4500, &[0xff]), None);
+        assert_eq!(message(4500, &[0, 0, 1, 0, 1]), None);
+        assert_eq!(message(4500, &[0, 0]), None);
+    }
+
+    #[tokio::test]
+    async fn a_message_goes_there_and_back() {
+        let (sender, mut receiver) = mpsc::channel(4);
+        // Loopback addresses of their own, so that an IKE daemon of the machine is not in the way.
+        let addresses: [IpAddr; 2] = ["127.94.0.1".parse().expect("address"), "127.94.0.2".parse().expect("address")];
+        let sockets = match Sockets::bind(addresses, &sender) {
+            Ok(sockets) => sockets,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                panic!("SKIPPED is no pass: run as root to bind port 500")
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let [first, second] = addresses;
+        for port in [IKE_PORT, NAT_T_PORT] {
+            let path = Path { local: SocketAddr::new(first, port), remote: SocketAddr::new(second, port) };
+            sockets.send(&Transmit { path, bytes: b"message".to_vec() });
+            let datagram = receiver.recv().await.expect("open");
+            assert_eq!(datagram.bytes, b"message");
+            assert_eq!(datagram.path, Path { local: path.remote, remote: path.local });
+        }
+        assert_eq!(sockets.overflow(), 0);
+    }
+}

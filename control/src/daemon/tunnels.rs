@@ -1,0 +1,500 @@
+//! The connections: when they come up, which SAs they have, and what the IKE engine's events mean for the data path.
+//!
+//! Owned by the daemon's loop. After every mutation of the engine the loop calls [`Tunnels::settle`], which carries out
+//! all events before it lets a datagram leave: an SA is in force before the peer hears of it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sekisho_abi::map::Spi;
+use sekisho_esp::sa::{
+    Keys, Lifetimes, Outer, PairCounters, PortId, SaEvent, SaPair, SaTable, Selector, Transform,
+};
+use sekisho_ike::Endpoint;
+use sekisho_ike::crypto::suite::{AesBits, Encryption, EspSuite, Integrity};
+use sekisho_ike::event::{ChildHandle, ChildSa, CloseReason, Event, Failure, FailureKind, IkeHandle, Path};
+use sekisho_ike::wire::ts::TrafficSelector;
+
+use super::sockets::{IKE_PORT, Sockets};
+use crate::config::{Config, Start};
+use crate::filter::Maps;
+
+/// Packets the replay window spans. Wide, for several queues and CPUs reorder (RFC 4303 section 3.4.3 asks for 64).
+const REPLAY_WINDOW: u32 = 1024;
+/// First wait before a connection that failed is tried again; doubles up to the last.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(60);
+
+/// Every configured connection.
+pub struct Tunnels {
+    table: Arc<dyn SaTable>,
+    all: Vec<Tunnel>,
+    /// Inbound SPIs to forget once their SA has stopped lingering.
+    leaving: Vec<(Instant, IpAddr, u32)>,
+}
+
+/// One connection.
+pub struct Tunnel {
+    /// Its name.
+    pub name: Arc<str>,
+    /// VPN port id of its zone.
+    pub port: PortId,
+    start: Start,
+    local: IpAddr,
+    remote: Option<IpAddr>,
+    /// Whether it shall be up now: by configuration, traffic or an operator.
+    wanted: bool,
+    /// Closed by an operator: nothing but `up` opens it again.
+    held_down: bool,
+    /// The IKE SA, from the first message on.
+    pub ike: Option<IkeHandle>,
+    next_try: Option<Instant>,
+    wait: Duration,
+    /// Child SAs in force.
+    pub children: BTreeMap<ChildHandle, Child>,
+    /// How often it came up.
+    pub established: u64,
+    /// The last failure.
+    pub last_failure: Option<String>,
+}
+
+/// A pair of SAs in the data path.
+pub struct Child {
+    ike: IkeHandle,
+    /// SPI we receive on; names the pair in the data path.
+    pub spi_in: u32,
+    outer: Outer,
+}
+
+impl Child {
+    /// ESP in UDP.
+    pub fn is_udp(&self) -> bool {
+        self.outer.udp_encapsulation
+    }
+}
+
+impl Tunnels {
+    /// All connections of a configuration, none of them up.
+    pub fn new(config: &Config, table: Arc<dyn SaTable>, now: Instant) -> Tunnels {
+        let all = config
+            .connections
+            .iter()
+            .map(|connection| {
+                let wanted = connection.start == Start::Always;
+                Tunnel {
+                    name: connection.name.clone(),
+                    port: config.vpn_port(&connection.name).map_or(0, |port| port.id),
+                    start: connection.start,
+                    local: connection.local.address,
+                    remote: connection.remote.address,
+                    wanted,
+                    held_down: false,
+                    ike: None,
+                    next_try: wanted.then_some(now),
+                    wait: RETRY_FIRST,
+                    children: BTreeMap::new(),
+                    established: 0,
+                    last_failure: None,
+                }
+            })
+            .collect();
+        Tunnels { table, all, leaving: Vec::new() }
+    }
+
+    /// The connections, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Tunnel> {
+        self.all.iter()
+    }
+
+    /// Addresses of the peers that ESP is sent to now.
+    pub fn peers(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.all.iter().flat_map(|tunnel| tunnel.children.values()).map(|child| child.outer.remote.ip())
+    }
+
+    /// What a child's SAs have done.
+    pub fn counters(&self, spi_in: u32) -> PairCounters {
+        self.table.counters(spi_in).unwrap_or_default()
+    }
+
+    /// When [`Tunnels::handle_timeout`] has something to do.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let tries = self.all.iter().filter_map(|tunnel| tunnel.next_try);
+        tries.chain(self.leaving.iter().map(|(at, ..)| *at)).min()
+    }
+
+    /// Begins the connections that are due, and forgets SPIs whose SA is gone.
+    pub fn handle_timeout(&mut self, now: Instant, endpoint: &mut Endpoint, maps: &mut Maps) {
+        for tunnel in &mut self.all {
+            if tunnel.next_try.is_some_and(|at| at <= now) {
+                tunnel.next_try = None;
+                tunnel.initiate(now, endpoint);
+            }
+        }
+        self.leaving.retain(|(at, destination, spi)| {
+            if *at > now {
+                return true;
+            }
+            if let Err(error) = maps.remove_spi(*destination, *spi) {
+                tracing::error!(%error, spi = format!("{spi:#010x}"), "inbound SPI stays in the filter");
+            }
+            false
+        });
+    }
+
+    /// An operator wants a connection up.
+    pub fn up(&mut self, now: Instant, name: &str, endpoint: &mut Endpoint) -> Result<String, String> {
+        let tunnel = self.named(name)?;
+        if tunnel.remote.is_none() {
+            return Err(format!("{name} has no remote address: it only answers its peer"));
+        }
+        tunnel.held_down = false;
+        tunnel.wanted = true;
+        if tunnel.ike.is_some() {
+            return Ok(format!("{name} is up or coming up already"));
+        }
+        tunnel.wait = RETRY_FIRST;
+        tunnel.next_try = None;
+        tunnel.initiate(now, endpoint);
+        Ok(format!("{name} is coming up"))
+    }
+
+    /// An operator wants a connection closed.
+    pub fn down(&mut self, now: Instant, name: &str, endpoint: &mut Endpoint) -> Result<String, String> {
+        let tunnel = self.named(name)?;
+        tunnel.held_down = true;
+        tunnel.wanted = false;
+        tunnel.next_try = None;
+        if let Some(ike) = tunnel.ike {
+            // Gone meanwhile is as good.
+            let _ = endpoint.close(now, ike);
+        }
+        Ok(format!("{name} is closed until `sekisho up {name}`"))
+    }
+
+    /// An operator wants new keys.
+    pub fn rekey(
+        &mut self,
+        now: Instant,
+        name: &str,
+        ike_sa: bool,
+        endpoint: &mut Endpoint,
+    ) -> Result<String, String> {
+        let tunnel = self.named(name)?;
+        let Some(ike) = tunnel.ike else { return Err(format!("{name} is not up")) };
+        if ike_sa {
+            endpoint.rekey_ike(now, ike).map_err(|error| error.to_string())?;
+            return Ok(format!("{name}: IKE SA is being rekeyed"));
+        }
+        let children: Vec<ChildHandle> =
+            endpoint.ike_sas().filter(|sa| sa.ike == ike).flat_map(|sa| sa.children).map(|c| c.child).collect();
+        for child in &children {
+            endpoint.rekey_child(now, *child).map_err(|error| error.to_string())?;
+        }
+        Ok(format!("{name}: {} child SA(s) are being rekeyed", children.len()))
+    }
+
+    /// Closes everything, telling the peers.
+    pub fn close_all(&mut self, now: Instant, endpoint: &mut Endpoint) {
+        for tunnel in &mut self.all {
+            tunnel.wanted = false;
+            tunnel.next_try = None;
+        }
+        endpoint.close_all(now);
+    }
+
+    /// Carries out every event of the engine, then lets its datagrams leave.
+    pub fn settle(&mut self, now: Instant, endpoint: &mut Endpoint, maps: &mut Maps, sockets: &Sockets) {
+        while let Some(event) = endpoint.poll_event() {
+            self.handle_event(now, event, endpoint, maps);
+        }
+        while let Some(transmit) = endpoint.poll_transmit() {
+            sockets.send(&transmit);
+        }
+    }
+
+    /// Something happened in the data path.
+    pub fn handle_sa_event(&mut self, now: Instant, event: SaEvent, endpoint: &mut Endpoint) {
+        match event {
+            SaEvent::SoftExpired { spi_in } | SaEvent::HardExpired { spi_in } => {
+                tracing::info!(spi_in = format!("{spi_in:#010x}"), ?event, "child SA is worn out: rekeying");
+                if let Some(child) = self.child_with(spi_in) {
+                    let _ = endpoint.rekey_child(now, child);
+                }
+            }
+            SaEvent::FirstInbound { spi_in } => {
+                if let Some(child) = self.child_with(spi_in) {
+                    let _ = endpoint.child_first_inbound(now, child);
+                }
+            }
+            SaEvent::Acquire { port, source, destination } => {
+                let on_demand = self.all.iter_mut().find(|tunnel| {
+                    tunnel.port == port && tunnel.start == Start::OnDemand && !tunnel.held_down
+                });
+                if let Some(tunnel) = on_demand
+                    && tunnel.ike.is_none()
+                    && tunnel.next_try.is_none()
+                {
+                    tracing::info!(connection = &*tunnel.name, %source, %destination, "traffic asks for the tunnel");
+                    tunnel.wanted = true;
+                    tunnel.initiate(now, endpoint);
+                }
+            }
+            SaEvent::Remapped { spi_in, remote } => self.remap(spi_in, remote),
+        }
+    }
+
+    fn handle_event(&mut self, now: Instant, event: Event, endpoint: &mut Endpoint, maps: &mut Maps) {
+        match event {
+            Event::IkeEstablished(up) => {
+                tracing::info!(
+                    connection = &*up.connection,
+                    peer = %up.path.remote,
+                    remote_id = %up.remote_id,
+                    suite = up.suite,
+                    spi_i = format!("{:016x}", up.spi_i),
+                    spi_r = format!("{:016x}", up.spi_r),
+                    initiator = up.initiator,
+                    nat = up.nat_local || up.nat_remote,
+                    "IKE SA established"
+                );
+                if let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.name == up.connection) {
+                    tunnel.ike = Some(up.ike);
+                    tunnel.established += 1;
+                    tunnel.wait = RETRY_FIRST;
+                    tunnel.next_try = None;
+                }
+            }
+            Event::IkeRekeyed { connection, spi_i, spi_r, .. } => tracing::info!(
+                connection = &*connection,
+                spi_i = format!("{spi_i:016x}"),
+                spi_r = format!("{spi_r:016x}"),
+                "IKE SA rekeyed"
+            ),
+            Event::IkeClosed { ike, connection, reason } => {
+                tracing::info!(connection = &*connection, reason = ?reason, "IKE SA closed");
+                if let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.ike == Some(ike)) {
+                    tunnel.closed(now, reason);
+                }
+            }
+            Event::ChildInstall(child) => self.install(now, *child, endpoint, maps),
+            Event::ChildActivateOutbound { child } => {
+                if let Some(spi_in) = self.child(child).map(|child| child.spi_in)
+                    && let Err(error) = self.table.activate(spi_in)
+                {
+                    tracing::error!(%error, spi_in = format!("{spi_in:#010x}"), "outbound SA not activated");
+                }
+            }
+            Event::ChildRemove { child, linger, reason } => self.remove(now, child, linger, reason),
+            Event::PathChanged { ike, path } => self.repath(ike, path),
+            Event::Failure(failure) => self.failed(&failure),
+        }
+    }
+
+    fn install(&mut self, now: Instant, sa: ChildSa, endpoint: &mut Endpoint, maps: &mut Maps) {
+        let Some(index) = self.all.iter().position(|tunnel| tunnel.name == sa.connection) else {
+            let _ = endpoint.child_failed(now, sa.child);
+            return;
+        };
+        let outer =
+            Outer { local: sa.path.local, remote: sa.path.remote, udp_encapsulation: sa.udp_encapsulation };
+        let port = self.all.get(index).map_or(0, |tunnel| tunnel.port);
+        let spi = Spi { port, udp_encapsulated: u16::from(sa.udp_encapsulation) };
+        let result = pair(&sa, port, outer)
+            .map_err(|error| error.to_owned())
+            .and_then(|pair| self.table.install(pair, sa.activate_outbound).map_err(|e| e.to_string()))
+            .and_then(|()| maps.add_spi(outer.local.ip(), sa.spi_in, spi).map_err(|e| e.to_string()));
+        match result {
+            Ok(()) => {
+                tracing::info!(
+                    connection = &*sa.connection,
+                    child = &*sa.name,
+                    spi_in = format!("{:#010x}", sa.spi_in),
+                    spi_out = format!("{:#010x}", sa.spi_out),
+                    suite = %sa.suite,
+                    udp = sa.udp_encapsulation,
+                    rekey = sa.replaces.is_some(),
+                    "child SA installed"
+                );
+                if let Some(tunnel) = self.all.get_mut(index) {
+                    tunnel.children.insert(sa.child, Child { ike: sa.ike, spi_in: sa.spi_in, outer });
+                }
+            }
+            Err(error) => {
+                tracing::error!(connection = &*sa.connection, child = &*sa.name, error, "child SA not installed");
+                let _ = self.table.remove(sa.spi_in, Duration::ZERO);
+                let _ = endpoint.child_failed(now, sa.child);
+            }
+        }
+    }
+
+    fn remove(&mut self, now: Instant, handle: ChildHandle, linger: Duration, reason: CloseReason) {
+        let Some((name, child)) = self
+            .all
+            .iter_mut()
+            .find_map(|tunnel| tunnel.children.remove(&handle).map(|child| (tunnel.name.clone(), child)))
+        else {
+            return;
+        };
+        let spi_in = format!("{:#010x}", child.spi_in);
+        tracing::info!(connection = &*name, spi_in, reason = ?reason, "child SA removed");
+        if let Err(error) = self.table.remove(child.spi_in, linger) {
+            tracing::error!(%error, spi_in, "child SA could not be removed from the data path");
+        }
+        self.leaving.push((now + linger, child.outer.local.ip(), child.spi_in));
+    }
+
+    /// The peer moved: ESP follows IKE.
+    fn repath(&mut self, ike: IkeHandle, path: Path) {
+        let table = &self.table;
+        for tunnel in &mut self.all {
+            for child in tunnel.children.values_mut().filter(|child| child.ike == ike) {
+                child.outer = Outer { local: path.local, remote: path.remote, ..child.outer };
+                tracing::info!(connection = &*tunnel.name, remote = %path.remote, "peer's address changed");
+                if let Err(error) = table.repath(child.spi_in, child.outer) {
+                    tracing::error!(%error, connection = &*tunnel.name, "ESP does not follow");
+                }
+            }
+        }
+    }
+
+    /// Authentic ESP came from elsewhere: the NAT in between has a new mapping (RFC 7296 section 2.23).
+    fn remap(&mut self, spi_in: u32, remote: SocketAddr) {
+        let ike = self
+            .all
+            .iter()
+            .flat_map(|tunnel| tunnel.children.values())
+            .find(|child| child.spi_in == spi_in && child.outer.udp_encapsulation)
+            .map(|child| (child.ike, child.outer.local));
+        if let Some((ike, local)) = ike {
+            self.repath(ike, Path { local, remote });
+        }
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        let kind = failure.kind.name();
+        let peer = failure.path.remote;
+        let connection = failure.connection.as_deref().unwrap_or("-");
+        // Anyone can send garbage; what concerns a configured peer is for the operator.
+        match failure.kind {
+            FailureKind::Malformed | FailureKind::UnknownSpi | FailureKind::Integrity => {
+                tracing::warn!(connection, %peer, kind, "{}", failure.detail);
+            }
+            _ => tracing::error!(connection, %peer, kind, "{}", failure.detail),
+        }
+        let tunnel = self.all.iter_mut().find(|tunnel| match &failure.connection {
+            Some(name) => tunnel.name == *name,
+            None => false,
+        });
+        if let Some(tunnel) = tunnel {
+            tunnel.last_failure = Some(format!("{kind}: {}", failure.detail));
+        }
+    }
+
+    fn named(&mut self, name: &str) -> Result<&mut Tunnel, String> {
+        let names: Vec<&str> = self.all.iter().map(|tunnel| &*tunnel.name).collect();
+        let unknown = format!("no connection is named {name:?}; there are: {}", names.join(", "));
+        self.all.iter_mut().find(|tunnel| &*tunnel.name == name).ok_or(unknown)
+    }
+
+    fn child(&self, handle: ChildHandle) -> Option<&Child> {
+        self.all.iter().find_map(|tunnel| tunnel.children.get(&handle))
+    }
+
+    fn child_with(&self, spi_in: u32) -> Option<ChildHandle> {
+        self.all
+            .iter()
+            .flat_map(|tunnel| &tunnel.children)
+            .find_map(|(handle, child)| (child.spi_in == spi_in).then_some(*handle))
+    }
+}
+
+impl Tunnel {
+    /// Whether it shall be up, or is on the way there.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// Whether traffic or the peer may open it.
+    pub fn waits(&self) -> bool {
+        !self.held_down && matches!(self.start, Start::OnDemand | Start::Answer)
+    }
+
+    fn initiate(&mut self, now: Instant, endpoint: &mut Endpoint) {
+        let Some(remote) = self.remote else { return };
+        if self.ike.is_some() {
+            return;
+        }
+        let (local, remote) = (SocketAddr::new(self.local, IKE_PORT), SocketAddr::new(remote, IKE_PORT));
+        match endpoint.initiate(now, &self.name, local, remote) {
+            Ok(ike) => {
+                tracing::info!(connection = &*self.name, peer = %remote, "connecting");
+                self.ike = Some(ike);
+            }
+            Err(error) => {
+                tracing::error!(connection = &*self.name, %error, "cannot connect");
+                self.last_failure = Some(error.to_string());
+                self.retry(now);
+            }
+        }
+    }
+
+    fn closed(&mut self, now: Instant, reason: CloseReason) {
+        self.ike = None;
+        match self.start {
+            _ if self.held_down => {}
+            // The next packet opens it again.
+            Start::OnDemand if reason != CloseReason::Failed => self.wanted = false,
+            _ if self.wanted => self.retry(now),
+            _ => {}
+        }
+    }
+
+    fn retry(&mut self, now: Instant) {
+        self.next_try = Some(now + self.wait);
+        self.wait = (self.wait * 2).min(RETRY_LAST);
+    }
+}
+
+/// An IKE child SA as the data path wants it.
+fn pair(sa: &ChildSa, port: PortId, outer: Outer) -> Result<SaPair, &'static str> {
+    let keys = |keys: &sekisho_ike::event::ChildKeys| Keys {
+        encryption: keys.encryption.clone(),
+        integrity: keys.integrity.clone(),
+    };
+    Ok(SaPair {
+        port,
+        name: format!("{}/{}", sa.connection, sa.name).into(),
+        spi_in: sa.spi_in,
+        spi_out: sa.spi_out,
+        transform: transform(&sa.suite)?,
+        keys_in: keys(&sa.keys_in),
+        keys_out: keys(&sa.keys_out),
+        esn: sa.suite.esn,
+        replay_window: REPLAY_WINDOW,
+        outer,
+        local: sa.local.iter().map(selector).collect(),
+        remote: sa.remote.iter().map(selector).collect(),
+        lifetimes: Lifetimes::default(),
+    })
+}
+
+fn transform(suite: &EspSuite) -> Result<Transform, &'static str> {
+    match (suite.encryption, suite.integrity) {
+        (Encryption::AesGcm16 { bits: AesBits::Aes128 }, None) => Ok(Transform::Aes128Gcm16),
+        (Encryption::AesGcm16 { bits: AesBits::Aes256 }, None) => Ok(Transform::Aes256Gcm16),
+        (Encryption::ChaCha20Poly1305, None) => Ok(Transform::ChaCha20Poly1305),
+        (Encryption::AesCbc { bits: AesBits::Aes128 }, Some(Integrity::HmacSha256_128)) => {
+            Ok(Transform::Aes128CbcHmacSha256)
+        }
+        (Encryption::AesCbc { bits: AesBits::Aes256 }, Some(Integrity::HmacSha256_128)) => {
+            Ok(Transform::Aes256CbcHmacSha256)
+        }
+        _ => Err("the data path has no such combination of algorithms; configure another `esp` proposal"),
+    }
+}
+
+fn selector(ts: &TrafficSelector) -> Selector {
+    Selector { addresses: ts.addresses(), protocol: ts.protocol, ports: ts.ports.clone() }
+}
