@@ -5,6 +5,7 @@ mod modp;
 use ring::agreement;
 use zeroize::Zeroizing;
 
+use self::modp::{Modulus, PrivateExponent};
 use super::random::Random;
 use super::suite::Group;
 
@@ -60,14 +61,27 @@ pub struct KeyShare {
 
 enum Private {
     Ring(agreement::EphemeralPrivateKey),
-    Modp(modp::PrivateExponent),
+    Modp(PrivateExponent),
 }
 
 impl KeyShare {
     /// Makes a fresh key. *ring* takes its own randomness from the kernel for X25519 and ECP; MODP exponents come from
     /// `random`.
     pub fn generate(group: Group, random: &mut dyn Random) -> Result<Self, DhError> {
-        Err(DhError::Generate { group })
+        let (private, public) = match group {
+            Group::X25519 => generate_ring(&agreement::X25519).ok_or(DhError::Generate { group })?,
+            Group::Ecp256 => generate_ring(&agreement::ECDH_P256).ok_or(DhError::Generate { group })?,
+            Group::Ecp384 => generate_ring(&agreement::ECDH_P384).ok_or(DhError::Generate { group })?,
+            Group::Modp2048 => generate_modp(Modulus::Bits2048, random),
+            Group::Modp3072 => generate_modp(Modulus::Bits3072, random),
+            Group::Modp4096 => generate_modp(Modulus::Bits4096, random),
+        };
+        // ring writes a point as 04 | x | y; on the wire stands x | y alone (RFC 5903 section 7).
+        let public = match (group, public.split_first()) {
+            (Group::Ecp256 | Group::Ecp384, Some((0x04, xy))) => xy.to_vec(),
+            _ => public,
+        };
+        Ok(Self { group, public, private })
     }
 
     /// The group.
@@ -83,12 +97,143 @@ impl KeyShare {
 
     /// The secret shared with the peer that sent `peer_public` as Key Exchange Data.
     pub fn agree(self, peer_public: &[u8]) -> Result<SharedSecret, DhError> {
-        Err(DhError::InvalidPublic { group: self.group })
+        let Self { group, private, .. } = self;
+        if peer_public.len() != group.public_len() {
+            return Err(DhError::Length { group, found: peer_public.len() });
+        }
+        let secret = match private {
+            Private::Ring(private) => {
+                let point = match group {
+                    Group::Ecp256 | Group::Ecp384 => [&[0x04], peer_public].concat(),
+                    _ => peer_public.to_vec(),
+                };
+                // ring refuses points off the curve and (RFC 7748 section 6.1) an all-zero result. Of a product
+                // on an ECP curve it gives x alone, as RFC 5903 section 7 wants.
+                let peer = agreement::UnparsedPublicKey::new(private.algorithm(), point);
+                agreement::agree_ephemeral(private, &peer, |secret| Zeroizing::new(secret.to_vec())).ok()
+            }
+            Private::Modp(private) => private.power(peer_public),
+        };
+        secret.map(SharedSecret).ok_or(DhError::InvalidPublic { group })
     }
+}
+
+fn generate_ring(algorithm: &'static agreement::Algorithm) -> Option<(Private, Vec<u8>)> {
+    let private =
+        agreement::EphemeralPrivateKey::generate(algorithm, &ring::rand::SystemRandom::new()).ok()?;
+    let public = private.compute_public_key().ok()?.as_ref().to_vec();
+    Some((Private::Ring(private), public))
+}
+
+fn generate_modp(modulus: Modulus, random: &mut dyn Random) -> (Private, Vec<u8>) {
+    let private = PrivateExponent::generate(modulus, random);
+    let public = private.public();
+    (Private::Modp(private), public)
 }
 
 impl std::fmt::Debug for KeyShare {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyShare").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::random::{SeededRandom, SystemRandom};
+    use proptest::prelude::*;
+
+    fn unhex(hex: &str) -> Vec<u8> {
+        hex.as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn both_sides_agree_and_the_wire_form_has_its_length() {
+        let mut random = SystemRandom::new();
+        for group in Group::ALL {
+            let (a, b) = (
+                KeyShare::generate(group, &mut random).unwrap(),
+                KeyShare::generate(group, &mut random).unwrap(),
+            );
+            let (public_a, public_b) = (a.public().to_vec(), b.public().to_vec());
+            assert_eq!(public_a.len(), group.public_len());
+            assert_ne!(public_a, public_b);
+            let (secret_a, secret_b) = (a.agree(&public_b).unwrap(), b.agree(&public_a).unwrap());
+            assert_eq!(secret_a.as_bytes(), secret_b.as_bytes());
+            let expected_len = match group {
+                Group::Ecp256 | Group::X25519 => 32,
+                Group::Ecp384 => 48,
+                _ => group.public_len(),
+            };
+            assert_eq!(secret_a.as_bytes().len(), expected_len, "{group}");
+        }
+    }
+
+    #[test]
+    fn wrong_lengths_are_refused() {
+        let mut random = SystemRandom::new();
+        for group in Group::ALL {
+            for len in [0, 1, group.public_len() - 1, group.public_len() + 1] {
+                let share = KeyShare::generate(group, &mut random).unwrap();
+                assert_eq!(share.agree(&vec![2; len]).unwrap_err(), DhError::Length { group, found: len });
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_are_no_public_keys_are_refused() {
+        let mut random = SystemRandom::new();
+        for group in Group::ALL {
+            let zero = vec![0; group.public_len()];
+            let mut one = zero.clone();
+            *one.last_mut().unwrap() = 1;
+            let mut values = vec![zero, one];
+            if group == Group::X25519 {
+                // The other points of small order (RFC 7748 section 7, in the clamped ladder all give zero).
+                values = vec![vec![0; 32]];
+                values.push(unhex("ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"));
+                values.push(unhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"));
+                values.push(unhex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"));
+            } else {
+                values.push(vec![0xff; group.public_len()]);
+            }
+            for value in values {
+                let share = KeyShare::generate(group, &mut random).unwrap();
+                assert_eq!(share.agree(&value).unwrap_err(), DhError::InvalidPublic { group });
+            }
+        }
+    }
+
+    #[test]
+    fn a_point_off_the_curve_is_refused_and_one_on_it_is_taken() {
+        // gi of RFC 5903 section 8.1.
+        let point = unhex(
+            "DAD0B65394221CF9B051E1FECA5787D098DFE637FC90B9EF945D0C37725811805271A0461CDB8252D61F1C456FA3E59AB1F45B33ACCF5F58389E0577B8990BB3",
+        );
+        let share = |random: &mut SystemRandom| KeyShare::generate(Group::Ecp256, random).unwrap();
+        let mut random = SystemRandom::new();
+        assert_eq!(share(&mut random).agree(&point).unwrap().as_bytes().len(), 32);
+        let mut off = point;
+        *off.last_mut().unwrap() ^= 1;
+        assert_eq!(
+            share(&mut random).agree(&off).unwrap_err(),
+            DhError::InvalidPublic { group: Group::Ecp256 }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            for group in [Group::Modp2048, Group::Ecp256, Group::Ecp384, Group::X25519] {
+                let mut sized = bytes.clone();
+                sized.resize(group.public_len(), 0);
+                let mut random = SeededRandom::new(1);
+                let _ = KeyShare::generate(group, &mut random).unwrap().agree(&bytes);
+                let _ = KeyShare::generate(group, &mut random).unwrap().agree(&sized);
+            }
+        }
     }
 }

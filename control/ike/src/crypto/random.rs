@@ -31,13 +31,19 @@ pub trait Random: Send {
 }
 
 /// The kernel's random numbers, through *ring*.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SystemRandom(ring::rand::SystemRandom);
 
 impl SystemRandom {
     /// Ready at once: *ring* waits for the kernel's generator to be seeded on first use.
     pub fn new() -> Self {
         Self(ring::rand::SystemRandom::new())
+    }
+}
+
+impl Default for SystemRandom {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -1,10 +1,14 @@
 //! Signatures in AUTH payloads: RFC 7427 (method 14), and ECDSA of RFC 4754 (methods 9 and 10) for peers without it.
 
-mod key;
+mod private;
+mod public;
 mod scheme;
 
-pub use key::{KeyAlgorithm, PrivateKey, PrivateKeyError};
+pub use private::{KeyAlgorithm, PrivateKey, PrivateKeyError};
+pub use public::PublicKey;
 pub use scheme::SignatureScheme;
+
+use self::public::EcdsaForm;
 
 use crate::wire::{AuthMethod, HashAlgorithm};
 
@@ -60,12 +64,6 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The subject public key of a certificate: DER of its SubjectPublicKeyInfo.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublicKey {
-    spki: Vec<u8>,
-}
-
 /// The hash algorithms to announce in SIGNATURE_HASH_ALGORITHMS (RFC 7427 section 4, RFC 8420 for Identity).
 pub const HASH_ALGORITHMS: [HashAlgorithm; 4] =
     [HashAlgorithm::Sha2_256, HashAlgorithm::Sha2_384, HashAlgorithm::Sha2_512, HashAlgorithm::Identity];
@@ -86,8 +84,25 @@ pub fn sign_auth(
     peer_hashes: Option<&[HashAlgorithm]>,
     octets: &[u8],
 ) -> Result<SignedAuth, SignatureError> {
-    let _ = (peer_hashes, octets);
-    Err(SignatureError::Signing(key.algorithm()))
+    let Some(peer_hashes) = peer_hashes else {
+        let method = match key.algorithm() {
+            KeyAlgorithm::EcdsaP256 => AuthMethod::EcdsaSha256P256,
+            KeyAlgorithm::EcdsaP384 => AuthMethod::EcdsaSha384P384,
+            // Method 1 means SHA-1 (RFC 7296 section 2.15), and Ed25519 exists in RFC 7427's method only (RFC 8420).
+            key @ (KeyAlgorithm::Rsa { .. } | KeyAlgorithm::Ed25519) => {
+                return Err(SignatureError::NoLegacyMethod { key });
+            }
+        };
+        return Ok(SignedAuth { method, data: key.sign_raw_ecdsa(octets)? });
+    };
+    let scheme = key.choose_scheme(peer_hashes)?;
+    let identifier = scheme.algorithm_identifier();
+    let mut data = Vec::new();
+    // Each of our identifiers is shorter than 256 bytes (tested).
+    data.push(u8::try_from(identifier.len()).map_err(|_| SignatureError::Signing(key.algorithm()))?);
+    data.extend_from_slice(identifier);
+    data.extend(key.sign(scheme, octets)?);
+    Ok(SignedAuth { method: AuthMethod::DigitalSignature, data })
 }
 
 /// Whether the peer's Authentication Data proves that it owns `key`, the key of its verified certificate. Says by which
@@ -98,6 +113,42 @@ pub fn verify_auth(
     key: &PublicKey,
     octets: &[u8],
 ) -> Result<SignatureScheme, SignatureError> {
-    let _ = (method, data, key, octets);
-    Err(SignatureError::Invalid)
+    let (scheme, form, signature) = match method {
+        AuthMethod::DigitalSignature => {
+            let (scheme, signature) = split_digital_signature(data)?;
+            (scheme, EcdsaForm::Der, signature)
+        }
+        AuthMethod::EcdsaSha256P256 => (SignatureScheme::EcdsaP256Sha256, EcdsaForm::Raw, data),
+        AuthMethod::EcdsaSha384P384 => (SignatureScheme::EcdsaP384Sha384, EcdsaForm::Raw, data),
+        AuthMethod::RsaSignature => {
+            return Err(SignatureError::Method(
+                method,
+                "it signs with SHA-1; enable RFC 7427 (digital signatures with SHA-2) at the peer",
+            ));
+        }
+        AuthMethod::SharedKey => {
+            return Err(SignatureError::Method(method, "a certificate is configured for it; set both sides alike"));
+        }
+        _ => {
+            return Err(SignatureError::Method(method, "let the peer use RFC 7427 with RSA, ECDSA or Ed25519"));
+        }
+    };
+    key.verify(scheme, form, octets, signature)?;
+    Ok(scheme)
 }
+
+/// ```text
+/// | ASN.1 Length (1 octet) | AlgorithmIdentifier | Signature |      (RFC 7427 section 3)
+/// ```
+fn split_digital_signature(data: &[u8]) -> Result<(SignatureScheme, &[u8]), SignatureError> {
+    let (&len, rest) = data.split_first().ok_or(SignatureError::Malformed("it is empty"))?;
+    let (identifier, signature) = rest
+        .split_at_checked(usize::from(len))
+        .ok_or(SignatureError::Malformed("its AlgorithmIdentifier is longer than the payload"))?;
+    let scheme = SignatureScheme::from_algorithm_identifier(identifier)
+        .ok_or_else(|| SignatureError::UnknownAlgorithm(identifier.to_vec()))?;
+    Ok((scheme, signature))
+}
+
+#[cfg(test)]
+mod tests;

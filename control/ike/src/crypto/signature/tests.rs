@@ -1,0 +1,195 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const OCTETS: &[u8] = b"RealMessage | Nonce | MACedID";
+
+/// Test keys, each in PEM and the kind it is. Made for these tests and used nowhere else.
+fn keys() -> Vec<(KeyAlgorithm, &'static str)> {
+    vec![
+        (KeyAlgorithm::Rsa { bits: 2048 }, include_str!("testdata/rsa2048.pkcs8.pem")),
+        (KeyAlgorithm::Rsa { bits: 2048 }, include_str!("testdata/rsa2048.pkcs1.pem")),
+        (KeyAlgorithm::EcdsaP256, include_str!("testdata/p256.pkcs8.pem")),
+        (KeyAlgorithm::EcdsaP256, include_str!("testdata/p256.sec1.pem")),
+        (KeyAlgorithm::EcdsaP384, include_str!("testdata/p384.pkcs8.pem")),
+        (KeyAlgorithm::EcdsaP384, include_str!("testdata/p384.sec1.pem")),
+        (KeyAlgorithm::Ed25519, include_str!("testdata/ed25519.pkcs8.pem")),
+    ]
+}
+
+fn key(algorithm: KeyAlgorithm) -> PrivateKey {
+    let (_, pem) = keys().into_iter().find(|(kind, _)| *kind == algorithm).unwrap();
+    PrivateKey::from_pem(pem.as_bytes()).unwrap()
+}
+
+#[test]
+fn every_form_of_pem_is_read_and_nothing_of_it_shown() {
+    for (algorithm, pem) in keys() {
+        let key = PrivateKey::from_pem(pem.as_bytes()).unwrap();
+        assert_eq!(key.algorithm(), algorithm);
+        assert_eq!(format!("{key:?}"), format!("PrivateKey({algorithm}, …)"));
+    }
+    let forms = |at: usize| PrivateKey::from_pem(keys()[at].1.as_bytes()).unwrap().public_key().clone();
+    assert_eq!(forms(0), forms(1));
+    assert_eq!(forms(2), forms(3));
+    assert_eq!(forms(4), forms(5));
+}
+
+#[test]
+fn what_one_signs_the_other_verifies() {
+    let hashes = Some(&HASH_ALGORITHMS[..]);
+    for (_, pem) in keys() {
+        let key = PrivateKey::from_pem(pem.as_bytes()).unwrap();
+        let auth = sign_auth(&key, hashes, OCTETS).unwrap();
+        assert_eq!(auth.method, AuthMethod::DigitalSignature);
+        let scheme = verify_auth(auth.method, &auth.data, key.public_key(), OCTETS).unwrap();
+        assert_eq!(Ok(scheme), key.choose_scheme(&HASH_ALGORITHMS));
+        let other = verify_auth(auth.method, &auth.data, key.public_key(), b"other octets");
+        assert_eq!(other, Err(SignatureError::Invalid));
+    }
+}
+
+#[test]
+fn every_scheme_of_rsa_verifies() {
+    let key = key(KeyAlgorithm::Rsa { bits: 2048 });
+    for scheme in SignatureScheme::ALL {
+        let Ok(signature) = key.sign(scheme, OCTETS) else {
+            assert!(matches!(
+                scheme,
+                SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaP384Sha384 | SignatureScheme::Ed25519
+            ));
+            continue;
+        };
+        let identifier = scheme.algorithm_identifier();
+        let data = [&[identifier.len() as u8], identifier, &signature].concat();
+        assert_eq!(verify_auth(AuthMethod::DigitalSignature, &data, key.public_key(), OCTETS), Ok(scheme));
+    }
+}
+
+#[test]
+fn signatures_of_openssl_verify() {
+    // Made by `openssl dgst -sha256 -sign` over OCTETS: RSA PKCS#1 v1.5, RSA-PSS with a salt of 32, ECDSA P-256.
+    for (kind, scheme, signature) in [
+        (
+            KeyAlgorithm::Rsa { bits: 2048 },
+            SignatureScheme::RsaPkcs1Sha256,
+            &include_bytes!("testdata/openssl.rsa-pkcs1-sha256.sig")[..],
+        ),
+        (
+            KeyAlgorithm::Rsa { bits: 2048 },
+            SignatureScheme::RsaPssSha256,
+            &include_bytes!("testdata/openssl.rsa-pss-sha256.sig")[..],
+        ),
+        (
+            KeyAlgorithm::EcdsaP256,
+            SignatureScheme::EcdsaP256Sha256,
+            &include_bytes!("testdata/openssl.ecdsa-p256-sha256.sig")[..],
+        ),
+        (
+            KeyAlgorithm::EcdsaP384,
+            SignatureScheme::EcdsaP384Sha384,
+            &include_bytes!("testdata/openssl.ecdsa-p384-sha384.sig")[..],
+        ),
+        (
+            KeyAlgorithm::Ed25519,
+            SignatureScheme::Ed25519,
+            &include_bytes!("testdata/openssl.ed25519.sig")[..],
+        ),
+    ] {
+        let identifier = scheme.algorithm_identifier();
+        let data = [&[identifier.len() as u8], identifier, signature].concat();
+        let key = key(kind);
+        assert_eq!(verify_auth(AuthMethod::DigitalSignature, &data, key.public_key(), OCTETS), Ok(scheme));
+    }
+}
+
+#[test]
+fn without_rfc_7427_ecdsa_alone_is_left() {
+    for (kind, method, len) in [
+        (KeyAlgorithm::EcdsaP256, AuthMethod::EcdsaSha256P256, 64),
+        (KeyAlgorithm::EcdsaP384, AuthMethod::EcdsaSha384P384, 96),
+    ] {
+        let key = key(kind);
+        let auth = sign_auth(&key, None, OCTETS).unwrap();
+        assert_eq!((auth.method, auth.data.len()), (method, len));
+        assert!(verify_auth(method, &auth.data, key.public_key(), OCTETS).is_ok());
+        for len in 0..auth.data.len() {
+            let cut = verify_auth(method, &auth.data[..len], key.public_key(), OCTETS);
+            assert_eq!(cut, Err(SignatureError::Invalid));
+        }
+    }
+    for kind in [KeyAlgorithm::Rsa { bits: 2048 }, KeyAlgorithm::Ed25519] {
+        assert_eq!(sign_auth(&key(kind), None, OCTETS), Err(SignatureError::NoLegacyMethod { key: kind }));
+    }
+}
+
+#[test]
+fn the_scheme_is_one_whose_hash_the_peer_has() {
+    let rsa = key(KeyAlgorithm::Rsa { bits: 2048 });
+    assert_eq!(rsa.choose_scheme(&[HashAlgorithm::Sha2_512]), Ok(SignatureScheme::RsaPssSha512));
+    assert!(rsa.choose_scheme(&[HashAlgorithm::Sha1, HashAlgorithm::Identity]).is_err());
+    let p256 = key(KeyAlgorithm::EcdsaP256);
+    let refused = sign_auth(&p256, Some(&[HashAlgorithm::Sha2_384]), OCTETS);
+    assert!(matches!(refused, Err(SignatureError::NoCommonHash { needed: "SHA2-256", .. })));
+}
+
+#[test]
+fn methods_that_are_no_signatures_or_weak_are_refused() {
+    let key = key(KeyAlgorithm::EcdsaP256);
+    for method in [AuthMethod::RsaSignature, AuthMethod::SharedKey, AuthMethod::DssSignature, AuthMethod::Null] {
+        let refused = verify_auth(method, &[0; 64], key.public_key(), OCTETS);
+        assert!(matches!(refused, Err(SignatureError::Method(at, _)) if at == method));
+    }
+}
+
+#[test]
+fn a_key_of_another_kind_is_told_apart_from_a_wrong_signature() {
+    let (p256, p384) = (key(KeyAlgorithm::EcdsaP256), key(KeyAlgorithm::EcdsaP384));
+    let auth = sign_auth(&p256, Some(&HASH_ALGORITHMS), OCTETS).unwrap();
+    assert_eq!(
+        verify_auth(auth.method, &auth.data, p384.public_key(), OCTETS),
+        Err(SignatureError::KeyMismatch(SignatureScheme::EcdsaP256Sha256))
+    );
+}
+
+#[test]
+fn every_changed_bit_and_every_truncation_is_refused() {
+    for kind in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::Ed25519] {
+        let key = key(kind);
+        let auth = sign_auth(&key, Some(&HASH_ALGORITHMS), OCTETS).unwrap();
+        for bit in 0..auth.data.len() * 8 {
+            let mut forged = auth.data.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            assert!(verify_auth(auth.method, &forged, key.public_key(), OCTETS).is_err(), "{kind} {bit}");
+        }
+        for len in 0..auth.data.len() {
+            assert!(verify_auth(auth.method, &auth.data[..len], key.public_key(), OCTETS).is_err());
+        }
+    }
+}
+
+#[test]
+fn keys_that_cannot_be_used_are_refused_with_the_reason() {
+    let said = |pem: &str| PrivateKey::from_pem(pem.as_bytes()).unwrap_err();
+    assert_eq!(said(""), PrivateKeyError::NoKey);
+    assert_eq!(said("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), PrivateKeyError::NoKey);
+    assert_eq!(said(include_str!("testdata/encrypted.pkcs8.pem")), PrivateKeyError::Encrypted);
+    assert_eq!(said(include_str!("testdata/encrypted.pkcs1.pem")), PrivateKeyError::Encrypted);
+    assert!(said(include_str!("testdata/rsa1024.pkcs8.pem")).to_string().contains("TooSmall"));
+    assert!(said(include_str!("testdata/p521.pkcs8.pem")).to_string().contains("P-256"));
+    assert!(PrivateKey::from_pkcs8_der(b"not DER").is_err());
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_refused_without_panic(
+        method in any::<u8>(),
+        data in proptest::collection::vec(any::<u8>(), 0..200),
+        spki in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let key = PublicKey::from_spki_der(&spki);
+        prop_assert!(verify_auth(method.into(), &data, &key, OCTETS).is_err());
+        prop_assert!(verify_auth(AuthMethod::DigitalSignature, &data, &key, OCTETS).is_err());
+        prop_assert!(PrivateKey::from_pkcs8_der(&data).is_err());
+    }
+}
