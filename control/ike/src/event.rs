@@ -13,7 +13,7 @@ use crate::wire::ts::TrafficSelector;
 
 /// Where a datagram came from and to. Port 4500 means that the non-ESP marker (RFC 3948 section 2.2) stands on the
 /// wire; the caller strips and adds it, the engine never sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Path {
     /// Our address and port.
     pub local: SocketAddr,

@@ -1,0 +1,146 @@
+//! IKE_AUTH (RFC 7296 sections 1.2 and 2.15): both sides prove who they are, and the first child SA comes along.
+
+pub(crate) mod initiator;
+pub(crate) mod responder;
+
+use rustls_pki_types::UnixTime;
+
+use crate::channel::Message;
+use crate::config::{Connection, LocalAuth, RemoteAuth};
+use crate::content::Content;
+use crate::context::Context;
+use crate::crypto::keys;
+use crate::crypto::signature::{SignatureError, sign_auth, verify_auth};
+use crate::crypto::suite::Prf;
+use crate::crypto::x509::verify_chain;
+use crate::event::FailureKind;
+use crate::init::Agreed;
+use crate::wire::auth::Authentication;
+use crate::wire::cert::{AUTHORITY_LEN, Certificate, CertificateRequest};
+use crate::wire::id::IdPayload;
+use crate::wire::{AuthMethod, Payload};
+
+/// A proof that does not hold, for the operator's eyes: the peer only learns that it failed.
+#[derive(Debug)]
+pub(crate) struct AuthFault {
+    pub(crate) kind: FailureKind,
+    pub(crate) detail: String,
+}
+
+impl AuthFault {
+    fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+/// One side of the exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Initiator,
+    Responder,
+}
+
+/// What a side's AUTH payload covers: its own IKE_SA_INIT message, the other's nonce, its own identity.
+fn octets(agreed: &Agreed, prf: Prf, side: Side, id: &IdPayload) -> Vec<u8> {
+    let (message, nonce, sk_p) = match side {
+        Side::Initiator => (&agreed.request, &agreed.nonce_r, &agreed.keys.pi),
+        Side::Responder => (&agreed.response, &agreed.nonce_i, &agreed.keys.pr),
+    };
+    keys::signed_octets(prf, message, nonce, sk_p, &id.body())
+}
+
+/// Our proof: the AUTH payload, and the certificates that go before it.
+fn prove(
+    connection: &Connection,
+    agreed: &Agreed,
+    prf: Prf,
+    side: Side,
+    id: &IdPayload,
+) -> Result<(Vec<Payload>, Payload), SignatureError> {
+    let octets = octets(agreed, prf, side, id);
+    match &connection.local_auth {
+        LocalAuth::Psk(psk) => {
+            let data = keys::psk_auth(prf, psk, &octets).to_vec();
+            Ok((Vec::new(), Payload::Auth(Authentication::new(AuthMethod::SharedKey, data))))
+        }
+        LocalAuth::Signature { chain, key } => {
+            let signed = sign_auth(key, agreed.peer_hashes.as_deref(), &octets)?;
+            let certificates =
+                chain.iter().map(|der| Payload::Cert(Certificate::x509(der.to_vec()))).collect();
+            Ok((certificates, Payload::Auth(Authentication::new(signed.method, signed.data))))
+        }
+    }
+}
+
+/// What we ask the peer's certificate to be signed by.
+pub(crate) fn certificate_request(connection: &Connection) -> Option<Payload> {
+    let RemoteAuth::Certificate(anchors) = &connection.remote_auth else { return None };
+    let keys = anchors.certreq_authority();
+    let (authorities, _) = keys.as_chunks::<AUTHORITY_LEN>();
+    Some(Payload::CertReq(CertificateRequest::X509 { authorities: authorities.to_vec() }))
+}
+
+/// Whether the peer is who `connection` says it must be.
+fn verify(
+    ctx: &Context<'_>,
+    connection: &Connection,
+    agreed: &Agreed,
+    prf: Prf,
+    side: Side,
+    id: &IdPayload,
+    content: &Content,
+) -> Result<(), AuthFault> {
+    let Ok(auth) = content.auth() else {
+        let detail = "the peer sent no AUTH payload: it wants EAP, which is not supported; configure a certificate or \
+             a pre-shared key there";
+        return Err(AuthFault::new(FailureKind::AuthenticationFailed, detail));
+    };
+    let octets = octets(agreed, prf, side, id);
+    match (&connection.remote_auth, auth.method) {
+        (RemoteAuth::Psk(psk), AuthMethod::SharedKey) => {
+            match keys::verify_psk_auth(prf, psk, &octets, &auth.data) {
+                true => Ok(()),
+                false => Err(AuthFault::new(
+                    FailureKind::AuthenticationFailed,
+                    format!("the pre-shared key of {} is not ours: enter the same key on both gateways", id.id),
+                )),
+            }
+        }
+        (RemoteAuth::Psk(_), method) => Err(AuthFault::new(
+            FailureKind::AuthenticationFailed,
+            format!("{} authenticates by {method}, but the connection expects a pre-shared key", id.id),
+        )),
+        (RemoteAuth::Certificate(_), AuthMethod::SharedKey) => Err(AuthFault::new(
+            FailureKind::AuthenticationFailed,
+            format!("{} authenticates by a pre-shared key, but the connection expects a certificate", id.id),
+        )),
+        (RemoteAuth::Certificate(anchors), method) => {
+            let certificates = content.x509();
+            let Some((end_entity, intermediates)) = certificates.split_first() else {
+                let detail = format!("{} sent no certificate: configure it to send its certificate always", id.id);
+                return Err(AuthFault::new(FailureKind::CertificateRejected, detail));
+            };
+            let now = UnixTime::since_unix_epoch(ctx.unix_time);
+            let certificate = verify_chain(end_entity, intermediates, anchors, now)
+                .map_err(|error| AuthFault::new(FailureKind::CertificateRejected, error.to_string()))?;
+            if !certificate.matches(&id.id) {
+                let detail = format!(
+                    "the certificate of {0} does not carry the identity {0}: issue one with it as subject alternative name",
+                    id.id
+                );
+                return Err(AuthFault::new(FailureKind::CertificateRejected, detail));
+            }
+            verify_auth(method, &auth.data, certificate.public_key(), &octets)
+                .map(|_| ())
+                .map_err(|error| AuthFault::new(FailureKind::AuthenticationFailed, error.to_string()))
+        }
+    }
+}
+
+/// The content of a message, or the fault.
+fn readable(message: &Message) -> Result<&Content, AuthFault> {
+    message
+        .content
+        .as_ref()
+        .map_err(|error| AuthFault::new(FailureKind::Malformed, format!("the peer's IKE_AUTH is malformed: {error}")))
+}

@@ -1,0 +1,212 @@
+//! The responder's IKE_AUTH.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{AuthFault, Side, prove, readable, verify};
+use crate::channel::{Channel, Inbound, Message};
+use crate::child::{self, ChildError, Proposed};
+use crate::config::Connection;
+use crate::content::Content;
+use crate::context::Context;
+use crate::crypto::keys::ChildKeymat;
+use crate::crypto::negotiate::Pfs;
+use crate::established::{Established, NewChild};
+use crate::event::{FailureKind, IkeHandle, Path};
+use crate::init::Agreed;
+use crate::retired::Retired;
+use crate::sa::State;
+use crate::select;
+use crate::status::{IkeStatus, Phase};
+use crate::timer::Timer;
+use crate::wire::id::IdPayload;
+use crate::wire::notify::Notify;
+use crate::wire::sa::SecurityAssociation;
+use crate::wire::ts::TrafficSelectors;
+use crate::wire::{ExchangeType, NotifyType, Outer, Payload};
+
+/// IKE_SA_INIT answered. The peer is nobody yet.
+pub(crate) struct AwaitAuth {
+    handle: IkeHandle,
+    candidates: Vec<Arc<Connection>>,
+    channel: Channel,
+    agreed: Agreed,
+    started: Instant,
+}
+
+impl AwaitAuth {
+    pub(crate) fn new(
+        ctx: &mut Context<'_>,
+        candidates: Vec<Arc<Connection>>,
+        channel: Channel,
+        agreed: Agreed,
+    ) -> Self {
+        Self { handle: ctx.numbers.ike(), candidates, channel, agreed, started: ctx.now }
+    }
+
+    pub(crate) fn handle(&self) -> IkeHandle {
+        self.handle
+    }
+
+    pub(crate) fn local_spi(&self) -> u64 {
+        self.channel.local_spi()
+    }
+
+    /// IKE_SA_INIT came again: if it is the same request, our response was lost.
+    pub(crate) fn repeat_init(&self, ctx: &mut Context<'_>, path: Path, datagram: &[u8]) {
+        if self.agreed.request == datagram {
+            ctx.out.counters.responses_repeated += 1;
+            ctx.out.send(path, self.agreed.response.clone());
+        }
+    }
+
+    pub(crate) fn handle_message(
+        mut self: Box<Self>,
+        ctx: &mut Context<'_>,
+        path: Path,
+        datagram: &[u8],
+        outer: &Outer,
+    ) -> Option<State> {
+        match self.channel.receive(ctx, path, datagram, outer) {
+            // The first message is IKE_AUTH; whatever else the peer asks for before it stays unanswered.
+            Inbound::Request(message) if message.exchange == ExchangeType::IkeAuth => {
+                ctx.timers.stop(Timer::HalfOpen);
+                self.judge(ctx, message)
+            }
+            Inbound::Nothing | Inbound::Request(_) | Inbound::Response(_) => Some(State::AwaitAuth(self)),
+        }
+    }
+
+    fn judge(mut self: Box<Self>, ctx: &mut Context<'_>, message: Message) -> Option<State> {
+        // The initiator moves to port 4500 with this message, and a NAT may give it another port.
+        self.channel.path = message.path;
+        let content = match readable(&message) {
+            Ok(content) => content,
+            Err(fault) => {
+                let notify = message.content.as_ref().err().map(|error| error.notify());
+                return self.refuse(ctx, None, fault, notify);
+            }
+        };
+        let Some(id_i) = content.id_i.as_ref() else {
+            let fault = AuthFault::new(FailureKind::Malformed, "the peer sent no identity (IDi); its implementation is at fault");
+            return self.refuse(ctx, None, fault, Some(Notify::new(NotifyType::InvalidSyntax)));
+        };
+        let wanted = content.id_r.as_ref().map(|id| &id.id);
+        let Some(connection) = select::by_identities(&self.candidates, &id_i.id, wanted) else {
+            let asked = wanted.map(|id| format!(" and asks for {id}")).unwrap_or_default();
+            let detail = format!(
+                "no connection for a peer at {} that calls itself {}{asked}: compare the identities of both gateways",
+                message.path.remote.ip(),
+                id_i.id
+            );
+            return self.refuse(ctx, None, AuthFault::new(FailureKind::NoConnection, detail), None);
+        };
+        let prf = self.channel.suite.prf;
+        if let Err(fault) = verify(ctx, &connection, &self.agreed, prf, Side::Initiator, id_i, content) {
+            return self.refuse(ctx, Some(&connection), fault, None);
+        }
+        let id_r = IdPayload::new(connection.local_id.clone());
+        let (certificates, auth) = match prove(&connection, &self.agreed, prf, Side::Responder, &id_r) {
+            Ok(proof) => proof,
+            Err(error) => {
+                let fault = AuthFault::new(FailureKind::Internal, error.to_string());
+                return self.refuse(ctx, Some(&connection), fault, None);
+            }
+        };
+        let mut payloads = vec![Payload::IdR(id_r)];
+        payloads.extend(certificates);
+        payloads.push(auth);
+        let Self { handle, channel, agreed, .. } = *self;
+        let remote_id = id_i.id.clone();
+        let mut established =
+            Established::begin(ctx, handle, connection, channel, agreed.keys.d.clone(), remote_id);
+        if content.notify(NotifyType::InitialContact).is_some() {
+            established.announce_initial_contact();
+        }
+        payloads.extend(established.accept_first_child(ctx, &agreed, content));
+        established.answer(ctx, ExchangeType::IkeAuth, message.path, &payloads);
+        Some(State::Established(Box::new(established)))
+    }
+
+    /// The peer learns that it failed, not why (RFC 7296 section 2.21.2). The IKE SA stays only to say so again.
+    fn refuse(
+        mut self: Box<Self>,
+        ctx: &mut Context<'_>,
+        connection: Option<&Arc<Connection>>,
+        fault: AuthFault,
+        notify: Option<Notify>,
+    ) -> Option<State> {
+        let name = connection.map(|connection| &connection.name);
+        ctx.out.failure(self.channel.path, name, fault.kind, fault.detail);
+        let notify = notify.unwrap_or_else(|| Notify::new(NotifyType::AuthenticationFailed));
+        let path = self.channel.path;
+        // If not even that can be sent, the peer's timeout says it.
+        self.channel.respond(ctx, ExchangeType::IkeAuth, path, &[Payload::Notify(notify)]).ok()?;
+        Retired::begin(ctx, self.channel, None)
+    }
+
+    pub(crate) fn handle_timer(self: Box<Self>, ctx: &mut Context<'_>, timer: Timer) -> Option<State> {
+        if timer != Timer::HalfOpen {
+            return Some(State::AwaitAuth(self));
+        }
+        let path = self.channel.path;
+        let name = match self.candidates.as_slice() {
+            [only] => Some(&only.name),
+            _ => None,
+        };
+        ctx.out.stranger_failure(ctx.now, path, name, FailureKind::Timeout, || {
+            format!(
+                "{} began IKE_SA_INIT and did not go on to IKE_AUTH: it refuses our answer, or UDP 4500 or large packets \
+                 are blocked on the way",
+                path.remote
+            )
+        });
+        None
+    }
+
+    pub(crate) fn status(&self) -> IkeStatus {
+        self.channel.status(self.handle, None, Phase::Authenticating, self.started)
+    }
+}
+
+impl Established {
+    /// Makes the child offered in IKE_AUTH; the payloads that answer the offer. Whatever becomes of it, the IKE SA
+    /// stays (RFC 7296 section 1.2).
+    fn accept_first_child(&mut self, ctx: &mut Context<'_>, agreed: &Agreed, content: &Content) -> Vec<Payload> {
+        // RFC 6023: none is asked for.
+        if content.sa.is_none() {
+            return Vec::new();
+        }
+        let proposed = || Ok(Proposed { sa: content.sa()?, ours: content.ts_r()?, theirs: content.ts_i()? });
+        let accepted = proposed()
+            .and_then(|proposed| child::accept(ctx, &self.child_configs, None, proposed, Pfs::Never));
+        let (terms, answer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => return vec![self.refuse_child(ctx, &error)],
+        };
+        let keymat = ChildKeymat::derive(
+            self.channel.suite.prf,
+            &agreed.keys.d,
+            &terms.suite,
+            None,
+            &agreed.nonce_i,
+            &agreed.nonce_r,
+        );
+        let Ok(keymat) = keymat else {
+            return vec![Payload::Notify(Notify::new(NotifyType::NoAdditionalSas))];
+        };
+        let payloads = vec![
+            Payload::Sa(SecurityAssociation::new(vec![answer])),
+            Payload::TsI(TrafficSelectors::new(terms.remote.clone())),
+            Payload::TsR(TrafficSelectors::new(terms.local.clone())),
+            Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)),
+        ];
+        self.install(ctx, NewChild { terms, keymat, initiated: false, activate: true, replaces: None });
+        payloads
+    }
+
+    fn refuse_child(&mut self, ctx: &mut Context<'_>, error: &ChildError) -> Payload {
+        self.report_child_error(ctx, "offered by the peer", error);
+        Payload::Notify(Notify::new(error.notify_type()))
+    }
+}

@@ -1,0 +1,79 @@
+//! What a state gets to work with during one mutation.
+
+use std::time::{Duration, Instant};
+
+use crate::config::EndpointConfig;
+use crate::crypto::random::Random;
+use crate::event::{ChildHandle, IkeHandle};
+use crate::outbox::Outbox;
+use crate::sa::IkeSa;
+use crate::spi::SpiPool;
+use crate::timer::TimerTable;
+
+/// The world as one IKE SA sees it while it handles one thing.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    /// The time since 1970 by which certificates are judged.
+    pub(crate) unix_time: Duration,
+    pub(crate) config: &'a EndpointConfig,
+    pub(crate) random: &'a mut dyn Random,
+    pub(crate) out: &'a mut Outbox,
+    pub(crate) numbers: &'a mut Numbers,
+    /// Of the IKE SA at hand.
+    pub(crate) timers: &'a mut TimerTable,
+    /// IKE SAs that came into being (by a rekey), for the endpoint to take in.
+    pub(crate) spawned: &'a mut Vec<IkeSa>,
+}
+
+/// Numbers that are given out once.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    next_ike: u64,
+    next_child: u64,
+    pub(crate) esp_spis: SpiPool,
+}
+
+impl Numbers {
+    pub(crate) fn ike(&mut self) -> IkeHandle {
+        self.next_ike += 1;
+        IkeHandle(self.next_ike)
+    }
+
+    pub(crate) fn child(&mut self) -> ChildHandle {
+        self.next_child += 1;
+        ChildHandle(self.next_child)
+    }
+}
+
+impl Context<'_> {
+    /// A random SPI for an IKE SA; never zero.
+    pub(crate) fn ike_spi(&mut self) -> u64 {
+        loop {
+            let spi = self.random.next_u64();
+            if spi != 0 {
+                return spi;
+            }
+        }
+    }
+
+    /// A nonce: 32 bytes, at least half the key size of every PRF we have (RFC 7296 section 2.10).
+    pub(crate) fn nonce(&mut self) -> Vec<u8> {
+        self.random.next_bytes(32)
+    }
+
+    /// When something that lives for `lifetime` is to be renewed: up to a tenth earlier, so that both sides and many
+    /// SAs do not rekey at the same moment (RFC 7296 section 2.8).
+    pub(crate) fn renewal(&mut self, lifetime: Duration) -> Instant {
+        let early = lifetime / 10_000 * (self.random.next_u32() % 1000);
+        self.later(lifetime.saturating_sub(early).max(MINIMUM_LIFETIME))
+    }
+
+    /// `now` plus a wait; a wait past what the clock can count is taken as a century.
+    pub(crate) fn later(&self, wait: Duration) -> Instant {
+        let century = Duration::from_secs(3_155_760_000);
+        self.now.checked_add(wait).or_else(|| self.now.checked_add(century)).unwrap_or(self.now)
+    }
+}
+
+/// A configured lifetime below this would only ever rekey.
+const MINIMUM_LIFETIME: Duration = Duration::from_secs(1);

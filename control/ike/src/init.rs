@@ -1,0 +1,55 @@
+//! IKE_SA_INIT (RFC 7296 section 1.2): algorithms, key exchange, nonces, NAT detection. Nobody is authenticated yet.
+
+pub(crate) mod initiator;
+pub(crate) mod responder;
+
+use crate::context::Context;
+use crate::crypto::keys::IkeKeys;
+use crate::crypto::signature::HASH_ALGORITHMS;
+use crate::crypto::suite::Group;
+use crate::event::Path;
+use crate::nat;
+use crate::wire::ke::KeyExchange;
+use crate::wire::notify::Notify;
+use crate::wire::transform::KeId;
+use crate::wire::{HashAlgorithm, NotifyType, Payload};
+
+/// What IKE_SA_INIT leaves for IKE_AUTH to prove, the same on both sides.
+pub(crate) struct Agreed {
+    pub(crate) keys: IkeKeys,
+    /// The request that was answered, as it stood on the wire.
+    pub(crate) request: Vec<u8>,
+    /// The response to it.
+    pub(crate) response: Vec<u8>,
+    pub(crate) nonce_i: Vec<u8>,
+    pub(crate) nonce_r: Vec<u8>,
+    /// The hash algorithms of the peer's RFC 7427 signatures; `None` if it does not know them.
+    pub(crate) peer_hashes: Option<Vec<HashAlgorithm>>,
+    /// The responder does without a child SA in IKE_AUTH (RFC 6023).
+    pub(crate) childless: bool,
+}
+
+/// The notifies of both sides. `force_encapsulation`: the source hash matches nothing, so that the peer sees a NAT.
+fn announcements(
+    ctx: &mut Context<'_>,
+    spi_i: u64,
+    spi_r: u64,
+    path: Path,
+    force_encapsulation: bool,
+) -> Vec<Payload> {
+    let source = match force_encapsulation {
+        true => ctx.random.next_bytes(20),
+        false => nat::detection_hash(spi_i, spi_r, path.local).to_vec(),
+    };
+    let destination = nat::detection_hash(spi_i, spi_r, path.remote).to_vec();
+    vec![
+        Payload::Notify(Notify::with_data(NotifyType::NatDetectionSourceIp, source)),
+        Payload::Notify(Notify::with_data(NotifyType::NatDetectionDestinationIp, destination)),
+        Payload::Notify(Notify::new(NotifyType::Ikev2FragmentationSupported)),
+        Payload::Notify(Notify::from_signature_hashes(&HASH_ALGORITHMS)),
+    ]
+}
+
+pub(crate) fn ke_payload(group: Group, public: &[u8]) -> Payload {
+    Payload::Ke(KeyExchange::new(KeId::from(group.number()), public.to_vec()))
+}

@@ -1,0 +1,116 @@
+//! What a mutation leaves behind for the caller: events, datagrams, counters.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::config::ConnectionName;
+use crate::event::{Event, Failure, FailureKind, Path, Transmit};
+
+/// What strangers cause is reported once per path in this time.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Paths that may be reported on within one interval: a flood from many addresses must not flood the log.
+const REPORT_PATHS: usize = 64;
+
+/// Collects outputs until the caller takes them.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) transmits: VecDeque<Transmit>,
+    pub(crate) counters: Counters,
+    reported: BTreeMap<(FailureKind, Path), Instant>,
+}
+
+/// Counters that only grow; see [`Stats`](crate::status::Stats).
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) datagrams_received: u64,
+    pub(crate) datagrams_sent: u64,
+    pub(crate) retransmissions: u64,
+    pub(crate) responses_repeated: u64,
+    pub(crate) cookies_demanded: u64,
+    pub(crate) ike_established: u64,
+    pub(crate) ike_rekeyed: u64,
+    pub(crate) children_installed: u64,
+    pub(crate) failures: BTreeMap<FailureKind, u64>,
+}
+
+impl Outbox {
+    pub(crate) fn event(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    pub(crate) fn send(&mut self, path: Path, bytes: Vec<u8>) {
+        self.counters.datagrams_sent += 1;
+        self.transmits.push_back(Transmit { path, bytes });
+    }
+
+    pub(crate) fn send_all(&mut self, path: Path, datagrams: &[Vec<u8>]) {
+        for bytes in datagrams {
+            self.send(path, bytes.clone());
+        }
+    }
+
+    /// A failure that a configured or authenticated peer, or we ourselves, brought about.
+    pub(crate) fn failure(
+        &mut self,
+        path: Path,
+        connection: Option<&ConnectionName>,
+        kind: FailureKind,
+        detail: impl Into<String>,
+    ) {
+        self.count(kind);
+        let connection = connection.cloned();
+        self.event(Event::Failure(Failure { connection, path, kind, detail: detail.into() }));
+    }
+
+    /// A failure that anybody can bring about at will: always counted, reported at a bounded rate. Returns whether it
+    /// was reported, so that an answer to a stranger can be held to the same rate.
+    pub(crate) fn stranger_failure(
+        &mut self,
+        now: Instant,
+        path: Path,
+        connection: Option<&ConnectionName>,
+        kind: FailureKind,
+        detail: impl FnOnce() -> String,
+    ) -> bool {
+        self.reported.retain(|_, at| now.saturating_duration_since(*at) < REPORT_INTERVAL);
+        if self.reported.contains_key(&(kind, path)) || self.reported.len() >= REPORT_PATHS {
+            self.count(kind);
+            return false;
+        }
+        self.reported.insert((kind, path), now);
+        self.failure(path, connection, kind, detail());
+        true
+    }
+
+    fn count(&mut self, kind: FailureKind) {
+        let counter = self.counters.failures.entry(kind).or_default();
+        *counter = counter.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_counted_always_and_reported_seldom() {
+        let now = Instant::now();
+        let mut out = Outbox::default();
+        let path = |port: u16| Path {
+            local: "192.0.2.1:500".parse().expect("address"),
+            remote: std::net::SocketAddr::from(([198, 51, 100, 1], port)),
+        };
+        let mut report = |after: u64, port| {
+            let at = now + Duration::from_millis(after);
+            out.stranger_failure(at, path(port), None, FailureKind::Malformed, String::new)
+        };
+        assert!(report(0, 1));
+        assert!(!report(999, 1));
+        assert!(report(1000, 1));
+        assert!(report(1000, 2));
+        let flood = (3..10_000).filter(|port| report(1001, *port)).count();
+        assert_eq!(flood, REPORT_PATHS - 2);
+        assert_eq!(out.counters.failures[&FailureKind::Malformed], 4 + 9_997);
+    }
+}
