@@ -14,3 +14,4 @@
 #![forbid(unsafe_code)]
 
 pub mod lab;
+pub mod traffic;
