@@ -1,6 +1,9 @@
 //! `cargo xtask demo` and `cargo xtask lab`: builds what is shown, and hands over to the lab's own program.
 
-use std::process::Command;
+use std::{
+    path::{self, Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -12,10 +15,16 @@ use crate::{
     setup::{self, Purpose},
 };
 
+/// The lab's program, of package sekisho-tests.
+const LAB: &str = "sekisho-lab";
+
 /// Shows a gateway at work.
 pub(crate) fn run(keep: bool, peer: Peer) -> Result<()> {
     setup::ensure(Purpose::Lab, false)?;
-    let mut lab = built_lab()?;
+    process::authenticate()?;
+    process::run(process::cargo().args(["build", "--release", "--package", "sekisho", "--bins"]))?;
+    build_lab()?;
+    let mut lab = lab(&programs()?);
     let peer = peer.to_possible_value().context("a peer without a name")?;
     lab.args(["demo", "--peer", peer.get_name()]);
     if keep {
@@ -27,25 +36,27 @@ pub(crate) fn run(keep: bool, peer: Peer) -> Result<()> {
 
 /// Ends what `demo --keep` left up.
 pub(crate) fn down() -> Result<()> {
-    process::run_foreground(built_lab()?.arg("down"))
+    process::authenticate()?;
+    let programs = programs()?;
+    // The one that laid the lab takes it down, also while the tree doesn't compile.
+    if !programs.join(LAB).is_file() {
+        build_lab()?;
+    }
+    process::run_foreground(lab(&programs).arg("down"))
 }
 
-/// The lab's program, as root, with the daemon and the command beside it: built for release, as what is shown is
-/// also measured.
-fn built_lab() -> Result<Command> {
-    process::authenticate()?;
-    process::run(process::cargo().args(["build", "--release", "--package", "sekisho", "--bins"]))?;
-    process::run(process::cargo().args([
-        "build",
-        "--release",
-        "--package",
-        "sekisho-tests",
-        "--bin",
-        "sekisho-lab",
-    ]))?;
-    let programs = std::path::absolute(target_dir(std::path::Path::new(".")).join("release"))
-        .context("the folder of the built programs")?;
-    let mut lab = process::as_root(programs.join("sekisho-lab"));
-    lab.env("SEKISHO_BIN_DIR", &programs);
-    Ok(lab)
+/// Where the built programs are. Built for release, as what is shown is also measured.
+fn programs() -> Result<PathBuf> {
+    path::absolute(target_dir(Path::new(".")).join("release")).context("the folder of the built programs")
+}
+
+fn build_lab() -> Result<()> {
+    process::run(process::cargo().args(["build", "--release", "--package", "sekisho-tests", "--bin", LAB]))
+}
+
+/// The lab's program, as root, told where the daemon and the command are.
+fn lab(programs: &Path) -> Command {
+    let mut lab = process::as_root(programs.join(LAB));
+    lab.env("SEKISHO_BIN_DIR", programs);
+    lab
 }

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -116,8 +116,8 @@ impl Suite {
 
 /// What the lab's suites test.
 struct Products {
-    object: std::path::PathBuf,
-    programs: std::path::PathBuf,
+    object: PathBuf,
+    programs: PathBuf,
 }
 
 impl Products {
