@@ -1,4 +1,4 @@
-//! Tools that come from crates.io, built once and kept in the cache.
+//! Tools that are published crates, built once and kept in the cache.
 
 use std::{
     fs,
