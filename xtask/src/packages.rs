@@ -45,8 +45,9 @@ const PACKAGES: [Package; 14] = [
     package("prometheus", "promtool"),
 ];
 
-/// Services those packages bring.
-const SERVICES: [&str; 2] = ["prometheus.service", "strongswan.service"];
+/// Packages that bring a service, and the service.
+const SERVICES: [(&str, &str); 2] =
+    [("prometheus", "prometheus.service"), ("charon-systemd", "strongswan.service")];
 
 /// Consulted by package scripts before they start anything; 101 means "not allowed".
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -99,9 +100,12 @@ impl Part for DebianPackages {
             process::run(apt_get().arg("update"))?;
             apt_install(&absent)?;
         }
-        if process::have("systemctl") {
-            // Works without a running systemd too: it's about links in /etc.
-            process::run(process::as_root("systemctl").arg("--quiet").arg("disable").args(SERVICES))?;
+        // Only what this very call brought: what was there before, somebody may have enabled on purpose.
+        for (_, service) in SERVICES.iter().filter(|(package, _)| absent.contains(package)) {
+            if process::have("systemctl") {
+                // Works without a running systemd too: it's about links in /etc.
+                process::run(process::as_root("systemctl").args(["--quiet", "disable", service]))?;
+            }
         }
         Ok(())
     }
