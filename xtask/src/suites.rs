@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::{Mutex, PoisonError},
@@ -52,16 +53,27 @@ pub(crate) fn run(root: &Path, named: &[Suite], slow_too: bool) -> Result<ExitCo
     if in_lab {
         process::authenticate()?;
     }
-    let leftovers = Leftovers::note()?;
     let mut tally = Tally::default();
-    let result = run_each(root, &chosen, slow_too, &leftovers, &mut tally);
-    // Also after a failure, and after an interrupt: nothing may stay behind.
-    if in_lab {
-        report(leftovers.sweep());
+    {
+        let guard = SweepAtEnd { leftovers: Leftovers::note()?, wanted: in_lab };
+        run_each(root, &chosen, slow_too, &guard.leftovers, &mut tally)?;
     }
-    result?;
     let code = tally.conclude();
     Ok(if process::interrupted() { ExitCode::from(INTERRUPTED) } else { code })
+}
+
+/// Nothing may stay behind: not after a failure, an interrupt, or a terminal that went away.
+struct SweepAtEnd {
+    leftovers: Leftovers,
+    wanted: bool,
+}
+
+impl Drop for SweepAtEnd {
+    fn drop(&mut self) {
+        if self.wanted {
+            report(self.leftovers.sweep());
+        }
+    }
 }
 
 fn run_each(
@@ -236,9 +248,10 @@ fn remove_file(path: &Path) -> Result<()> {
 
 /// Cleaning up is told about, and its failing is no reason to lose the results.
 fn report(swept: Result<Vec<String>>) {
-    match swept {
-        Ok(removed) if removed.is_empty() => {}
-        Ok(removed) => println!("removed namespaces left behind: {}", removed.join(" ")),
-        Err(error) => eprintln!("cleaning up: {error:#}"),
-    }
+    // A terminal that went away is one of the reasons to be here.
+    let _ = match swept {
+        Ok(removed) if removed.is_empty() => Ok(()),
+        Ok(removed) => writeln!(io::stdout(), "removed namespaces left behind: {}", removed.join(" ")),
+        Err(error) => writeln!(io::stderr(), "cleaning up: {error:#}"),
+    };
 }
