@@ -3,7 +3,7 @@
 //! The text is that of RFC 4514 in its escapes, but in the order of the certificate (`C=JP, O=Clinic, CN=gateway`), as
 //! strongSwan and `openssl x509 -subject` write it and administrators copy it.
 
-use der::asn1::Utf8StringRef;
+use der::asn1::{Ia5StringRef, PrintableStringRef, Utf8StringRef};
 use der::{Decode, Encode, Tag, Tagged};
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::name::{RdnSequence, RelativeDistinguishedName};
@@ -105,14 +105,44 @@ fn parse_attribute(text: &str) -> Result<AttributeTypeAndValue, IdentityError> {
     let (name, value) = (name.trim(), trim_unescaped(value));
     // What OpenSSL calls this attribute.
     let name = if name.eq_ignore_ascii_case("E") { "emailAddress" } else { name };
+    if !is_well_escaped(value) {
+        return Err(IdentityError::DistinguishedNameText);
+    }
     let attribute: AttributeTypeAndValue =
         format!("{name}={value}").parse().map_err(|_| IdentityError::DistinguishedNameText)?;
-    let empty = attribute.value.value().is_empty();
-    let text_type = matches!(attribute.value.tag(), Tag::PrintableString | Tag::Utf8String | Tag::Ia5String);
-    if empty || (text_type && Utf8StringRef::new(attribute.value.value()).is_err()) {
+    let value = &attribute.value;
+    let suits_its_type = match value.tag() {
+        Tag::PrintableString => PrintableStringRef::try_from(value).is_ok(),
+        Tag::Ia5String => Ia5StringRef::try_from(value).is_ok(),
+        Tag::Utf8String => Utf8StringRef::try_from(value).is_ok(),
+        _ => true,
+    };
+    if value.value().is_empty() || !suits_its_type {
         return Err(IdentityError::DistinguishedNameText);
     }
     Ok(attribute)
+}
+
+/// Whether every backslash is followed by a special character or two hexadecimal digits (RFC 4514 section 3), and a
+/// value in hexadecimal has whole bytes; `x509-cert` lets the unfinished pass.
+fn is_well_escaped(value: &str) -> bool {
+    if let Some(hex) = value.strip_prefix('#') {
+        return hex.len().is_multiple_of(2);
+    }
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        let finished = byte != b'\\'
+            || match bytes.next() {
+                Some(high) if high.is_ascii_hexdigit() => {
+                    bytes.next().is_some_and(|low| low.is_ascii_hexdigit())
+                }
+                special => special.is_some(),
+            };
+        if !finished {
+            return false;
+        }
+    }
+    true
 }
 
 /// Without the spaces around, but with one that a backslash protects at the end.
@@ -154,4 +184,113 @@ fn write_visible(f: &mut std::fmt::Formatter<'_>, text: &str) -> std::fmt::Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> DistinguishedName {
+        DistinguishedName::from_text(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    /// SEQUENCE { SET { SEQUENCE { OID 2.5.4.3, `tag` `value` } } }
+    fn common_name(tag: u8, value: &[u8]) -> Vec<u8> {
+        let length = |extra: usize| u8::try_from(value.len() + extra).unwrap();
+        let mut der =
+            vec![0x30, length(11), 0x31, length(9), 0x30, length(7), 6, 3, 0x55, 4, 3, tag, length(0)];
+        der.extend_from_slice(value);
+        der
+    }
+
+    #[test]
+    fn der_is_in_the_order_of_the_text() {
+        let der = name("C=JP, CN=gw").to_der().unwrap();
+        assert_eq!(
+            der,
+            b"\x30\x1a\x31\x0b\x30\x09\x06\x03\x55\x04\x06\x13\x02JP\x31\x0b\x30\x09\x06\x03\x55\x04\x03\x0c\x02gw"
+        );
+        assert_eq!(DistinguishedName::from_der(&der).unwrap().to_string(), "C=JP, CN=gw");
+    }
+
+    #[test]
+    fn separators_in_values_are_escaped_both_ways() {
+        for text in [
+            "O=Clinic\\, Ltd., CN=gw",
+            "CN=a\\+b+OU=c",
+            "CN=a\\\\",
+            "CN=\\ spaced\\ ",
+            "CN=\\#1",
+            "2.5.4.97=#0c0161",
+            "CN=\u{8a3a}\u{7642}\u{6240}",
+        ] {
+            let parsed = name(text);
+            let again = name(&parsed.to_string());
+            assert_eq!(again, parsed, "{text} as {parsed}");
+        }
+        assert_eq!(name("O=Clinic\\, Ltd.,CN=gw").to_string(), "O=Clinic\\, Ltd., CN=gw");
+        assert_eq!(name(" CN = gw , C = JP ").to_string(), "CN=gw, C=JP");
+        assert_eq!(name("E=a@example"), name("emailAddress=a@example"));
+    }
+
+    #[test]
+    fn unfinished_or_unsuitable_values_are_refused() {
+        for text in [
+            "CN=a \\",
+            "CN=a\\4",
+            "CN=a\\4x",
+            "CN=#0c016",
+            "CN=\\ff",
+            "C=\u{65e5}",
+            "E=\u{e9}@example",
+            "CN=a,,O=b",
+        ] {
+            assert_eq!(
+                DistinguishedName::from_text(text),
+                Err(IdentityError::DistinguishedNameText),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn comparison_is_of_text_and_not_of_encoding() {
+        let of = |tag, value: &[u8]| DistinguishedName::from_der(&common_name(tag, value)).unwrap();
+        let (utf8, printable, teletex) = (0x0c, 0x13, 0x14);
+        assert!(of(utf8, b"Gate Way").matches(&of(printable, b"gate  way ")));
+        assert!(!of(utf8, b"gate").matches(&of(utf8, b"gates")));
+        assert!(!of(utf8, b"gate").matches(&of(teletex, b"gate")));
+        assert!(of(teletex, b"gate").matches(&of(teletex, b"gate")));
+        assert!(!of(teletex, b"gate").matches(&of(teletex, b"Gate")));
+        assert!(!name("C=JP, CN=gw").matches(&name("CN=gw, C=JP")));
+        assert!(!name("C=JP, CN=gw").matches(&name("CN=gw")));
+        assert!(!name("CN=gw").matches(&name("O=gw")));
+        assert!(name("CN=gw+OU=x").matches(&name("OU=x+CN=gw")));
+        assert!(!name("CN=gw+OU=x").matches(&name("CN=gw+OU=y")));
+        // A prefix before a NUL must not match.
+        assert!(!of(utf8, b"gate\0.evil").matches(&of(utf8, b"gate")));
+    }
+
+    #[test]
+    fn what_a_terminal_would_act_on_is_escaped() {
+        let shown = |value: &str| {
+            DistinguishedName::from_der(&common_name(0x0c, value.as_bytes())).unwrap().to_string()
+        };
+        assert_eq!(shown("a\x1b[2Jb"), "CN=a\\1b[2Jb");
+        assert_eq!(shown("a\u{9b}b"), "CN=a\\c2\\9bb");
+        assert_eq!(shown("a\u{202e}b"), "CN=a\\e2\\80\\aeb");
+        assert_eq!(shown("a\r\nb"), "CN=a\\0d\\0ab");
+    }
+
+    #[test]
+    fn what_is_no_name_in_der_is_refused() {
+        let good = common_name(0x0c, b"gw");
+        for end in 0..good.len() {
+            assert!(DistinguishedName::from_der(&good[..end]).is_err(), "{end}");
+        }
+        let longer = [&good[..], &[0]].concat();
+        for bad in [&longer[..], b"\x30\x00", b"\x30\x02\x31\x00", b"\x31\x00", b"\x30\x80\x00\x00"] {
+            assert!(DistinguishedName::from_der(bad).is_err(), "{bad:?}");
+        }
+    }
 }

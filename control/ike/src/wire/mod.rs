@@ -30,6 +30,9 @@ pub mod transform;
 pub mod ts;
 pub mod vendor;
 
+#[cfg(test)]
+mod hostile;
+
 pub use error::{Place, WireError};
 pub use header::{Header, Spi};
 pub use message::{Fragment, Outer, Protected, write_clear};

@@ -247,3 +247,121 @@ impl IdPayload {
         out.extend_from_slice(&self.id.data);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::number::PayloadType;
+
+    fn parse(bytes: &[u8]) -> Result<IdPayload, WireError> {
+        IdPayload::parse(Reader::new(PayloadType::IdI, 0, bytes))
+    }
+
+    fn id(text: &str) -> Identification {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn golden_bytes_of_each_type() {
+        for (text, bytes) in [
+            ("192.0.2.1", &b"\x01\0\0\0\xc0\0\x02\x01"[..]),
+            ("2001:db8::1", b"\x05\0\0\0\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01"),
+            ("gw.example", b"\x02\0\0\0gw.example"),
+            ("user@example", b"\x03\0\0\0user@example"),
+            ("@#00ff", b"\x0b\0\0\0\0\xff"),
+            ("CN=gw", b"\x09\0\0\0\x30\x0d\x31\x0b\x30\x09\x06\x03\x55\x04\x03\x0c\x02gw"),
+        ] {
+            let payload = IdPayload::new(id(text));
+            assert_eq!(payload.body(), bytes, "{text}");
+            assert_eq!(parse(bytes), Ok(payload), "{text}");
+        }
+    }
+
+    #[test]
+    fn reserved_bytes_are_kept_for_auth() {
+        let bytes = b"\x02\x01\x02\x03gw";
+        assert_eq!(parse(bytes).unwrap().body(), bytes);
+    }
+
+    #[test]
+    fn data_must_suit_the_type() {
+        for bytes in [
+            &b""[..],
+            b"\x02\0\0",
+            b"\x02\0\0\0",
+            b"\x01\0\0\0\x01\x02\x03",
+            b"\x01\0\0\0\x01\x02\x03\x04\x05",
+            b"\x05\0\0\0\x01\x02\x03\x04",
+            b"\x02\0\0\0gw.example\0.evil.example",
+            b"\x02\0\0\0gw\n",
+            b"\x02\0\0\0user@example",
+            b"\x03\0\0\0user",
+            b"\x03\0\0\0@example",
+            b"\x03\0\0\0user@",
+            b"\x03\0\0\0us\xffer@example",
+            b"\x03\0\0\0us\x1ber@example",
+            b"\x09\0\0\0\x30\x00",
+            b"\x09\0\0\0\x30\x05\x31\x03",
+            b"\x09\0\0\0garbage",
+            b"\x0b\0\0\0",
+        ] {
+            assert!(parse(bytes).is_err(), "{bytes:?}");
+        }
+        assert!(matches!(parse(&[11; 4 + MAX_ID_BYTES + 1]), Err(WireError::TooMany { .. })));
+        assert!(parse(b"\x0d\0\0\0").is_ok());
+        assert!(parse(b"\xc8\0\0\0\0").is_ok());
+    }
+
+    #[test]
+    fn matching_ignores_case_only_where_names_do() {
+        assert!(id("gw.example").matches(&id("GW.Example")));
+        assert!(id("user@example").matches(&id("user@EXAMPLE")));
+        assert!(!id("user@example").matches(&id("User@example")));
+        assert!(!id("user@example").matches(&id("other@example")));
+        assert!(!id("gw.example").matches(&id("gw2.example")));
+        assert!(!id("fqdn:192.0.2.1").matches(&id("192.0.2.1")));
+        assert!(!id("keyid:abc").matches(&id("keyid:ABC")));
+        assert!(id("C=JP, CN=Gate").matches(&id("C=jp,CN=gate")));
+        let nobody = Identification::new(IdType::Null, Vec::new()).unwrap();
+        assert!(!nobody.matches(&nobody));
+    }
+
+    pub(crate) fn any_id() -> impl Strategy<Value = Identification> {
+        prop_oneof![
+            any::<u32>().prop_map(|bits| Identification::address(Ipv4Addr::from(bits).into())),
+            any::<u128>().prop_map(|bits| Identification::address(Ipv6Addr::from(bits).into())),
+            "[!-?A-~]{1,40}".prop_map(|name| Identification::fqdn(&name).unwrap()),
+            "[!-~]{1,20}@[!-?A-~]{1,20}".prop_map(|mailbox| Identification::rfc822(&mailbox).unwrap()),
+            prop::collection::vec(any::<u8>(), 1..40)
+                .prop_map(|bytes| Identification::key_id(&bytes).unwrap()),
+            ("[A-Z]{2}", "[a-zA-Z ,+\\\\\"<>;=#\u{e9}\u{3042}]{1,20}").prop_map(|(country, name)| {
+                let escaped: String =
+                    name.chars().flat_map(|c| escape(c).chars().collect::<Vec<_>>()).collect();
+                id(&format!("C={country}, CN=x{escaped}x"))
+            }),
+        ]
+    }
+
+    fn escape(c: char) -> String {
+        if c.is_ascii_punctuation() { format!("\\{c}") } else { c.to_string() }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(id in any_id(), reserved: [u8; 3]) {
+            let payload = IdPayload { id, reserved };
+            prop_assert_eq!(parse(&payload.body()), Ok(payload));
+        }
+
+        #[test]
+        fn what_parses_is_shown_safely_and_matches_itself(id_type: u8, data in prop::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(id) = Identification::new(IdType::from(id_type), data) {
+                let shown = format!("{id} {id:?}");
+                prop_assert!(!shown.chars().any(|c| c.is_control() || is_invisible(c)), "{shown:?}");
+                prop_assert!(id.matches(&id) || id.id_type() == IdType::Null);
+            }
+        }
+    }
+}

@@ -118,3 +118,71 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::id::tests::any_id;
+
+    #[test]
+    fn kinds_by_notation() {
+        for (text, id_type, shown) in [
+            ("192.0.2.1", IdType::Ipv4Addr, "192.0.2.1"),
+            ("2001:db8::1", IdType::Ipv6Addr, "2001:db8::1"),
+            ("gw.example", IdType::Fqdn, "gw.example"),
+            ("@gw.example", IdType::Fqdn, "gw.example"),
+            (" gw.example ", IdType::Fqdn, "gw.example"),
+            ("fqdn:192.0.2.1", IdType::Fqdn, "fqdn:192.0.2.1"),
+            ("user@example", IdType::Rfc822Addr, "user@example"),
+            ("@@user@example", IdType::Rfc822Addr, "user@example"),
+            ("email:a=b@example", IdType::Rfc822Addr, "email:a=b@example"),
+            ("keyid:clinic-7", IdType::KeyId, "keyid:clinic-7"),
+            ("@#636c", IdType::KeyId, "keyid:cl"),
+            ("@#00Ff", IdType::KeyId, "@#00ff"),
+            ("C=JP, O=Clinic, CN=gw", IdType::DerAsn1Dn, "C=JP, O=Clinic, CN=gw"),
+            ("dn:CN=gw", IdType::DerAsn1Dn, "CN=gw"),
+        ] {
+            let id: Identification = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!((id.id_type(), id.to_string().as_str()), (id_type, shown), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_identity_is_refused_with_its_reason() {
+        for (text, error) in [
+            ("", IdentityError::Empty),
+            ("gw example", IdentityError::Fqdn),
+            ("\u{30b2}\u{30fc}\u{30c8}.example", IdentityError::Fqdn),
+            ("a b@example", IdentityError::Rfc822),
+            ("user@exam\u{202e}ple", IdentityError::Rfc822),
+            ("keyid:", IdentityError::Empty),
+            ("@#0", IdentityError::Hexadecimal),
+            ("@#zz", IdentityError::Hexadecimal),
+            ("@#", IdentityError::Empty),
+            ("CN=", IdentityError::DistinguishedNameText),
+            ("CN=gw,", IdentityError::DistinguishedNameText),
+            ("=gw", IdentityError::DistinguishedNameText),
+            ("NOSUCHNAME=gw", IdentityError::DistinguishedNameText),
+        ] {
+            assert_eq!(text.parse::<Identification>(), Err(error), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trip(id in any_id()) {
+            let shown = id.to_string();
+            prop_assert_eq!(shown.parse(), Ok(id), "{}", shown);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,60}|(CN|C|dn:O|@#|2\\.5\\.4\\.3)=[ -~]{0,30}") {
+            if let Ok(id) = text.parse::<Identification>() {
+                prop_assert!(id.matches(&id));
+                prop_assert_eq!(id.to_string().parse(), Ok(id));
+            }
+        }
+    }
+}
