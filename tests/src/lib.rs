@@ -13,5 +13,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod gateway;
 pub mod lab;
 pub mod traffic;

@@ -1,0 +1,195 @@
+//! `sekishod` on one of the lab's gateways, handled as an administrator handles it.
+
+pub mod certificates;
+pub mod metrics;
+pub mod settings;
+pub mod status;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::namespace::{Namespace, output};
+use crate::lab::patience::until;
+use crate::lab::plan::Place;
+use crate::lab::process::Process;
+use crate::lab::{Lab, topology};
+
+use settings::Settings;
+use status::Status;
+
+/// From the start of the process to its first answer, on a busy machine.
+const START: Duration = Duration::from_secs(20);
+/// From SIGTERM to the end.
+const STOP: Duration = Duration::from_secs(15);
+
+/// A program of the product.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("SEKISHO_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            let exe = std::env::current_exe().context("asking where this program stands")?;
+            let dir = exe.parent().context("this program stands in no folder")?;
+            // Tests stand one folder deeper than programs.
+            if dir.ends_with("deps") { dir.parent().unwrap_or(dir).to_owned() } else { dir.to_owned() }
+        }
+    };
+    let path = dir.join(name);
+    ensure!(
+        path.is_file(),
+        "{} is not built: run `cargo build --package sekisho`, use `cargo xtask`, or set SEKISHO_BIN_DIR",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// One gateway.
+#[derive(Debug)]
+pub struct Sekishod {
+    name: String,
+    place: Place,
+    namespace: Namespace,
+    config: PathBuf,
+    log: PathBuf,
+    log_level: &'static str,
+    process: Option<Process>,
+}
+
+impl Sekishod {
+    /// Writes the configuration and starts the daemon; returns once it answers.
+    pub fn start(lab: &Lab, place: Place, settings: &Settings) -> Result<Self> {
+        let mut gateway = Self::prepare(lab, place, settings)?;
+        gateway.launch(lab)?;
+        Ok(gateway)
+    }
+
+    /// Writes the configuration, and starts nothing yet.
+    pub fn prepare(lab: &Lab, place: Place, settings: &Settings) -> Result<Self> {
+        let name = format!("{}-{}", lab.name(), place.name());
+        let config = lab.dir().join(format!("{name}.toml"));
+        fs::write(&config, settings.toml(&name)).with_context(|| format!("writing {}", config.display()))?;
+        let log = lab.dir().join(format!("{name}.log"));
+        Ok(Self { namespace: lab.at(place), name, place, config, log, log_level: "debug", process: None })
+    }
+
+    /// Less in the log: debug output costs time where throughput is measured.
+    pub fn log_level(&mut self, level: &'static str) {
+        self.log_level = level;
+    }
+
+    /// Starts the daemon with the configuration that stands; returns once it answers.
+    pub fn launch(&mut self, lab: &Lab) -> Result<()> {
+        ensure!(self.process.is_none(), "{} runs already", self.name);
+        lab.record().gateway(&self.name)?;
+        let mut command = Command::new(program("sekishod")?);
+        command.arg("--config").arg(&self.config).args(["--log-level", self.log_level]);
+        let mut process = Process::start(lab, self.place, &mut command, &self.name)?;
+        until(START, "sekishod's first answer", || {
+            if let Some(status) = process.ended()? {
+                // Asking on would only wait for nothing.
+                return Ok(Some(Err(anyhow::anyhow!("sekishod ended with {status}:\n{}", tail(&process.log(), 25)))));
+            }
+            // The previous daemon's answer, if it is still there, is not this one's.
+            Ok((self.status()?.pid() == u64::from(process.pid())).then_some(Ok(())))
+        })?
+        .0?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Its name: `<lab>-clinic`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it stands.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Everything it has logged, in all its runs.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// What `sekisho status --json` says.
+    pub fn status(&self) -> Result<Status> {
+        Status::parse(&self.sekisho(&["status", "--json"])?)
+    }
+
+    /// Runs `sekisho --gateway <name> …` and returns what it printed.
+    pub fn sekisho(&self, arguments: &[&str]) -> Result<String> {
+        output(Command::new(program("sekisho")?).args(["--gateway", &self.name]).args(arguments))
+    }
+
+    /// Waits until a connection is up; how long that took.
+    pub fn await_up(&self, connection: &str, patience: Duration) -> Result<Duration> {
+        self.await_state(connection, "up", patience)
+    }
+
+    /// Waits for a state of a connection; how long that took.
+    pub fn await_state(&self, connection: &str, state: &str, patience: Duration) -> Result<Duration> {
+        let what = format!("connection {connection} of {} {state}", self.name);
+        let waited = until(patience, &what, || {
+            Ok((self.status()?.connection(connection)?.state() == state).then_some(()))
+        });
+        match waited {
+            Ok(((), time)) => Ok(time),
+            Err(error) => {
+                let now = self.status()?.connection(connection)?.describe();
+                Err(error.context(format!("it is {now}")))
+            }
+        }
+    }
+
+    /// SIGKILL: what a crash does. The filter must stay in force.
+    pub fn crash(&mut self) -> Result<()> {
+        self.process.take().context("the daemon does not run")?.crash()
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.process.take().context("the daemon does not run")?.stop(STOP)
+    }
+
+    /// Goes on after this program has ended.
+    pub fn keep(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.keep();
+        }
+    }
+
+    /// What is left of a gateway that was stopped: pins, devices, programs on ports. Nothing, if all is well.
+    pub fn leftovers(&self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for dir in [format!("/sys/fs/bpf/sekisho/{}", self.name), format!("/run/sekisho/{}", self.name)] {
+            if Path::new(&dir).exists() {
+                left.push(dir);
+            }
+        }
+        let links = topology::ip_show(&self.namespace, &["-oneline", "link", "show"])?;
+        left.extend(
+            links
+                .lines()
+                .filter(|link| link.contains(": sekisho") || link.contains("prog/xdp") || link.contains(" xdp "))
+                .map(|link| format!("link {link}")),
+        );
+        let addresses = topology::ip_show(&self.namespace, &["-oneline", "addr", "show", "scope", "global"])?;
+        left.extend(addresses.lines().map(|address| format!("address {address}")));
+        Ok(left)
+    }
+}
+
+/// The last lines of a log.
+pub fn tail(log: &str, lines: usize) -> String {
+    let all: Vec<&str> = log.lines().collect();
+    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+}

@@ -1,0 +1,268 @@
+//! The configuration files of the lab's gateways, as an administrator would write them.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use crate::lab::plan::{
+    CENTRE_NEXT_HOPS, CENTRE_PORTS, CLINIC_NEXT_HOPS, CLINIC_PORTS, Family, Interface, LAN1_NETWORKS, Place,
+    SERVER_NETWORKS,
+};
+
+/// Where the gateways serve their metrics.
+pub const METRICS_PORT: u16 = 9469;
+/// Identity of the clinic's gateway.
+pub const CLINIC_ID: &str = "clinic.example";
+/// Identity of the centre's gateway.
+pub const CENTRE_ID: &str = "centre.example";
+
+/// Printing (raw, "JetDirect").
+pub const PRINT: u16 = 9100;
+/// Scan to PC.
+pub const SCAN: u16 = 8600;
+/// Web.
+pub const HTTP: u16 = 80;
+/// The sink for bulk behind the centre, and on LAN3.
+pub const BULK: u16 = 5001;
+/// An echo behind the centre.
+pub const ECHO: u16 = 7;
+
+/// Which gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The clinic's: four LANs.
+    Clinic,
+    /// The centre's: one LAN.
+    Centre,
+}
+
+/// How both prove who they are.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// The same file on both sides.
+    Psk(PathBuf),
+    /// Certificates.
+    Certificates {
+        /// Own chain, PEM.
+        chain: PathBuf,
+        /// Own private key, PEM.
+        key: PathBuf,
+        /// CA of the peer, PEM.
+        peer_ca: PathBuf,
+    },
+}
+
+/// One child SA.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// Its name.
+    pub name: String,
+    /// Networks on our side.
+    pub local: Vec<String>,
+    /// The peer's.
+    pub remote: Vec<String>,
+}
+
+/// One gateway's configuration; what is not set is left to the product's defaults.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which gateway.
+    pub side: Side,
+    /// IP version of the tunnel's outside.
+    pub outer: Family,
+    /// How both prove who they are.
+    pub credentials: Credentials,
+    /// IKE proposals.
+    pub ike: Vec<String>,
+    /// ESP proposals.
+    pub esp: Vec<String>,
+    /// `always`, `on-demand`, `manual`, `answer`.
+    pub start: &'static str,
+    /// Own identity in place of the usual one.
+    pub local_id: Option<String>,
+    /// The peer's identity in place of the usual one.
+    pub remote_id: Option<String>,
+    /// The child SAs.
+    pub children: Vec<Child>,
+    /// Liveness check after this silence.
+    pub dpd: &'static str,
+    /// ESP in UDP without a NAT.
+    pub force_udp: bool,
+    /// `auto`, `kernel`, `engine`.
+    pub datapath: String,
+}
+
+impl Settings {
+    /// The clinic's gateway: opens the tunnel itself, and again whenever it is down.
+    pub fn clinic(credentials: Credentials) -> Self {
+        Self::new(Side::Clinic, credentials, "always")
+    }
+
+    /// The centre's gateway: answers.
+    pub fn centre(credentials: Credentials) -> Self {
+        Self::new(Side::Centre, credentials, "answer")
+    }
+
+    fn new(side: Side, credentials: Credentials, start: &'static str) -> Self {
+        let (local, remote) = match side {
+            Side::Clinic => (LAN1_NETWORKS, SERVER_NETWORKS),
+            Side::Centre => (SERVER_NETWORKS, LAN1_NETWORKS),
+        };
+        let owned = |networks: [&str; 2]| networks.map(str::to_owned).to_vec();
+        Self {
+            side,
+            outer: Family::V4,
+            credentials,
+            ike: Vec::new(),
+            esp: Vec::new(),
+            start,
+            local_id: None,
+            remote_id: None,
+            children: vec![Child { name: "main".into(), local: owned(local), remote: owned(remote) }],
+            dpd: "30s",
+            force_udp: false,
+            datapath: "auto".into(),
+        }
+    }
+
+    /// The same, with these proposals.
+    pub fn proposals(mut self, ike: &str, esp: &str) -> Self {
+        self.ike = vec![ike.to_owned()];
+        self.esp = vec![esp.to_owned()];
+        self
+    }
+
+    /// Name of the one connection: the peer's.
+    pub fn connection(&self) -> &'static str {
+        match self.side {
+            Side::Clinic => "centre",
+            Side::Centre => "clinic",
+        }
+    }
+
+    /// The whole file.
+    pub fn toml(&self, name: &str) -> String {
+        let mut out = format!(
+            "[gateway]\nname = \"{name}\"\nmetrics = \"127.0.0.1:{METRICS_PORT}\"\ndatapath = \"{}\"\n",
+            self.datapath
+        );
+        let (ports, next_hops): (&[Interface], _) = match self.side {
+            Side::Clinic => (&CLINIC_PORTS, CLINIC_NEXT_HOPS),
+            Side::Centre => (&CENTRE_PORTS, CENTRE_NEXT_HOPS),
+        };
+        for port in ports {
+            let Interface { device, v4, v6 } = port;
+            let _ = writeln!(out, "\n[ports.{device}]\ninterface = \"{device}\"\naddresses = [\"{v4}\", \"{v6}\"]");
+            if *device == "wan" {
+                let _ = writeln!(out, "uplink = true\ngateways = [\"{}\", \"{}\"]", next_hops[0], next_hops[1]);
+            }
+        }
+        let connection = self.connection();
+        let _ = writeln!(out, "\n[zones.{connection}]\nvpn = \"{connection}\"");
+        out.push_str(match self.side {
+            Side::Clinic => CLINIC_POLICIES,
+            Side::Centre => CENTRE_POLICIES,
+        });
+        self.write_connection(&mut out);
+        out
+    }
+
+    fn write_connection(&self, out: &mut String) {
+        let (own, peer, own_id, peer_id) = match self.side {
+            Side::Clinic => (Place::Clinic, Place::Centre, CLINIC_ID, CENTRE_ID),
+            Side::Centre => (Place::Centre, Place::Clinic, CENTRE_ID, CLINIC_ID),
+        };
+        let own_id = self.local_id.as_deref().unwrap_or(own_id);
+        let peer_id = self.remote_id.as_deref().unwrap_or(peer_id);
+        let (own_proof, peer_proof) = match &self.credentials {
+            Credentials::Psk(file) => {
+                let psk = format!("psk = \"{}\"", file.display());
+                (psk.clone(), psk)
+            }
+            Credentials::Certificates { chain, key, peer_ca } => (
+                format!("certificate = \"{}\", key = \"{}\"", chain.display(), key.display()),
+                format!("ca = \"{}\"", peer_ca.display()),
+            ),
+        };
+        let _ = writeln!(
+            out,
+            "\n[connections.{}]\nlocal = {{ address = \"{}\", id = \"{own_id}\", {own_proof} }}\n\
+             remote = {{ address = \"{}\", id = \"{peer_id}\", {peer_proof} }}",
+            self.connection(),
+            own.address(self.outer),
+            peer.address(self.outer)
+        );
+        for (key, proposals) in [("ike", &self.ike), ("esp", &self.esp)] {
+            if !proposals.is_empty() {
+                let _ = writeln!(out, "{key} = {}", list(proposals));
+            }
+        }
+        let _ = writeln!(out, "start = \"{}\"\ndpd = \"{}\"\nforce_udp = {}", self.start, self.dpd, self.force_udp);
+        for Child { name, local, remote } in &self.children {
+            let _ = writeln!(
+                out,
+                "\n[[connections.{}.child]]\nname = \"{name}\"\nlocal = {}\nremote = {}",
+                self.connection(),
+                list(local),
+                list(remote)
+            );
+        }
+    }
+}
+
+/// A TOML array of strings without anything to escape.
+fn list(items: &[String]) -> String {
+    let quoted: Vec<String> = items.iter().map(|item| format!("\"{item}\"")).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+/// R3 of the requirements: reception prints at the office's printer; the office reaches reception only for scans;
+/// internet PCs reach the internet; reception reaches the eligibility service through the VPN.
+const CLINIC_POLICIES: &str = r#"
+[services]
+print = ["tcp/9100"]
+scan = ["tcp/8600"]
+web = ["tcp/80", "tcp/443"]
+ping = ["icmp/echo", "icmpv6/echo"]
+
+[[policy]]
+name = "print"
+from = "lan1"
+to = "lan3"
+allow = ["print", "ping", "udp/9100", "tcp/5001"]
+
+[[policy]]
+name = "scan-to-pc"
+from = "lan3"
+to = "lan1"
+allow = ["scan"]
+
+[[policy]]
+name = "internet"
+from = "lan4"
+to = "wan"
+allow = ["web", "ping"]
+
+[[policy]]
+name = "eligibility"
+from = "lan1"
+to = "centre"
+allow = ["web", "ping", "tcp/7", "udp/7", "tcp/5001"]
+
+[[policy]]
+name = "own-ping"
+from = "gateway"
+to = "wan"
+allow = ["ping"]
+"#;
+
+const CENTRE_POLICIES: &str = r#"
+[services]
+web = ["tcp/80", "tcp/443"]
+ping = ["icmp/echo", "icmpv6/echo"]
+
+[[policy]]
+name = "eligibility"
+from = "clinic"
+to = "lan"
+allow = ["web", "ping", "tcp/7", "udp/7", "tcp/5001"]
+"#;

@@ -1,0 +1,138 @@
+//! `sekisho status --json`, read as any other program would read it.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// One answer.
+#[derive(Clone, Debug)]
+pub struct Status(Value);
+
+/// One connection of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection<'a>(&'a Value);
+
+impl Status {
+    /// Reads what the command printed.
+    pub fn parse(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map(Self).context("`sekisho status --json` did not print JSON")
+    }
+
+    /// The daemon's pid.
+    pub fn pid(&self) -> u64 {
+        number(&self.0, "/pid")
+    }
+
+    /// `kernel` or `engine`, and why.
+    pub fn datapath(&self) -> (&str, &str) {
+        (text(&self.0, "/datapath/kind"), text(&self.0, "/datapath/why"))
+    }
+
+    /// Packets refused for a reason, all ports together.
+    pub fn drops(&self, reason: &str) -> u64 {
+        number(&self.0, &format!("/drops/{reason}/packets"))
+    }
+
+    /// Packets that entered by a port and got a verdict.
+    pub fn verdict(&self, port: &str, verdict: &str) -> u64 {
+        let ports = self.0.pointer("/ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        ports
+            .iter()
+            .filter(|status| text(status, "/name") == port)
+            .map(|status| number(status, &format!("/verdicts/{verdict}/packets")))
+            .sum()
+    }
+
+    /// Flows known.
+    pub fn flows(&self) -> u64 {
+        number(&self.0, "/flows/count")
+    }
+
+    /// Failures of the IKE engine of one kind.
+    pub fn ike_failures(&self, kind: &str) -> u64 {
+        number(&self.0, &format!("/ike/failures/{kind}"))
+    }
+
+    /// IKE SAs whose peer has not authenticated.
+    pub fn half_open(&self) -> u64 {
+        number(&self.0, "/ike/half_open")
+    }
+
+    /// A connection by its name.
+    pub fn connection(&self, name: &str) -> Result<Connection<'_>> {
+        self.0
+            .pointer("/connections")
+            .and_then(Value::as_array)
+            .and_then(|all| all.iter().find(|connection| text(connection, "/name") == name))
+            .map(Connection)
+            .with_context(|| format!("the status knows no connection {name}"))
+    }
+}
+
+impl Connection<'_> {
+    /// `up`, `down`, `waiting`, `connecting`, `degraded`.
+    pub fn state(&self) -> &str {
+        text(self.0, "/state")
+    }
+
+    /// The IKE SA's SPIs, initiator's and responder's; empty while there is none.
+    pub fn ike_spis(&self) -> (String, String) {
+        (text(self.0, "/ike/spi_i").to_owned(), text(self.0, "/ike/spi_r").to_owned())
+    }
+
+    /// Algorithms of the IKE SA.
+    pub fn ike_suite(&self) -> &str {
+        text(self.0, "/ike/suite")
+    }
+
+    /// Inbound SPIs of the child SAs.
+    pub fn child_spis(&self) -> Vec<String> {
+        self.children().iter().map(|child| text(child, "/spi_in").to_owned()).collect()
+    }
+
+    /// Algorithms of the child SAs.
+    pub fn child_suites(&self) -> Vec<String> {
+        self.children().iter().map(|child| text(child, "/suite").to_owned()).collect()
+    }
+
+    /// Whether ESP goes in UDP, for every child SA.
+    pub fn udp_encapsulation(&self) -> bool {
+        !self.children().is_empty()
+            && self.children().iter().all(|child| child.pointer("/udp_encapsulation") == Some(&Value::Bool(true)))
+    }
+
+    /// Sum of a counter over the child SAs: `inbound/packets`, `inbound/replay`, `outbound/unsent`, …
+    pub fn child_sum(&self, counter: &str) -> u64 {
+        self.children().iter().map(|child| number(child, &format!("/{counter}"))).sum()
+    }
+
+    /// How often it came up since the daemon started.
+    pub fn established(&self) -> u64 {
+        number(self.0, "/established")
+    }
+
+    /// The last failure, kind and sentence.
+    pub fn last_failure(&self) -> &str {
+        text(self.0, "/last_failure")
+    }
+
+    /// State and last failure, for an error message.
+    pub fn describe(&self) -> String {
+        match self.last_failure() {
+            "" => self.state().to_owned(),
+            failure => format!("{} ({failure})", self.state()),
+        }
+    }
+
+    fn children(&self) -> &[Value] {
+        self.0.pointer("/children").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// A counter that never moved is left out of the status: it is 0.
+fn number(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
