@@ -1,22 +1,23 @@
 //! Builds the eBPF object that the daemon embeds, by the same code as `cargo xtask ebpf`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::{env, fs};
 
-// Only a part of the file is used here; the rest is xtask's.
-#[allow(dead_code)]
 #[path = "../xtask/src/ebpf_build.rs"]
 mod ebpf_build;
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    for tracked in ["dataplane-ebpf", "xtask/src/ebpf_build.rs", "Cargo.lock", "Cargo.toml"] {
-        println!("cargo::rerun-if-changed={}", root.join(tracked).display());
+    let tracked =
+        ["Cargo.lock", "Cargo.toml", "dataplane-ebpf", "rust-toolchain.toml", "xtask/src/ebpf_build.rs"];
+    for path in tracked {
+        println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
     for variable in ["SEKISHO_CACHE", "SEKISHO_BPF_LINKER"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    match ebpf_build::build(root) {
+    match embedded(root) {
         Ok(object) => {
             println!("cargo::rustc-env=SEKISHO_EBPF_OBJECT={}", object.display());
             ExitCode::SUCCESS
@@ -26,4 +27,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A copy of the object that belongs to this build alone: the original is built anew, or cleaned, by others.
+fn embedded(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let object = ebpf_build::build(root)?;
+    let copy = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run me through cargo")?)
+        .join("sekisho.bpf.o");
+    fs::copy(&object, &copy).map_err(|error| format!("cannot copy {}: {error}", object.display()))?;
+    Ok(copy)
 }

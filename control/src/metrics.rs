@@ -35,6 +35,7 @@ use crate::status::{ConnectionState, SaCount, Status};
 
 /// A scraper that takes longer than this is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
+const NO_LABELS: Vec<&str> = Vec::new();
 
 /// Serves `/metrics` until the receiver of the requests is dropped.
 pub async fn serve(address: SocketAddr, requests: mpsc::Sender<Pending>) -> std::io::Result<()> {
@@ -108,18 +109,18 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
         "sekisho_uptime_seconds",
         "Seconds since the daemon was started.",
         &[],
-        [(vec![], seconds(status.uptime_s))],
+        [(NO_LABELS, seconds(status.uptime_s))],
     )?;
     connections(&page, status)?;
     children(&page, status)?;
     ports(&page, status)?;
-    page.gauge("sekisho_flows", "Flows known.", &[], [(vec![], seconds(status.flows.count))])?;
-    page.gauge("sekisho_flows_max", "Capacity of the flow table.", &[], [(vec![], seconds(status.flows.max))])?;
+    page.gauge("sekisho_flows", "Flows known.", &[], [(NO_LABELS, seconds(status.flows.count))])?;
+    page.gauge("sekisho_flows_max", "Capacity of the flow table.", &[], [(NO_LABELS, seconds(status.flows.max))])?;
     page.gauge(
         "sekisho_ike_half_open",
         "IKE SAs whose peer has not authenticated yet.",
         &[],
-        [(vec![], seconds(status.ike.half_open))],
+        [(NO_LABELS, seconds(status.ike.half_open))],
     )?;
     page.counter(
         "sekisho_ike_failures_total",

@@ -1,5 +1,6 @@
 //! A mistake in a configuration file: where it stands, what was expected there, and how to put it right.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -119,3 +120,99 @@ impl fmt::Display for Diagnostic {
 }
 
 impl std::error::Error for Diagnostic {}
+
+/// The findings about one file, as they come in.
+pub(super) struct Report {
+    file: String,
+    source: Arc<str>,
+    findings: RefCell<Vec<Diagnostic>>,
+}
+
+impl Report {
+    pub(super) fn new(file: &Path, source: &str) -> Self {
+        Self { file: file.display().to_string(), source: source.into(), findings: RefCell::default() }
+    }
+
+    /// An error at these bytes of the file. It is recorded once its remedy is said.
+    pub(super) fn error(&self, span: Range<usize>, message: impl Into<String>) -> Draft<'_> {
+        self.draft(Severity::Error, span, message.into())
+    }
+
+    /// A warning at these bytes of the file. It is recorded once its remedy is said.
+    pub(super) fn warning(&self, span: Range<usize>, message: impl Into<String>) -> Draft<'_> {
+        self.draft(Severity::Warning, span, message.into())
+    }
+
+    /// Whether an error was recorded.
+    pub(super) fn failed(&self) -> bool {
+        self.findings.borrow().iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// Everything, in the order of the file.
+    pub(super) fn into_findings(self) -> Vec<Diagnostic> {
+        let mut findings = self.findings.into_inner();
+        findings.sort_by_key(|finding| (finding.line, finding.column));
+        findings
+    }
+
+    fn draft(&self, severity: Severity, span: Range<usize>, message: String) -> Draft<'_> {
+        let (line, column) = position(&self.source, span.start);
+        Draft {
+            report: self,
+            finding: Diagnostic {
+                severity,
+                file: self.file.clone(),
+                line,
+                column,
+                message,
+                expected: None,
+                remedy: String::new(),
+                related: None,
+                source: Some(Arc::clone(&self.source)),
+                span,
+            },
+        }
+    }
+}
+
+/// A finding that still lacks its remedy: no mistake is reported without one.
+#[must_use = "a finding is recorded by its remedy"]
+pub(super) struct Draft<'a> {
+    report: &'a Report,
+    finding: Diagnostic,
+}
+
+impl Draft<'_> {
+    /// What was expected at the place.
+    pub(super) fn expected(mut self, expected: impl Into<String>) -> Self {
+        self.finding.expected = Some(expected.into());
+        self
+    }
+
+    /// A second place.
+    pub(super) fn related(mut self, span: Range<usize>, message: impl Into<String>) -> Self {
+        let (line, column) = position(&self.report.source, span.start);
+        self.finding.related = Some(Related { line, column, message: message.into(), span });
+        self
+    }
+
+    /// The line may hold a secret written at a wrong place: the report gives the position only.
+    pub(super) fn secret(mut self) -> Self {
+        self.finding.source = None;
+        self
+    }
+
+    /// What to do about it; records the finding.
+    pub(super) fn remedy(mut self, remedy: impl Into<String>) {
+        self.finding.remedy = remedy.into();
+        self.report.findings.borrow_mut().push(self.finding);
+    }
+}
+
+/// Line and column, both from 1, of a byte of the file.
+fn position(source: &str, byte: usize) -> (usize, usize) {
+    let before = source.get(..byte).unwrap_or(source);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
+    (line, column)
+}

@@ -101,7 +101,7 @@ pub async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::Result<G
         flags: in_force.flags,
         lifetimes: LIFETIMES_DEFAULT,
     })?;
-    let generation = maps.set_rules(&crate::policy::compile(config))?;
+    let generation = maps.set_rules(&crate::policy::compile(&config.policies)?)?;
     tracing::info!(generation, networks = networks.len(), "rules in force");
 
     if let Some((inner, _)) = &tunnel {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use aya::maps::{HashMap, MapData};
-use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES_DEFAULT};
+use sekisho_abi::flow::{Flow, FlowKey};
 
 use super::{FilterError, Maps};
 
@@ -24,6 +24,7 @@ pub struct FlowSweeper {
 impl FlowSweeper {
     /// Starts it.
     pub fn start(maps: &mut Maps) -> Result<FlowSweeper, FilterError> {
+        let lifetimes = maps.config()?.lifetimes;
         let mut flows = maps.flows.take().ok_or(FilterError::Missing("FLOWS"))?;
         let count = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
@@ -33,7 +34,7 @@ impl FlowSweeper {
                 let (count, stop) = (count.clone(), stop.clone());
                 move || {
                     while !stop.load(Ordering::Relaxed) {
-                        count.store(sweep(&mut flows, monotonic_ns()), Ordering::Relaxed);
+                        count.store(sweep(&mut flows, &lifetimes, monotonic_ns()), Ordering::Relaxed);
                         thread::park_timeout(PERIOD);
                     }
                 }
@@ -59,11 +60,11 @@ impl Drop for FlowSweeper {
 }
 
 /// Removes what has expired and counts what is left.
-fn sweep(flows: &mut HashMap<MapData, FlowKey, Flow>, now_ns: u64) -> u64 {
+fn sweep(flows: &mut HashMap<MapData, FlowKey, Flow>, lifetimes: &[u32], now_ns: u64) -> u64 {
     let mut alive = 0;
     let mut expired = Vec::new();
     for (key, flow) in flows.iter().filter_map(Result::ok) {
-        if is_expired(&flow, now_ns) {
+        if is_expired(&flow, lifetimes, now_ns) {
             expired.push(key);
         } else {
             alive += 1;
@@ -71,15 +72,15 @@ fn sweep(flows: &mut HashMap<MapData, FlowKey, Flow>, now_ns: u64) -> u64 {
     }
     for key in expired {
         // A packet may have revived it since: looked at once more, so that at most a flow without traffic is lost.
-        if flows.get(&key, 0).is_ok_and(|flow| is_expired(&flow, now_ns)) {
+        if flows.get(&key, 0).is_ok_and(|flow| is_expired(&flow, lifetimes, now_ns)) {
             let _ = flows.remove(&key);
         }
     }
     alive
 }
 
-fn is_expired(flow: &Flow, now_ns: u64) -> bool {
-    let seconds = LIFETIMES_DEFAULT.get(usize::from(flow.lifetime)).copied().unwrap_or(0);
+fn is_expired(flow: &Flow, lifetimes: &[u32], now_ns: u64) -> bool {
+    let seconds = lifetimes.get(usize::from(flow.lifetime)).copied().unwrap_or(0);
     now_ns.saturating_sub(flow.last_seen_ns) > u64::from(seconds) * 1_000_000_000
 }
 
@@ -94,16 +95,16 @@ fn monotonic_ns() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sekisho_abi::flow::Lifetime;
+    use sekisho_abi::flow::{LIFETIMES_DEFAULT, Lifetime};
 
     #[test]
     fn a_flow_expires_by_its_class() {
         let second = 1_000_000_000;
         let flow = |lifetime: Lifetime| Flow { last_seen_ns: 10 * second, lifetime: lifetime as u8, ..Flow::default() };
-        assert!(!is_expired(&flow(Lifetime::UdpUnreplied), 40 * second));
-        assert!(is_expired(&flow(Lifetime::UdpUnreplied), 41 * second));
+        assert!(!is_expired(&flow(Lifetime::UdpUnreplied), &LIFETIMES_DEFAULT, 40 * second));
+        assert!(is_expired(&flow(Lifetime::UdpUnreplied), &LIFETIMES_DEFAULT, 41 * second));
         assert!(!is_expired(&flow(Lifetime::TcpEstablished), 432_000 * second));
         // A clock that seems to run backwards between CPUs keeps the flow.
-        assert!(!is_expired(&flow(Lifetime::Icmp), 9 * second));
+        assert!(!is_expired(&flow(Lifetime::Icmp), &LIFETIMES_DEFAULT, 9 * second));
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::xdp::{DevMapHash, XskMap};
+use aya::maps::xdp::{DevMapHash, XdpMapError, XskMap};
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use sekisho_abi::flow::{Flow, FlowKey};
@@ -16,18 +16,8 @@ use sekisho_abi::verdict::{Verdict, counter_index};
 use sekisho_abi::{Address, mapped};
 
 use super::FilterError;
+use crate::policy::RuleSet;
 use crate::status::Count;
-
-/// One entry of a compiled rule set; the generation in the key is filled in when it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuleEntry {
-    /// Bits of the key that count.
-    pub prefix_len: u32,
-    /// Key.
-    pub key: RuleKey,
-    /// Rule.
-    pub rule: Rule,
-}
 
 /// Handles of all maps.
 pub struct Maps {
@@ -80,7 +70,10 @@ impl Maps {
             self.devices.remove(gone).map_err(error("DEVICES"))?;
         }
         for ifindex in wanted {
-            self.devices.insert(ifindex, ifindex, None, 0).map_err(error("DEVICES"))?;
+            self.devices.insert(ifindex, ifindex, None, 0).map_err(|refused| match refused {
+                XdpMapError::MapError(source) => error("DEVICES")(source),
+                XdpMapError::ChainedProgramNotSupported => FilterError::Missing("DEVICES"),
+            })?;
         }
         Ok(())
     }
@@ -109,12 +102,12 @@ impl Maps {
 
     /// Writes a rule set beside the one in force, flips to it, and only then removes the old one: every packet is judged
     /// by exactly one of the two. Returns the new generation.
-    pub fn set_rules(&mut self, rules: &[RuleEntry]) -> Result<u32, FilterError> {
+    pub fn set_rules(&mut self, rules: &RuleSet) -> Result<u32, FilterError> {
         let mut config = self.config()?;
         let generation = config.generation.wrapping_add(1);
-        for entry in rules {
-            let key = RuleKey { generation_be: generation.to_be_bytes(), ..entry.key };
-            self.rules.insert(&Key::new(entry.prefix_len, key), entry.rule, 0).map_err(error("RULES"))?;
+        for entry in rules.entries() {
+            let key = Key::new(entry.prefix_bits(), entry.key(generation));
+            self.rules.insert(&key, entry.rule(), 0).map_err(error("RULES"))?;
         }
         config.generation = generation;
         self.set_config(config)?;

@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachType, qdisc_add_clsact, qdisc_detach_program};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
@@ -24,7 +24,7 @@ use crate::kernel::Link;
 
 pub use events::{Events, log};
 pub use flows::FlowSweeper;
-pub use maps::{Maps, RuleEntry};
+pub use maps::Maps;
 
 /// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
 /// programs moves the traffic from the old ones to the new ones.
@@ -61,7 +61,7 @@ pub enum FilterError {
         interface: Option<String>,
         /// The error.
         #[source]
-        source: Box<ProgramError>,
+        source: Box<Refused>,
     },
     /// Another program sits where ours belongs.
     #[error(
@@ -81,6 +81,17 @@ pub enum FilterError {
     /// The object lacks something: daemon and object were not built together.
     #[error("the eBPF object has no {0}: build daemon and object from one source")]
     Missing(&'static str),
+}
+
+/// Why a program is not in its place.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The program itself, or its attachment.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The link that holds it.
+    #[error(transparent)]
+    Link(#[from] LinkError),
 }
 
 fn on(interface: &Option<String>) -> String {
@@ -219,11 +230,10 @@ impl Filter {
             let path = self.directory.join(&pin);
             if let Ok(old) = PinnedLink::from_pin(&path) {
                 let program: &mut Xdp = program(&mut self.ebpf, name)?;
-                let swapped =
-                    XdpLink::try_from(FdLink::from(old)).map_err(ProgramError::from).and_then(|old| {
-                        let id = program.attach_to_link(old)?;
-                        program.take_link(id)
-                    });
+                let swapped = XdpLink::try_from(FdLink::from(old)).map_err(Refused::from).and_then(|old| {
+                    let id = program.attach_to_link(old)?;
+                    Ok(program.take_link(id)?)
+                });
                 if swapped.is_ok() {
                     self.pins.insert(pin);
                     return Ok(mode);
@@ -255,7 +265,8 @@ impl Filter {
         };
         let attached = program
             .take_link(id)
-            .and_then(|link| FdLink::try_from(link).map_err(ProgramError::from))
+            .map_err(Refused::from)
+            .and_then(|link| FdLink::try_from(link).map_err(Refused::from))
             .map_err(program_error(name, Some(&link.name)))?;
         let pin = format!("{name}-{}-{}-{}", mode.name(), link.name, link.index);
         self.pin(attached, pin)?;
@@ -263,15 +274,15 @@ impl Filter {
     }
 
     fn attach_egress(&mut self, link: &Link) -> Result<(), FilterError> {
-        let error = program_error("egress", Some(&link.name));
+        let error = program_error::<Refused>("egress", Some(&link.name));
         let pin = format!("egress-tc-{}-{}", link.name, link.index);
         let path = self.directory.join(&pin);
         let program: &mut SchedClassifier = program(&mut self.ebpf, "egress")?;
         if let Ok(old) = PinnedLink::from_pin(&path) {
             let swapped =
-                SchedClassifierLink::try_from(FdLink::from(old)).map_err(ProgramError::from).and_then(|old| {
+                SchedClassifierLink::try_from(FdLink::from(old)).map_err(Refused::from).and_then(|old| {
                     let id = program.attach_to_link(old)?;
-                    program.take_link(id)
+                    Ok(program.take_link(id)?)
                 });
             if swapped.is_ok() {
                 self.pins.insert(pin);
@@ -287,11 +298,11 @@ impl Filter {
         }
         let id = match program.attach(&link.name, TcAttachType::Egress) {
             Ok(id) => id,
-            Err(source) => return Err(error(source)),
+            Err(source) => return Err(error(source.into())),
         };
         let attached = match program.take_link(id) {
             Ok(attached) => attached,
-            Err(source) => return Err(error(source)),
+            Err(source) => return Err(error(source.into())),
         };
         if legacy {
             // Dropping the link would detach; the kernel keeps the filter until it is removed by name.
@@ -323,9 +334,12 @@ fn pin_error(path: &Path) -> impl FnOnce(io::Error) -> FilterError {
     move |source| FilterError::Pin { path, source }
 }
 
-fn program_error(program: &'static str, interface: Option<&str>) -> impl FnOnce(ProgramError) -> FilterError {
+fn program_error<E: Into<Refused>>(
+    program: &'static str,
+    interface: Option<&str>,
+) -> impl FnOnce(E) -> FilterError {
     let interface = interface.map(str::to_owned);
-    move |source| FilterError::Program { program, interface, source: Box::new(source) }
+    move |source| FilterError::Program { program, interface, source: Box::new(source.into()) }
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, FilterError>

@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 
 use futures::TryStreamExt as _;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
 };
-use rtnetlink::IpVersion;
-
 use super::{Kernel, KernelError};
 
 /// An entry of the kernel's neighbour table.
@@ -44,8 +43,8 @@ impl Kernel {
     /// Every usable entry of both families.
     pub async fn neighbours(&self) -> Result<Vec<Neighbour>, KernelError> {
         let mut found = Vec::new();
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let mut entries = self.handle.neighbours().get().set_family(version).execute();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut entries = self.handle.neighbours().get().set_address_family(family).execute();
             while let Some(message) =
                 entries.try_next().await.map_err(KernelError::netlink("cannot list the neighbours"))?
             {
