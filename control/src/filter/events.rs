@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use aya::maps::{MapData, RingBuf};
 use sekisho_abi::event::Event;
 use sekisho_abi::verdict::Verdict;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{FilterError, Maps};
@@ -19,7 +20,9 @@ impl Events {
     /// Takes the ring.
     pub fn open(maps: &mut Maps) -> Result<Events, FilterError> {
         let ring = maps.events.take().ok_or(FilterError::Missing("EVENTS"))?;
-        let ring = AsyncFd::new(ring).map_err(|source| FilterError::Pin { path: "EVENTS".into(), source })?;
+        // SAFETY: the map owns a valid file descriptor, and nothing replaces or closes it while `AsyncFd` owns the map.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+            .map_err(|error| FilterError::Pin { path: "EVENTS".into(), source: error.into() })?;
         Ok(Events { ring })
     }
 
