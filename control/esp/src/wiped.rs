@@ -74,7 +74,7 @@ mod tests {
     fn the_value_is_dropped_exactly_once() {
         let drops = Rc::new(Cell::new(0));
         let wiped = Wiped::new(Counted(drops.clone()));
-        assert_eq!(wiped.0.get(), 0);
+        assert_eq!((*wiped).0.get(), 0);
         drop(wiped);
         assert_eq!(drops.get(), 1);
     }

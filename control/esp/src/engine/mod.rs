@@ -1,46 +1,180 @@
 //! The user-space engine: ESP over AF_XDP behind [`SaTable`](crate::sa::SaTable).
+//!
+//! ```text
+//!             kernel and XDP filter                                    network
+//!                      │ sekisho0 ── veth ── sekisho1                  │ WAN devices
+//!  plaintext, dst MAC = engine_mac(VPN port)  │                        │  Ethernet, IP, (UDP,) ESP
+//!                                             ▼                        ▼
+//!                                    ┌─ AF_XDP socket ─┐      ┌─ AF_XDP socket ─┐
+//!                                    └────────┬────────┘      └────────┬────────┘
+//!                                   encrypt ──┼──────────► transmit ───┤
+//!                                  transmit ◄─┼───────────── decrypt ──┘
+//!                                             └─ one worker, one memory, all SAs
+//! ```
+//!
+//! [`Engine`] is the control plane's handle: it never touches a packet. The worker's thread owns everything a packet
+//! needs, so no packet waits for a lock. Commands go to it through a channel and an eventfd and are answered when in
+//! force.
+//!
+//! Cost aim on a veth pair in copy mode: 0.3 µs of our own for a packet beside the cipher and the kernel.
 
 mod config;
 mod counters;
+mod pipeline;
+mod ring;
+mod table;
+mod umem;
+mod worker;
+mod xsk;
 
 pub use config::{EngineConfig, EngineError, L2Path, Link, MacAddress, XskMode};
 pub use counters::{DropReason, EngineStatistics, SocketStatistics};
 
+use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::sa::{Outer, PairCounters, SaError, SaEvent, SaPair, SaTable};
+use crate::transform::OuterHeader;
+use counters::{DropCells, PairCells, SocketCells};
+use pipeline::{Events, Pipeline};
+use table::{Device, Pair, Table};
+use umem::Umem;
+use worker::{Command, Request, Side, Station, Worker};
+use xsk::Socket;
+
+/// Events that may wait for the control plane.
+const EVENTS_MAX: usize = 1024;
+/// How long the worker may take to answer: it answers within a batch, unless its thread is starved or dead.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// A running engine. Dropping it stops the thread, closes the sockets and wipes all keys.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    sockets: Vec<Handle>,
+    drops: Arc<DropCells>,
+    pairs: Mutex<HashMap<u32, Arc<PairCells>>>,
+    events: Mutex<Receiver<SaEvent>>,
+    requests: Sender<Request>,
+    wake: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the control plane keeps of a socket.
+#[derive(Debug)]
+struct Handle {
+    ifindex: u32,
+    name: String,
+    queue: u32,
+    zero_copy: bool,
+    fd: Arc<OwnedFd>,
+    cells: Arc<SocketCells>,
+}
 
 impl Engine {
-    /// Opens the sockets and starts the worker thread. Devices must exist; frames arrive once the caller has put
-    /// [`Engine::sockets`] into the XSKMAP and an XDP program on each device redirects into it.
-    pub fn start(_config: EngineConfig) -> Result<Engine, EngineError> {
-        Err(EngineError::Config("not yet".into()))
+    /// Opens the sockets and starts the worker thread. Devices must exist and be up; frames arrive once the caller has
+    /// put [`Engine::sockets`] into the XSKMAP and an XDP program on each device redirects into it.
+    pub fn start(config: EngineConfig) -> Result<Engine, EngineError> {
+        check(&config)?;
+        let umem = Umem::new(config.frames, config.frame_size)?;
+        let mut stations = Vec::new();
+        let mut handles = Vec::new();
+        let inner = open_device(&config, &config.inner, Side::Inner, &umem, &mut stations, &mut handles)?;
+        let mut outer = Vec::new();
+        for link in &config.outer {
+            outer.push(open_device(&config, link, Side::Outer, &umem, &mut stations, &mut handles)?);
+        }
+
+        let devices = config
+            .outer
+            .iter()
+            .map(|link| Device { ifindex: link.ifindex, mtu: usize::try_from(link.mtu).unwrap_or(usize::MAX) })
+            .collect();
+        let (event_sender, events) = mpsc::sync_channel(EVENTS_MAX);
+        let (requests, request_receiver) = mpsc::channel();
+        let wake = Arc::new(eventfd().map_err(|source| EngineError::Io { context: "eventfd".into(), source })?);
+        let drops = Arc::<DropCells>::default();
+        // Half of the frames wait to be received into, the other half is under way.
+        let fill_target = (config.frames / 2 / stations.len().max(1) as u32).clamp(1, config.ring_size);
+        let worker = Worker {
+            stations,
+            umem,
+            pipeline: Pipeline::new(
+                Table::new(devices),
+                Events::new(event_sender),
+                config.inner_peer_mac,
+                config.acquire_interval,
+                Instant::now(),
+            ),
+            inner,
+            outer,
+            fill_target,
+            requests: request_receiver,
+            wake: wake.clone(),
+            drops: drops.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name("sekisho-esp".into())
+            .spawn(move || worker.run())
+            .map_err(|source| EngineError::Io { context: "starting the engine's thread".into(), source })?;
+        Ok(Self {
+            sockets: handles,
+            drops,
+            pairs: Mutex::default(),
+            events: Mutex::new(events),
+            requests,
+            wake,
+            thread: Some(thread),
+        })
     }
 
-    /// Every socket with its device and receive queue: what belongs into the XSKMAP `SOCKETS`.
+    /// Every socket as (ifindex, receive queue, descriptor): what belongs into the XSKMAP `SOCKETS`.
     pub fn sockets(&self) -> impl Iterator<Item = (u32, u32, BorrowedFd<'_>)> {
-        std::iter::empty()
+        self.sockets.iter().map(|socket| (socket.ifindex, socket.queue, socket.fd.as_fd()))
     }
 
-    /// From now on ESP for this peer address leaves that way.
-    pub fn set_path(&self, _remote: IpAddr, _path: L2Path) -> Result<(), SaError> {
-        Err(SaError::Stopped)
+    /// From now on ESP for this peer address leaves that way. It may be told before or after the SAs that use it.
+    pub fn set_path(&self, remote: IpAddr, path: L2Path) -> Result<(), SaError> {
+        self.ask(Command::SetPath { remote, path })
     }
 
     /// From now on there is no way to this peer: its packets are counted as unsent.
-    pub fn clear_path(&self, _remote: IpAddr) -> Result<(), SaError> {
-        Err(SaError::Stopped)
+    pub fn clear_path(&self, remote: IpAddr) -> Result<(), SaError> {
+        self.ask(Command::ClearPath { remote })
     }
 
     /// The state in numbers.
     pub fn statistics(&self) -> EngineStatistics {
-        EngineStatistics::default()
+        EngineStatistics {
+            sockets: self.sockets.iter().map(Handle::statistics).collect(),
+            drops: self.drops.snapshot(),
+        }
+    }
+
+    /// Hands a command to the worker and waits until it is in force.
+    fn ask(&self, command: Command) -> Result<(), SaError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.requests.send(Request { command, answer }).map_err(|_| SaError::Stopped)?;
+        self.wake_worker()?;
+        answered.recv_timeout(ANSWER_MAX).map_err(|_| SaError::Stopped)?
+    }
+
+    fn wake_worker(&self) -> Result<(), SaError> {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the buffer is eight bytes long and outlives the call.
+        let written = unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        let error = io::Error::last_os_error();
+        // A counter that is full wakes the worker just as well.
+        if written < 0 && error.kind() != io::ErrorKind::WouldBlock {
+            return Err(SaError::Io { context: "waking the engine's thread".into(), source: error });
+        }
+        Ok(())
     }
 }
 
@@ -49,27 +183,146 @@ impl SaTable for Engine {
         "engine"
     }
 
-    fn install(&self, _pair: SaPair, _activate: bool) -> Result<(), SaError> {
-        Err(SaError::Stopped)
+    fn install(&self, pair: SaPair, activate: bool) -> Result<(), SaError> {
+        let pair = Pair::new(pair)?;
+        let (spi_in, cells) = (pair.spi_in, pair.cells.clone());
+        self.ask(Command::Install { pair, activate })?;
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner).insert(spi_in, cells);
+        Ok(())
     }
 
-    fn activate(&self, _spi_in: u32) -> Result<(), SaError> {
-        Err(SaError::Stopped)
+    fn activate(&self, spi_in: u32) -> Result<(), SaError> {
+        self.ask(Command::Activate { spi_in })
     }
 
-    fn repath(&self, _spi_in: u32, _outer: Outer) -> Result<(), SaError> {
-        Err(SaError::Stopped)
+    fn repath(&self, spi_in: u32, outer: Outer) -> Result<(), SaError> {
+        let header = OuterHeader::new(&outer).map_err(|error| table::refused(error.to_string()))?;
+        self.ask(Command::Repath { spi_in, outer, header })
     }
 
-    fn remove(&self, _spi_in: u32, _linger: Duration) -> Result<(), SaError> {
-        Err(SaError::Stopped)
+    fn remove(&self, spi_in: u32, linger: Duration) -> Result<(), SaError> {
+        self.ask(Command::Remove { spi_in, linger })?;
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner).remove(&spi_in);
+        Ok(())
     }
 
-    fn counters(&self, _spi_in: u32) -> Result<PairCounters, SaError> {
-        Err(SaError::Stopped)
+    fn counters(&self, spi_in: u32) -> Result<PairCounters, SaError> {
+        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        pairs.get(&spi_in).map(|cells| cells.snapshot()).ok_or(SaError::Unknown(spi_in))
     }
 
-    fn next_event(&self, _timeout: Duration) -> Option<SaEvent> {
-        None
+    fn next_event(&self, timeout: Duration) -> Option<SaEvent> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        match events.recv_timeout(timeout) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Without a worker this would return at once, and the caller's loop would spin.
+            Err(RecvTimeoutError::Disconnected) => {
+                thread::sleep(timeout);
+                None
+            }
+        }
     }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let (answer, _) = mpsc::sync_channel(1);
+        let stopped = self.requests.send(Request { command: Command::Stop, answer }).is_err();
+        if !stopped && self.wake_worker().is_err() {
+            tracing::error!("the engine's thread cannot be woken to stop");
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the engine's thread had panicked");
+        }
+    }
+}
+
+impl Handle {
+    fn statistics(&self) -> SocketStatistics {
+        let ours = SocketStatistics {
+            ifindex: self.ifindex,
+            name: self.name.clone(),
+            queue: self.queue,
+            zero_copy: self.zero_copy,
+            rx_packets: self.cells.rx_packets.value(),
+            rx_bytes: self.cells.rx_bytes.value(),
+            tx_packets: self.cells.tx_packets.value(),
+            tx_bytes: self.cells.tx_bytes.value(),
+            tx_ring_full: self.cells.tx_ring_full.value(),
+            ..SocketStatistics::default()
+        };
+        match xsk::kernel_statistics(self.fd.as_fd()) {
+            Ok(kernel) => SocketStatistics {
+                rx_dropped: kernel.rx_dropped,
+                rx_ring_full: kernel.rx_ring_full,
+                rx_fill_ring_empty_descs: kernel.rx_fill_ring_empty_descs,
+                tx_ring_empty_descs: kernel.tx_ring_empty_descs,
+                rx_invalid_descs: kernel.rx_invalid_descs,
+                tx_invalid_descs: kernel.tx_invalid_descs,
+                ..ours
+            },
+            Err(_) => ours,
+        }
+    }
+}
+
+/// Opens one socket for each queue of a device; returns which stations they are.
+fn open_device(
+    config: &EngineConfig,
+    link: &Link,
+    side: Side,
+    umem: &Umem,
+    stations: &mut Vec<Station>,
+    handles: &mut Vec<Handle>,
+) -> Result<Range<usize>, EngineError> {
+    let first = stations.len();
+    for queue in 0..link.queues {
+        let sibling = stations.get(first).map(|station| &station.socket);
+        let socket = Socket::open(umem, link, queue, config.ring_size, config.mode, sibling)?;
+        let cells = Arc::<SocketCells>::default();
+        handles.push(Handle {
+            ifindex: link.ifindex,
+            name: link.name.clone(),
+            queue,
+            zero_copy: socket.zero_copy(),
+            fd: socket.fd().clone(),
+            cells: cells.clone(),
+        });
+        let queue = stations.len() - first;
+        stations.push(Station { socket, side, queue, cells, failing: false, gone: false });
+    }
+    Ok(first..stations.len())
+}
+
+fn check(config: &EngineConfig) -> Result<(), EngineError> {
+    let refuse = |what: &str| Err(EngineError::Config(what.into()));
+    if config.outer.is_empty() {
+        return refuse("it needs at least one outer device");
+    }
+    if config.outer.iter().chain([&config.inner]).any(|link| link.queues == 0) {
+        return refuse("every device needs at least one receive queue");
+    }
+    if !matches!(config.frame_size, 2048 | 4096) {
+        return refuse("frame_size must be 2048 or 4096 bytes");
+    }
+    if !config.ring_size.is_power_of_two() || !(64..=32_768).contains(&config.ring_size) {
+        return refuse("ring_size must be a power of two between 64 and 32768");
+    }
+    if !(256..=1 << 20).contains(&config.frames) {
+        return refuse("frames must be between 256 and 1048576");
+    }
+    Ok(())
+}
+
+fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: plain system call.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor the kernel has just given to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -350,3 +350,212 @@ fn mapped(v4: Ipv4Addr) -> u128 {
 fn is_mapped(address: u128) -> bool {
     address >> 32 == 0xffff
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An IPv4 packet with a valid header checksum.
+    pub(crate) fn ipv4(source: [u8; 4], destination: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let length = (20 + payload.len()) as u16;
+        let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0];
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        packet.extend_from_slice(&source);
+        packet.extend_from_slice(&destination);
+        let checksum = checksum(&packet);
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    pub(crate) fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 0, next_header, 64];
+        packet[4..6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+        packet.extend_from_slice(&source.octets());
+        packet.extend_from_slice(&destination.octets());
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    pub(crate) fn checksum(header: &[u8]) -> u16 {
+        let mut sum: u32 =
+            header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    pub(crate) fn udp(source: u16, destination: u16, data: &[u8]) -> Vec<u8> {
+        let mut datagram = Vec::new();
+        for field in [source, destination, 8 + data.len() as u16, 0] {
+            datagram.extend_from_slice(&field.to_be_bytes());
+        }
+        datagram.extend_from_slice(data);
+        datagram
+    }
+
+    pub(crate) fn selector(first: &str, last: &str, protocol: u8, ports: std::ops::RangeInclusive<u16>) -> Selector {
+        Selector { addresses: first.parse().unwrap()..=last.parse().unwrap(), protocol, ports }
+    }
+
+    fn any_of(first: &str, last: &str) -> Selector {
+        selector(first, last, 0, 0..=65535)
+    }
+
+    const V6_A: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 5);
+    const V6_B: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 9);
+
+    #[test]
+    fn ipv4_is_read() {
+        let mut bytes = ipv4([10, 1, 0, 2], [10, 2, 0, 3], 17, &udp(1000, 53, b"query"));
+        bytes.extend_from_slice(&[0; 9]);
+        let packet = InnerPacket::parse(&bytes).unwrap();
+        assert_eq!(packet.length, bytes.len() - 9);
+        assert_eq!(packet.source(), "10.1.0.2".parse::<IpAddr>().unwrap());
+        assert_eq!(packet.destination(), "10.2.0.3".parse::<IpAddr>().unwrap());
+        assert_eq!(packet.ports, Ports::Pair { source: 1000, destination: 53 });
+        assert!(packet.dont_fragment);
+    }
+
+    #[test]
+    fn lengths_that_lie_are_refused() {
+        let good = ipv4([10, 1, 0, 2], [10, 2, 0, 3], 17, &udp(1000, 53, b"query"));
+        for length in 0..good.len() {
+            assert!(InnerPacket::parse(&good[..length]).is_err(), "v4 cut to {length}");
+        }
+        for (at, value) in [(0, 0x44), (0, 0x4f), (0, 0x55), (2, 0xff), (3, 19)] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            assert!(InnerPacket::parse(&bad).is_err(), "byte {at} = {value:#x}");
+        }
+        let good = ipv6(V6_A, V6_B, 0, &[17, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 8, 0, 0]);
+        assert!(InnerPacket::parse(&good).is_ok());
+        for length in 0..good.len() {
+            assert!(InnerPacket::parse(&good[..length]).is_err(), "v6 cut to {length}");
+        }
+        let mut bad = good.clone();
+        bad[41] = 9;
+        assert_eq!(InnerPacket::parse(&bad), Err(InnerError::Length));
+    }
+
+    #[test]
+    fn extension_headers_are_followed_to_the_ports() {
+        let datagram = udp(7, 8, b"");
+        let mut payload = vec![43, 0, 0, 0, 0, 0, 0, 0];
+        payload.extend_from_slice(&[44, 0, 0, 0, 0, 0, 0, 0]);
+        payload.extend_from_slice(&[17, 0, 0, 1, 0, 0, 0, 9]);
+        payload.extend_from_slice(&datagram);
+        let packet = InnerPacket::parse(&ipv6(V6_A, V6_B, 0, &payload)).unwrap();
+        assert_eq!((packet.protocol, packet.ports), (17, Ports::Pair { source: 7, destination: 8 }));
+
+        // Not the first fragment: what stands there are no ports.
+        payload[18..20].copy_from_slice(&[0x05, 0xb1]);
+        let packet = InnerPacket::parse(&ipv6(V6_A, V6_B, 0, &payload)).unwrap();
+        assert_eq!((packet.protocol, packet.ports), (17, Ports::Opaque));
+
+        let endless = [60u8, 0, 0, 0, 0, 0, 0, 0].repeat(20);
+        assert_eq!(InnerPacket::parse(&ipv6(V6_A, V6_B, 60, &endless)), Err(InnerError::Length));
+    }
+
+    #[test]
+    fn an_ipv4_mapped_address_never_passes_for_ipv4() {
+        let mapped = Ipv4Addr::new(10, 1, 0, 2).to_ipv6_mapped();
+        let bytes = ipv6(mapped, V6_B, 17, &udp(1, 2, b""));
+        assert_eq!(InnerPacket::parse(&bytes), Err(InnerError::MappedAddress));
+    }
+
+    #[test]
+    fn selectors_tell_directions_and_families_apart() {
+        let pair = SelectorPair::new(
+            &[any_of("10.1.0.0", "10.1.255.255"), any_of("2001:db8:0:1::", "2001:db8:0:1:ffff:ffff:ffff:ffff")],
+            &[any_of("10.2.0.0", "10.2.255.255"), any_of("2001:db8:0:2::", "2001:db8:0:2:ffff:ffff:ffff:ffff")],
+        )
+        .unwrap();
+        let there = InnerPacket::parse(&ipv4([10, 1, 0, 0], [10, 2, 255, 255], 6, &[0; 20])).unwrap();
+        let back = InnerPacket::parse(&ipv4([10, 2, 0, 9], [10, 1, 0, 9], 6, &[0; 20])).unwrap();
+        assert!(pair.matches_outbound(&there) && !pair.matches_inbound(&there));
+        assert!(pair.matches_inbound(&back) && !pair.matches_outbound(&back));
+        let outside = InnerPacket::parse(&ipv4([10, 3, 0, 0], [10, 2, 0, 1], 6, &[0; 20])).unwrap();
+        assert!(!pair.matches_outbound(&outside));
+        let there = InnerPacket::parse(&ipv6(V6_A, V6_B, 59, &[])).unwrap();
+        assert!(pair.matches_outbound(&there) && !pair.matches_inbound(&there));
+    }
+
+    #[test]
+    fn ports_protocols_and_icmp_types_are_selected() {
+        let pair = SelectorPair::new(
+            &[any_of("10.1.0.0", "10.1.0.255")],
+            &[
+                selector("10.2.0.0", "10.2.0.255", 6, 443..=443),
+                selector("10.2.0.0", "10.2.0.255", 1, 0x0800..=0x0800),
+                selector("10.2.0.0", "10.2.0.255", 132, 65535..=0),
+            ],
+        )
+        .unwrap();
+        let sends = |protocol, payload: &[u8]| {
+            let packet = ipv4([10, 1, 0, 2], [10, 2, 0, 3], protocol, payload);
+            pair.matches_outbound(&InnerPacket::parse(&packet).unwrap())
+        };
+        assert!(sends(6, &udp(5000, 443, b"")));
+        assert!(!sends(6, &udp(443, 5000, b"")));
+        assert!(!sends(17, &udp(5000, 443, b"")));
+        assert!(!sends(6, &[1]), "ports that are not there fit no port selector");
+        assert!(sends(1, &[8, 0, 0, 0]) && !sends(1, &[0, 0, 0, 0]));
+        assert!(sends(132, &[]) && !sends(132, &udp(1, 2, b"")), "OPAQUE fits hidden ports only");
+
+        let mut fragment = ipv4([10, 1, 0, 2], [10, 2, 0, 3], 6, &udp(5000, 443, b""));
+        fragment[7] = 9;
+        assert!(!pair.matches_outbound(&InnerPacket::parse(&fragment).unwrap()));
+
+        let reply = ipv4([10, 2, 0, 3], [10, 1, 0, 2], 6, &udp(443, 5000, b""));
+        assert!(pair.matches_inbound(&InnerPacket::parse(&reply).unwrap()));
+    }
+
+    #[test]
+    fn impossible_selectors_are_refused() {
+        for bad in [any_of("10.2.0.0", "10.1.0.0"), any_of("10.2.0.0", "2001:db8::")] {
+            assert_eq!(SelectorPair::new(&[bad], &[]), Err(SelectorError));
+        }
+    }
+
+    #[test]
+    fn the_ecn_field_is_written_and_the_checksum_mended() {
+        for old in 0..=255u8 {
+            for ecn in 0..4 {
+                let mut packet = ipv4([10, 1, 0, 2], [10, 2, 0, 3], 17, &[]);
+                packet[1] = old;
+                packet[10..12].copy_from_slice(&[0, 0]);
+                let sum = checksum(&packet);
+                packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                set_ecn(&mut packet, Version::V4, ecn);
+                assert_eq!(packet[1], old & !3 | ecn);
+                assert_eq!(checksum(&packet), 0, "tos {old:#x} ecn {ecn}");
+            }
+        }
+        let mut packet = ipv6(V6_A, V6_B, 59, &[]);
+        packet[1] = 0xef;
+        set_ecn(&mut packet, Version::V6, 1);
+        assert_eq!(packet[1], 0xdf);
+        assert_eq!(InnerPacket::parse(&packet).unwrap().traffic_class, 0x0d);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_packet_that_fits_or_an_error(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..120),
+            version in prop::option::of(prop::sample::select(vec![0x45u8, 0x46, 0x60])),
+        ) {
+            if let (Some(version), Some(first)) = (version, bytes.first_mut()) {
+                *first = version;
+            }
+            if let Ok(packet) = InnerPacket::parse(&bytes) {
+                prop_assert!(packet.length <= bytes.len());
+                set_ecn(&mut bytes, packet.version, 3);
+                prop_assert_eq!(InnerPacket::parse(&bytes).unwrap().traffic_class & 3, 3);
+            }
+        }
+    }
+}

@@ -300,3 +300,152 @@ pub fn decapsulated_ecn(inner: u8, outer: u8) -> Option<u8> {
         (inner, _) => Some(inner),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::transform::inner::tests::{checksum, ipv4 as inner_ipv4, ipv6 as inner_ipv6};
+
+    fn tunnel(local: &str, remote: &str, udp_encapsulation: bool) -> OuterHeader {
+        OuterHeader::new(&Outer {
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+            udp_encapsulation,
+        })
+        .unwrap()
+    }
+
+    fn inner(tos: u8, dont_fragment: bool) -> InnerPacket {
+        let mut bytes = inner_ipv4([10, 1, 0, 1], [10, 2, 0, 1], 17, &[]);
+        bytes[1] = tos;
+        bytes[6] = if dont_fragment { 0x40 } else { 0 };
+        InnerPacket::parse(&bytes).unwrap()
+    }
+
+    fn prepended(header: &OuterHeader, inner: &InnerPacket, esp: &[u8]) -> Vec<u8> {
+        let mut buffer = vec![0xee; HEADER_MAX];
+        buffer.extend_from_slice(esp);
+        let end = buffer.len();
+        let place = header.prepend(&mut buffer, HEADER_MAX..end, inner, 0xabcd).unwrap();
+        assert_eq!(place, HEADER_MAX - header.bytes()..end);
+        buffer[place].to_vec()
+    }
+
+    #[test]
+    fn ipv4_header_carries_what_the_rfcs_say() {
+        let header = tunnel("192.0.2.1:0", "198.51.100.2:0", false);
+        let packet = prepended(&header, &inner(0xb9, true), &[7; 40]);
+        assert_eq!(packet[..10], [0x45, 0xb9, 0, 60, 0, 0, 0x40, 0, 64, 50]);
+        assert_eq!(packet[12..20], [192, 0, 2, 1, 198, 51, 100, 2]);
+        assert_eq!(checksum(&packet[..20]), 0);
+        let packet = prepended(&header, &inner(0, false), &[7; 40]);
+        assert_eq!(packet[4..8], [0xab, 0xcd, 0, 0]);
+        assert_eq!(checksum(&packet[..20]), 0);
+        let v6 = inner_ipv6(Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST, 59, &[]);
+        let packet = prepended(&header, &InnerPacket::parse(&v6).unwrap(), &[7; 40]);
+        assert_eq!(packet[6], 0x40, "DF is set for inner IPv6");
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let cases = [
+            ("192.0.2.1:4500", "198.51.100.2:31000", true),
+            ("192.0.2.1:0", "198.51.100.2:0", false),
+            ("[2001:db8::1]:4500", "[2001:db8::2]:4500", true),
+            ("[2001:db8::1]:0", "[2001:db8::2]:0", false),
+        ];
+        for (local, remote, udp) in cases {
+            for length in [8, 41, 1400] {
+                let esp: Vec<u8> = (0..length).map(|i| i as u8 ^ 0x5a).collect();
+                let mut packet = prepended(&tunnel(local, remote, udp), &inner(0x02, true), &esp);
+                let end = packet.len();
+                packet.extend_from_slice(&[0; 6]);
+                let read = OuterPacket::parse(&packet).unwrap();
+                assert_eq!(read.source, local.parse().unwrap());
+                assert_eq!(read.destination, remote.parse().unwrap());
+                assert_eq!((read.udp, read.ecn), (udp, 2));
+                assert_eq!(packet[read.esp.clone()], esp);
+                assert_eq!(read.esp.end, end);
+            }
+        }
+    }
+
+    #[test]
+    fn the_udp_checksum_is_zero_over_ipv4_and_right_over_ipv6() {
+        let packet = prepended(&tunnel("192.0.2.1:4500", "192.0.2.2:4500", true), &inner(0, true), &[9; 33]);
+        assert_eq!(packet[26..28], [0, 0]);
+        for length in [32, 33, 34, 35] {
+            let header = tunnel("[2001:db8::1]:4500", "[2001:db8::2]:4500", true);
+            let packet = prepended(&header, &inner(0, true), &vec![0xa9; length]);
+            let mut pseudo = packet[8..40].to_vec();
+            pseudo.extend_from_slice(&[0, 0, packet[4], packet[5], 0, 0, 0, 17]);
+            pseudo.extend_from_slice(&packet[40..]);
+            assert_eq!(checksum(&pseudo), 0);
+            assert_ne!(packet[46..48], [0, 0]);
+        }
+    }
+
+    #[test]
+    fn fragments_other_protocols_and_lies_are_refused() {
+        let good = prepended(&tunnel("192.0.2.1:4500", "192.0.2.2:4500", true), &inner(0, false), &[9; 33]);
+        for length in 0..good.len() {
+            assert!(OuterPacket::parse(&good[..length]).is_err());
+        }
+        let changed = |at: usize, value: u8| {
+            let mut packet = good.clone();
+            packet[at] = value;
+            OuterPacket::parse(&packet)
+        };
+        assert_eq!(changed(6, 0x20), Err(OuterError::Fragment));
+        assert_eq!(changed(7, 1), Err(OuterError::Fragment));
+        assert_eq!(changed(9, 6), Err(OuterError::Protocol));
+        assert_eq!(changed(0, 0x44), Err(OuterError::Malformed));
+        assert_eq!(changed(0, 0x75), Err(OuterError::Malformed));
+        assert_eq!(changed(24, 0xff), Err(OuterError::Malformed));
+        assert_eq!(changed(25, 7), Err(OuterError::Malformed));
+        let mixed = Outer {
+            local: "192.0.2.1:4500".parse().unwrap(),
+            remote: "[2001:db8::1]:4500".parse().unwrap(),
+            udp_encapsulation: true,
+        };
+        assert_eq!(OuterHeader::new(&mixed).unwrap_err(), OuterError::Family);
+    }
+
+    /// RFC 6040 figure 4, row by row (inner) and column by column (outer Not-ECT, ECT(0), ECT(1), CE).
+    #[test]
+    fn ecn_is_decapsulated_by_the_table() {
+        let (not, ect0, ect1, ce) = (0, 2, 1, 3);
+        let table = [
+            (not, [Some(not), Some(not), Some(not), None]),
+            (ect0, [Some(ect0), Some(ect0), Some(ect1), Some(ce)]),
+            (ect1, [Some(ect1), Some(ect1), Some(ect1), Some(ce)]),
+            (ce, [Some(ce), Some(ce), Some(ce), Some(ce)]),
+        ];
+        for (inner, row) in table {
+            assert_eq!([not, ect0, ect1, ce].map(|outer| decapsulated_ecn(inner, outer)), row);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_packet_that_fits_or_an_error(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..120),
+            version in prop::option::of(prop::sample::select(vec![0x45u8, 0x46, 0x60])),
+            protocol in prop::sample::select(vec![17u8, 50]),
+        ) {
+            if let (Some(version), Some(first)) = (version, bytes.first_mut()) {
+                *first = version;
+                for at in [6, 9] {
+                    if let Some(byte) = bytes.get_mut(at) {
+                        *byte = protocol;
+                    }
+                }
+            }
+            if let Ok(packet) = OuterPacket::parse(&bytes) {
+                prop_assert!(packet.esp.start <= packet.esp.end && packet.esp.end <= bytes.len());
+            }
+        }
+    }
+}

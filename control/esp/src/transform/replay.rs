@@ -124,3 +124,136 @@ impl ReplayWindow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The window as the RFC describes it, with a set instead of a bitmap.
+    struct Model {
+        size: u64,
+        top: u64,
+        seen: BTreeSet<u64>,
+    }
+
+    impl Model {
+        fn receive(&mut self, number: u64) -> bool {
+            let old = number == 0 || number + self.size <= self.top;
+            if old || self.seen.contains(&number) {
+                return false;
+            }
+            self.seen.insert(number);
+            self.top = self.top.max(number);
+            true
+        }
+    }
+
+    fn receive(window: &mut ReplayWindow, low: u32) -> Result<u64, ReplayError> {
+        let sequence = window.check(low)?;
+        window.commit(sequence);
+        Ok(sequence.number)
+    }
+
+    #[test]
+    fn a_number_passes_once_and_zero_never() {
+        let mut window = ReplayWindow::new(64, false);
+        assert_eq!(receive(&mut window, 0), Err(ReplayError::TooOld));
+        assert_eq!(receive(&mut window, 1), Ok(1));
+        assert_eq!(receive(&mut window, 1), Err(ReplayError::Replayed));
+        assert_eq!(receive(&mut window, 64), Ok(64));
+        assert_eq!(receive(&mut window, 2), Ok(2));
+        assert_eq!(receive(&mut window, 65), Ok(65));
+        assert_eq!(receive(&mut window, 1), Err(ReplayError::TooOld));
+        assert_eq!(receive(&mut window, u32::MAX), Ok(0xffff_ffff));
+        assert_eq!(receive(&mut window, u32::MAX), Err(ReplayError::Replayed));
+    }
+
+    #[test]
+    fn a_check_alone_changes_nothing() {
+        let mut window = ReplayWindow::new(1024, false);
+        for _ in 0..3 {
+            assert!(window.check(1_000_000).is_ok());
+        }
+        assert_eq!(window.top(), 0);
+        assert_eq!(receive(&mut window, 5), Ok(5));
+    }
+
+    #[test]
+    fn without_a_window_everything_but_zero_passes() {
+        let mut window = ReplayWindow::new(0, false);
+        assert_eq!(receive(&mut window, 9), Ok(9));
+        assert_eq!(receive(&mut window, 9), Ok(9));
+        assert_eq!(receive(&mut window, 0), Err(ReplayError::TooOld));
+    }
+
+    #[test]
+    fn extended_numbers_wrap_into_the_next_subspace_and_late_ones_stay_behind() {
+        for size in [0, 64, 1024] {
+            let mut window = ReplayWindow::new(size, true);
+            assert_eq!(receive(&mut window, 1), Ok(1));
+            // A big step within the first subspace, as after a long loss.
+            assert_eq!(receive(&mut window, 0xffff_fff0), Ok(0xffff_fff0));
+            assert_eq!(receive(&mut window, 3), Ok(1 << 32 | 3));
+            assert_eq!(receive(&mut window, 0xffff_fff1), Ok(0xffff_fff1));
+            assert_eq!(receive(&mut window, 4), Ok(1 << 32 | 4));
+        }
+    }
+
+    #[test]
+    fn extended_numbers_end_where_they_end() {
+        let mut window = ReplayWindow::new(64, true);
+        window.commit(Sequence { number: u64::MAX, extended: true });
+        assert_eq!(window.check(u32::MAX), Err(ReplayError::Replayed));
+        assert_eq!(window.check(5), Err(ReplayError::TooOld));
+        // Before the first subspace there is none.
+        assert_eq!(ReplayWindow::new(64, true).check(u32::MAX), Err(ReplayError::TooOld));
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_the_model(
+            size in 1u32..3000,
+            steps in proptest::collection::vec((any::<bool>(), 0u64..5000), 1..400),
+        ) {
+            let mut window = ReplayWindow::new(size, false);
+            let mut model = Model { size: u64::from(size), top: 0, seen: BTreeSet::new() };
+            for (forward, distance) in steps {
+                let number = if forward { model.top + distance } else { model.top.saturating_sub(distance) };
+                let passed = receive(&mut window, number as u32).is_ok();
+                prop_assert_eq!(passed, model.receive(number), "number {} top {}", number, model.top);
+            }
+        }
+
+        /// The sender's number is always inferred from its low half while it is less than 2^31 ahead and within
+        /// the window behind.
+        #[test]
+        fn inference_finds_the_senders_number(
+            size in 1u32..3000,
+            start in 1u64..1 << 40,
+            steps in proptest::collection::vec((any::<bool>(), 0u64..1 << 31), 1..50),
+        ) {
+            let mut window = ReplayWindow::new(size, true);
+            window.commit(Sequence { number: start, extended: true });
+            let mut model = Model { size: u64::from(size), top: start, seen: BTreeSet::from([start]) };
+            for (forward, distance) in steps {
+                let number = if forward {
+                    model.top + distance
+                } else {
+                    model.top.saturating_sub(distance % u64::from(size))
+                };
+                match window.check(number as u32) {
+                    Ok(sequence) => {
+                        prop_assert_eq!(sequence.number, number);
+                        prop_assert!(model.receive(number));
+                        window.commit(sequence);
+                    }
+                    Err(_) => prop_assert!(!model.receive(number)),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The SAs of one worker: by SPI inbound, by VPN port and selectors outbound.
+//!
+//! Owned by the worker's thread alone, so nothing here is locked. Everything a packet needs is resolved when the
+//! control plane speaks, not when the packet comes: the path hangs on the outbound SA, and a port with one pair in use
+//! finds it with one index.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sekisho_abi::map::PORTS_MAX;
+
+use super::config::L2Path;
+use super::counters::PairCells;
+use crate::sa::{Lifetimes, Outer, PortId, SaError, SaPair};
+use crate::transform::packet::SPI_MIN;
+use crate::transform::{OpeningKey, OuterHeader, ReplayWindow, SealingKey, SelectorPair};
+
+/// A pair of SAs as the worker uses it. Made on the caller's thread, so that the worker never expands keys.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) port: PortId,
+    pub(crate) spi_in: u32,
+    pub(crate) selectors: SelectorPair,
+    pub(crate) outer: Outer,
+    pub(crate) cells: Arc<PairCells>,
+    pub(crate) inbound: Inbound,
+    /// `None` once the pair was removed and its inbound SA lingers.
+    pub(crate) outbound: Option<Outbound>,
+    /// The outbound SA is the one in use.
+    pub(crate) active: bool,
+    /// [`SaEvent::FirstInbound`](crate::sa::SaEvent::FirstInbound) was told.
+    pub(crate) first_inbound_told: bool,
+    /// The address last told in [`SaEvent::Remapped`](crate::sa::SaEvent::Remapped).
+    pub(crate) remapped_told: Option<SocketAddr>,
+    pub(crate) soft_told: bool,
+    pub(crate) hard_told: bool,
+    name: Arc<str>,
+}
+
+/// What receives.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) key: OpeningKey,
+    pub(crate) window: ReplayWindow,
+    pub(crate) meter: Meter,
+}
+
+/// What sends.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    pub(crate) key: SealingKey,
+    pub(crate) spi: u32,
+    pub(crate) sequence: SequenceCounter,
+    pub(crate) meter: Meter,
+    pub(crate) header: OuterHeader,
+    pub(crate) path: Option<ResolvedPath>,
+}
+
+/// A path with what the worker knows of its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ResolvedPath {
+    pub(crate) l2: L2Path,
+    /// Index among the outer devices.
+    pub(crate) device: usize,
+    /// Largest IP packet, in bytes.
+    pub(crate) mtu: usize,
+}
+
+/// How worn an SA is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wear {
+    Fresh,
+    /// A soft limit has passed.
+    Soft,
+    /// A hard limit has passed: nothing more goes through.
+    Hard,
+}
+
+/// Counts one direction against its lifetimes.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    limits: Lifetimes,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Meter {
+    fn new(limits: Lifetimes) -> Self {
+        Self { limits, packets: 0, bytes: 0 }
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.packets = self.packets.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+
+    pub(crate) fn wear(&self) -> Wear {
+        let reached = |limit: Option<u64>, used| limit.is_some_and(|limit| used >= limit);
+        let Lifetimes { soft_packets, soft_bytes, hard_packets, hard_bytes } = self.limits;
+        if reached(hard_packets, self.packets) || reached(hard_bytes, self.bytes) {
+            Wear::Hard
+        } else if reached(soft_packets, self.packets) || reached(soft_bytes, self.bytes) {
+            Wear::Soft
+        } else {
+            Wear::Fresh
+        }
+    }
+}
+
+/// The sender's sequence numbers (RFC 4303 section 3.3.3): they never cycle.
+#[derive(Debug)]
+pub(crate) struct SequenceCounter {
+    last: u64,
+    extended: bool,
+}
+
+impl SequenceCounter {
+    fn new(extended: bool) -> Self {
+        Self { last: 0, extended }
+    }
+
+    const fn limit(&self) -> u64 {
+        if self.extended { u64::MAX } else { u32::MAX as u64 }
+    }
+
+    pub(crate) fn wear(&self) -> Wear {
+        if self.last >= self.limit() {
+            Wear::Hard
+        } else if self.last >= self.limit() / 10 * 9 {
+            Wear::Soft
+        } else {
+            Wear::Fresh
+        }
+    }
+
+    /// The next number; `None` when they have run out.
+    pub(crate) fn take(&mut self) -> Option<crate::transform::Sequence> {
+        if self.last >= self.limit() {
+            return None;
+        }
+        self.last += 1;
+        Some(crate::transform::Sequence { number: self.last, extended: self.extended })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn skip_to(&mut self, last: u64) {
+        self.last = last;
+    }
+}
+
+impl Pair {
+    /// Checks the pair and expands its keys.
+    pub(crate) fn new(pair: SaPair) -> Result<Box<Self>, SaError> {
+        for spi in [pair.spi_in, pair.spi_out] {
+            if spi < SPI_MIN {
+                return Err(refused(format!("SPI {spi:#010x} is reserved (RFC 4303 section 2.1)")));
+            }
+        }
+        if u32::from(pair.port) >= PORTS_MAX {
+            return Err(refused(format!("VPN port {} is beyond the last, {}", pair.port, PORTS_MAX - 1)));
+        }
+        let selectors =
+            SelectorPair::new(&pair.local, &pair.remote).map_err(|error| refused(error.to_string()))?;
+        let header = OuterHeader::new(&pair.outer).map_err(|error| refused(error.to_string()))?;
+        Ok(Box::new(Self {
+            port: pair.port,
+            spi_in: pair.spi_in,
+            selectors,
+            outer: canonical(pair.outer),
+            cells: Arc::default(),
+            inbound: Inbound {
+                key: OpeningKey::new(pair.transform, &pair.keys_in)?,
+                window: ReplayWindow::new(pair.replay_window, pair.esn),
+                meter: Meter::new(pair.lifetimes),
+            },
+            outbound: Some(Outbound {
+                key: SealingKey::new(pair.transform, &pair.keys_out)?,
+                spi: pair.spi_out,
+                sequence: SequenceCounter::new(pair.esn),
+                meter: Meter::new(pair.lifetimes),
+                header,
+                path: None,
+            }),
+            active: false,
+            first_inbound_told: false,
+            remapped_told: None,
+            soft_told: false,
+            hard_told: false,
+            name: pair.name,
+        }))
+    }
+}
+
+fn canonical(outer: Outer) -> Outer {
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    Outer { local: plain(outer.local), remote: plain(outer.remote), ..outer }
+}
+
+/// The caller asked for what cannot be.
+pub(crate) fn refused(context: String) -> SaError {
+    SaError::Io { context, source: io::Error::from(io::ErrorKind::InvalidInput) }
+}
+
+/// An outer device as the table knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Device {
+    pub(crate) ifindex: u32,
+    /// Largest IP packet, in bytes.
+    pub(crate) mtu: usize,
+}
+
+/// Where a pair stands in the table.
+pub(crate) type Slot = usize;
+
+/// One VPN port.
+#[derive(Debug, Default)]
+pub(crate) struct Port {
+    /// The pairs whose outbound SA is in use, in the order they came.
+    pub(crate) active: Vec<Slot>,
+    /// When the last acquire was told.
+    pub(crate) acquire_told: Option<Instant>,
+}
+
+/// The SAs.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pairs: Vec<Option<Box<Pair>>>,
+    by_spi: HashMap<u32, Slot, BuildHasherDefault<SpiHasher>>,
+    ports: Box<[Port]>,
+    paths: HashMap<IpAddr, ResolvedPath>,
+    devices: Vec<Device>,
+    lingering: Vec<(Instant, u32)>,
+}
+
+impl Table {
+    pub(crate) fn new(devices: Vec<Device>) -> Self {
+        Self {
+            pairs: Vec::new(),
+            by_spi: HashMap::default(),
+            ports: (0..PORTS_MAX).map(|_| Port::default()).collect(),
+            paths: HashMap::new(),
+            devices,
+            lingering: Vec::new(),
+        }
+    }
+
+    /// The pair that receives with this SPI.
+    pub(crate) fn inbound(&mut self, spi: u32) -> Option<&mut Pair> {
+        let slot = *self.by_spi.get(&spi)?;
+        self.pairs.get_mut(slot)?.as_deref_mut()
+    }
+
+    pub(crate) fn port_mut(&mut self, port: PortId) -> Option<&mut Port> {
+        self.ports.get_mut(usize::from(port))
+    }
+
+    /// The pairs in use on a port, and the table they stand in.
+    pub(crate) fn active(&mut self, port: PortId) -> Option<(&[Slot], &mut [Option<Box<Pair>>])> {
+        let port = self.ports.get(usize::from(port))?;
+        Some((&port.active, &mut self.pairs))
+    }
+
+    pub(crate) fn install(&mut self, mut pair: Box<Pair>, activate: bool) -> Result<(), SaError> {
+        let spi = pair.spi_in;
+        if self.by_spi.contains_key(&spi) {
+            return Err(SaError::Exists(spi));
+        }
+        let path = self.paths.get(&pair.outer.remote.ip()).copied();
+        if let Some(outbound) = &mut pair.outbound {
+            outbound.path = path;
+        }
+        let slot = match self.pairs.iter().position(Option::is_none) {
+            Some(slot) => slot,
+            None => {
+                self.pairs.push(None);
+                self.pairs.len() - 1
+            }
+        };
+        if let Some(place) = self.pairs.get_mut(slot) {
+            *place = Some(pair);
+        }
+        self.by_spi.insert(spi, slot);
+        if activate { self.activate(spi) } else { Ok(()) }
+    }
+
+    /// Puts the pair in use, in place of the port's pair with the same name.
+    pub(crate) fn activate(&mut self, spi_in: u32) -> Result<(), SaError> {
+        let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let pair = self.pairs.get_mut(slot).and_then(Option::as_deref_mut).ok_or(SaError::Unknown(spi_in))?;
+        if pair.outbound.is_none() {
+            return Err(SaError::Unknown(spi_in));
+        }
+        pair.active = true;
+        let (name, port) = (pair.name.clone(), pair.port);
+        let Some(port) = self.ports.get_mut(usize::from(port)) else { return Err(SaError::Unknown(spi_in)) };
+        let mut placed = false;
+        for place in &mut port.active {
+            let Some(other) = self.pairs.get_mut(*place).and_then(Option::as_deref_mut) else { continue };
+            if other.name == name {
+                other.active = other.spi_in == spi_in;
+                *place = slot;
+                placed = true;
+                break;
+            }
+        }
+        if !placed {
+            port.active.push(slot);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn repath(&mut self, spi_in: u32, outer: Outer, header: OuterHeader) -> Result<(), SaError> {
+        let outer = canonical(outer);
+        let path = self.paths.get(&outer.remote.ip()).copied();
+        let pair = self.inbound(spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let Some(outbound) = &mut pair.outbound else { return Err(SaError::Unknown(spi_in)) };
+        outbound.header = header;
+        outbound.path = path;
+        pair.outer = outer;
+        pair.remapped_told = None;
+        Ok(())
+    }
+
+    /// Wipes the outbound SA now and the inbound one after `linger`.
+    pub(crate) fn remove(&mut self, spi_in: u32, linger: Duration, now: Instant) -> Result<(), SaError> {
+        let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let pair = self.pairs.get_mut(slot).and_then(Option::as_deref_mut).ok_or(SaError::Unknown(spi_in))?;
+        pair.outbound = None;
+        pair.active = false;
+        if let Some(port) = self.ports.get_mut(usize::from(pair.port)) {
+            port.active.retain(|active| *active != slot);
+        }
+        match now.checked_add(linger) {
+            Some(until) if !linger.is_zero() => self.lingering.push((until, spi_in)),
+            _ => self.forget(spi_in),
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, spi_in: u32) {
+        if let Some(place) = self.by_spi.remove(&spi_in).and_then(|slot| self.pairs.get_mut(slot)) {
+            *place = None;
+        }
+    }
+
+    /// Wipes what has lingered long enough.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while let Some(index) = self.lingering.iter().position(|(until, _)| *until <= now) {
+            let (_, spi_in) = self.lingering.swap_remove(index);
+            self.forget(spi_in);
+        }
+    }
+
+    /// When [`Table::expire`] next has something to do.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.lingering.iter().map(|(until, _)| *until).min()
+    }
+
+    pub(crate) fn set_path(&mut self, remote: IpAddr, path: L2Path) -> Result<(), SaError> {
+        let found = self.devices.iter().enumerate().find(|(_, device)| device.ifindex == path.ifindex);
+        let Some((index, device)) = found else {
+            return Err(refused(format!("interface {} is none of the engine's outer devices", path.ifindex)));
+        };
+        let resolved = ResolvedPath { l2: path, device: index, mtu: device.mtu };
+        self.paths.insert(remote.to_canonical(), resolved);
+        self.resolve(remote.to_canonical(), Some(resolved));
+        Ok(())
+    }
+
+    pub(crate) fn clear_path(&mut self, remote: IpAddr) {
+        self.paths.remove(&remote.to_canonical());
+        self.resolve(remote.to_canonical(), None);
+    }
+
+    fn resolve(&mut self, remote: IpAddr, path: Option<ResolvedPath>) {
+        for pair in self.pairs.iter_mut().flatten() {
+            if pair.outer.remote.ip() == remote
+                && let Some(outbound) = &mut pair.outbound
+            {
+                outbound.path = path;
+            }
+        }
+    }
+}
+
+/// Spreads SPIs over the table with one multiplication. We choose inbound SPIs at random ourselves, so nobody else can
+/// aim at one bucket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SpiHasher(u64);
+
+impl Hasher for SpiHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, spi: u32) {
+        self.0 = (self.0 ^ u64::from(spi)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    }
+}
