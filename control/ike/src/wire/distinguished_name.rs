@@ -267,6 +267,8 @@ mod tests {
         assert!(!name("CN=gw").matches(&name("O=gw")));
         assert!(name("CN=gw+OU=x").matches(&name("OU=x+CN=gw")));
         assert!(!name("CN=gw+OU=x").matches(&name("CN=gw+OU=y")));
+        assert!(!name("CN=gw").matches(&name("CN=gw+OU=x")));
+        assert!(!name("CN=gw+OU=x").matches(&name("CN=gw")));
         // A prefix before a NUL must not match.
         assert!(!of(utf8, b"gate\0.evil").matches(&of(utf8, b"gate")));
     }

@@ -6,7 +6,7 @@
 //!
 //! The way of a datagram: [`Outer::parse`] checks the header and the clear payloads and finds the Encrypted payload
 //! ([`Protected`]); `crypto` opens that; [`parse_payloads`] reads what was inside. The way out: [`write_clear`], or
-//! [`write_payloads`] and [`protect`].
+//! [`write_payloads`] and [`protect()`].
 
 pub mod auth;
 pub mod cert;

@@ -20,7 +20,8 @@ pub const NAT_DETECTION_LEN: usize = 20;
 /// An error or a status.
 ///
 /// Parsing accepts types we do not know. The typed readers ([`Self::cookie`] and the rest) check the data; call one
-/// only after looking at the type, and treat its error as a malformed message.
+/// only after looking at the type, and treat its error as a malformed message (offsets in it count from the start of
+/// the notification data).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notify {
     /// Protocol of the SA that `spi` names; [`ProtocolId::None`] where none is meant.
@@ -44,8 +45,8 @@ impl Notify {
         Self { protocol: ProtocolId::None, spi: SaSpi::None, notify_type, data }
     }
 
-    /// About an ESP SA without data: REKEY_SA with the sender's inbound SPI (RFC 7296 section 1.3.3), CHILD_SA_NOT_FOUND
-    /// with the SPI of the request that was not found.
+    /// About an ESP SA without data: REKEY_SA with the sender's inbound SPI (RFC 7296 section 1.3.3),
+    /// CHILD_SA_NOT_FOUND with the SPI of the request that was not found.
     pub const fn about_esp(notify_type: NotifyType, spi: u32) -> Self {
         Self { protocol: ProtocolId::Esp, spi: SaSpi::Child(spi), notify_type, data: Vec::new() }
     }

@@ -356,7 +356,9 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn what_parses_is_shown_safely_and_matches_itself(id_type: u8, data in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn what_parses_is_shown_safely_and_matches_itself(
+            id_type: u8, data in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
             if let Ok(id) = Identification::new(IdType::from(id_type), data) {
                 let shown = format!("{id} {id:?}");
                 prop_assert!(!shown.chars().any(|c| c.is_control() || is_invisible(c)), "{shown:?}");

@@ -29,8 +29,8 @@ const SECTION: &str = "RFC 7296 section 3.13.1";
 pub struct TrafficSelectors {
     /// Address ranges, the sender's favourite first.
     pub selectors: Vec<TrafficSelector>,
-    /// Selectors of other kinds (labels of RFC 9478, Fibre Channel of RFC 4595). We can select by none of them: a choice
-    /// leaves them out.
+    /// Selectors of other kinds (labels of RFC 9478, Fibre Channel of RFC 4595). We can select by none of them: a
+    /// choice leaves them out.
     pub other: Vec<OtherSelector>,
 }
 
@@ -176,6 +176,8 @@ pub(crate) mod tests {
             }
         }
         assert!(parse(&[0, 0, 0, 0]).is_err());
+        // A selector that holds more than its addresses.
+        assert!(parse(&[1, 0, 0, 0, 7, 0, 0, 17, 0, 0, 255, 255, 10, 0, 0, 1, 10, 0, 0, 1, 9]).is_err());
         assert!(parse(&[&TWO[..], &[0]].concat()).is_err());
     }
 
