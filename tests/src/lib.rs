@@ -15,4 +15,6 @@
 
 pub mod gateway;
 pub mod lab;
+pub mod scenario;
+pub mod strongswan;
 pub mod traffic;

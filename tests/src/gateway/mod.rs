@@ -160,6 +160,11 @@ impl Sekishod {
         self.process.take().context("the daemon does not run")?.stop(STOP)
     }
 
+    /// Whether the daemon was started and not yet stopped or crashed.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Goes on after this program has ended.
     pub fn keep(&mut self) {
         if let Some(process) = &mut self.process {

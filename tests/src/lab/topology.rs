@@ -77,24 +77,30 @@ pub(super) fn lay(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Gives the gateways addresses, routes and plain forwarding, as a router without any filter would have them: with it
-/// everything reaches everything, which shows that what is refused later is refused by the filter.
+/// Gives both gateways what [`configure`] gives one: with it everything reaches everything, which shows that what is
+/// refused later is refused by the filter.
 pub fn forward_without_filter(lab: &Lab) -> Result<()> {
-    for (place, ports, next_hops) in
-        [(Place::Clinic, &CLINIC_PORTS[..], CLINIC_NEXT_HOPS), (Place::Centre, &CENTRE_PORTS[..], CENTRE_NEXT_HOPS)]
-    {
-        let namespace = lab.at(place);
-        let mut batch = String::new();
-        for port in ports {
-            add_addresses(&mut batch, port);
-        }
-        for next_hop in next_hops {
-            let _ = writeln!(batch, "route add default via {next_hop}");
-        }
-        ip(&["-n", namespace.name()], &batch)?;
-        forward(&namespace)?;
+    configure(lab, Place::Clinic)?;
+    configure(lab, Place::Centre)
+}
+
+/// Gives a gateway addresses, routes and plain forwarding, as a router without any filter has them.
+pub fn configure(lab: &Lab, gateway: Place) -> Result<()> {
+    let (ports, next_hops): (&[Interface], _) = match gateway {
+        Place::Clinic => (&CLINIC_PORTS, CLINIC_NEXT_HOPS),
+        Place::Centre => (&CENTRE_PORTS, CENTRE_NEXT_HOPS),
+        other => bail!("{} is no gateway", other.name()),
+    };
+    let namespace = lab.at(gateway);
+    let mut batch = String::new();
+    for port in ports {
+        add_addresses(&mut batch, port);
     }
-    Ok(())
+    for next_hop in next_hops {
+        let _ = writeln!(batch, "route add default via {next_hop}");
+    }
+    ip(&["-n", namespace.name()], &batch)?;
+    forward(&namespace)
 }
 
 /// Switches plain forwarding on.

@@ -1,0 +1,110 @@
+//! New keys under load: every echo request is answered, and TCP goes on.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::site::{Peer, Site};
+use crate::gateway::settings::BULK;
+use crate::lab::patience::until;
+use crate::lab::plan::{Family, Place};
+use crate::traffic::ping::Stream;
+use crate::traffic::tap::Tap;
+use crate::traffic::tcp::{self, Transfer};
+
+/// One echo request in this time, each way of counting loss being only as good as the density of the requests.
+const INTERVAL: Duration = Duration::from_millis(5);
+/// A load that the tunnel carries without loss of its own, so that a lost segment is the rekey's.
+const LOAD_BYTES_PER_SECOND: u32 = 1_000_000;
+/// How long after a rekey loss would still show: old SAs linger for 5 s.
+const AFTER: Duration = Duration::from_millis(700);
+/// A rekey's exchange, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Both sides renew the child SA's keys, one after the other.
+pub fn child_without_loss(site: &mut Site) -> Result<String> {
+    let spis = |site: &Site| site.child_spis();
+    under_load(site, |site| {
+        changes(site, "the clinic's rekey of the child SA", spis, |site| {
+            site.clinic.sekisho(&["rekey", "centre"]).map(drop)
+        })?;
+        std::thread::sleep(AFTER);
+        changes(site, "the centre's rekey of the child SA", spis, |site| match &site.centre {
+            Peer::Sekisho(centre) => centre.sekisho(&["rekey", "clinic"]).map(drop),
+            Peer::StrongSwan(charon) => charon.rekey_child(),
+        })
+    })
+}
+
+/// Both sides renew the IKE SA's keys; the child SAs stay.
+pub fn ike_without_loss(site: &mut Site) -> Result<String> {
+    site.await_tunnel()?;
+    let children = site.child_spis()?;
+    let spis = |site: &Site| site.ike_spis();
+    let report = under_load(site, |site| {
+        changes(site, "the clinic's rekey of the IKE SA", spis, |site| {
+            site.clinic.sekisho(&["rekey", "centre", "--ike"]).map(drop)
+        })?;
+        std::thread::sleep(AFTER);
+        changes(site, "the centre's rekey of the IKE SA", spis, |site| match &site.centre {
+            Peer::Sekisho(centre) => centre.sekisho(&["rekey", "clinic", "--ike"]).map(drop),
+            Peer::StrongSwan(charon) => charon.rekey_ike(),
+        })
+    })?;
+    ensure!(site.child_spis()? == children, "the child SAs changed with the IKE SA's keys");
+    Ok(report)
+}
+
+/// Does something and waits until the SPIs are other ones and the connection is up with them.
+fn changes<T: PartialEq>(
+    site: &Site,
+    what: &str,
+    spis: impl Fn(&Site) -> Result<T>,
+    work: impl FnOnce(&Site) -> Result<()>,
+) -> Result<()> {
+    let before = spis(site)?;
+    work(site)?;
+    until(PATIENCE, what, || {
+        let up = site.clinic.status()?.connection("centre")?.state() == "up";
+        Ok((up && spis(site)? != before).then_some(()))
+    })
+    .map(drop)
+}
+
+/// Echo requests and a TCP transfer all the while, and a tap at the carrier.
+fn under_load(site: &Site, work: impl FnOnce(&Site) -> Result<()>) -> Result<String> {
+    site.await_tunnel()?;
+    let lan1 = site.at(Place::Lan1);
+    let outside = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
+    let again_before = tcp::retransmitted(&lan1)?;
+    let sink = &site.services.bulk_server;
+    let transfer =
+        Transfer::start(&lan1, Place::Server.socket(Family::V4, BULK), sink, Some(LOAD_BYTES_PER_SECOND))?;
+    let streams = [
+        Stream::start(&lan1, Place::Server.address(Family::V4), INTERVAL)?,
+        Stream::start(&lan1, Place::Server.address(Family::V6), INTERVAL)?,
+    ];
+    std::thread::sleep(Duration::from_millis(300));
+    let worked = work(site);
+    std::thread::sleep(AFTER);
+    let (mut sent, mut lost, mut gap) = (0, 0, Duration::ZERO);
+    for stream in streams {
+        let outcome = stream.stop()?;
+        sent += outcome.sent;
+        lost += outcome.lost();
+        gap = gap.max(outcome.longest_gap);
+    }
+    let bulk = transfer.stop(sink)?;
+    let again = tcp::retransmitted(&lan1)? - again_before;
+    let seen = outside.stop()?;
+    worked?;
+    ensure!(lost == 0, "{lost} of {sent} echo requests got no reply (longest gap {gap:?})");
+    ensure!(bulk.bytes > 0, "TCP did not move");
+    ensure!(seen.leaks().is_empty(), "the carrier saw more than IKE and ESP: {}", seen.leaks().join(", "));
+    Ok(format!(
+        "2 rekeys, 0 of {sent} pings lost, longest gap {:.0} ms; TCP {:.0} Mbit/s, {again} sent again, stall {:.0} ms",
+        gap.as_secs_f64() * 1e3,
+        bulk.megabits(),
+        bulk.longest_stall.as_secs_f64() * 1e3
+    ))
+}

@@ -1,0 +1,231 @@
+//! A lab with both gateways at work and every host's services running.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::gateway::Sekishod;
+use crate::gateway::certificates::{Authority, KeyType};
+use crate::gateway::settings::{
+    BULK, CENTRE_ID, CLINIC_ID, Credentials, ECHO, HTTP, PRINT, SCAN, Settings, Side,
+};
+use crate::lab::Lab;
+use crate::lab::namespace::Namespace;
+use crate::lab::plan::{Family, LAN1_NETWORKS, Place, SERVER_NETWORKS};
+use crate::strongswan::{Charon, Connection, Proof};
+use crate::traffic::tcp::{Conversation, Service};
+use crate::traffic::{http, udp};
+
+/// The web server's page.
+pub const WEB_PAGE: &str = "a page of the internet\n";
+/// A tunnel is up within this time of being asked for: more would mean that something was retransmitted.
+pub const TUNNEL_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The centre's gateway.
+#[derive(Debug)]
+pub enum Peer {
+    /// Ours.
+    Sekisho(Sekishod),
+    /// strongSwan.
+    StrongSwan(Charon),
+}
+
+/// Everything at work. Fields are dropped in this order: daemons, services, and the lab last.
+#[derive(Debug)]
+pub struct Site {
+    /// The clinic's gateway.
+    pub clinic: Sekishod,
+    /// The centre's.
+    pub centre: Peer,
+    /// A conversation that one scenario opens and a later one goes on with.
+    pub held: Option<Conversation>,
+    /// Where the centre's daemon was asked to begin: the tunnel's time counts from here.
+    pub begun: Instant,
+    /// What the taps search for.
+    pub canary: String,
+    /// Services of the hosts.
+    pub services: Services,
+    /// The namespaces.
+    pub lab: Lab,
+}
+
+/// Every host's services.
+#[derive(Debug)]
+pub struct Services {
+    /// The sink for bulk at the server.
+    pub bulk_server: Service,
+    /// The sink for bulk on LAN3.
+    pub bulk_lan3: Service,
+    _tcp: Vec<Service>,
+    _udp: Vec<udp::Echo>,
+}
+
+impl Services {
+    /// Starts them all.
+    pub fn start(lab: &Lab, canary: &str) -> Result<Self> {
+        // Both families: an IPv6 socket that takes IPv4 too.
+        let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let echo = |place, port| Service::echo(&lab.at(place), any(port));
+        let page = |place, page: &str| http::serve(&lab.at(place), any(HTTP), page);
+        Ok(Self {
+            bulk_server: Service::sink(&lab.at(Place::Server), any(BULK))?,
+            bulk_lan3: Service::sink(&lab.at(Place::Lan3), any(BULK))?,
+            _tcp: vec![
+                echo(Place::Lan3, PRINT)?,
+                // Also where no one may reach it, so that a refusal is the filter's and not a closed port's.
+                echo(Place::Lan1, PRINT)?,
+                echo(Place::Lan1, SCAN)?,
+                echo(Place::Lan2, PRINT)?,
+                echo(Place::Lan4, PRINT)?,
+                echo(Place::Server, ECHO)?,
+                page(Place::Web, WEB_PAGE)?,
+                page(Place::Lan1, "reception\n")?,
+                page(Place::Server, &format!("eligible {canary}\n"))?,
+            ],
+            _udp: vec![
+                udp::Echo::start(&lab.at(Place::Lan3), any(PRINT))?,
+                udp::Echo::start(&lab.at(Place::Server), any(ECHO))?,
+            ],
+        })
+    }
+}
+
+/// A text that occurs nowhere by chance.
+pub fn canary() -> String {
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    format!("sekisho-canary-{seed:032x}")
+}
+
+impl Site {
+    /// A lab with our gateway at both ends, certificates by `sekisho pki`, and the tunnel on its way up.
+    pub fn sekisho(name: &str, datapath: &str) -> Result<Self> {
+        let lab = Lab::up(name)?;
+        let [mut clinic, mut centre] = certified(&lab, KeyType::Ecdsa)?;
+        datapath.clone_into(&mut clinic.datapath);
+        datapath.clone_into(&mut centre.datapath);
+        Self::between(lab, &clinic, &centre)
+    }
+
+    /// A lab with our gateway at both ends.
+    pub fn between(lab: Lab, clinic: &Settings, centre: &Settings) -> Result<Self> {
+        let canary = canary();
+        let services = Services::start(&lab, &canary)?;
+        let begun = Instant::now();
+        let centre = Peer::Sekisho(Sekishod::start(&lab, Place::Centre, centre)?);
+        let clinic = Sekishod::start(&lab, Place::Clinic, clinic)?;
+        Ok(Self { clinic, centre, held: None, begun, canary, services, lab })
+    }
+
+    /// A lab with strongSwan at the centre.
+    pub fn strongswan(name: &str, datapath: &str) -> Result<Self> {
+        let lab = Lab::up(name)?;
+        let authority = Authority::create(&lab.dir().join("pki"))?;
+        let mut clinic = Settings::clinic(authority.credentials(Side::Clinic, KeyType::Ecdsa)?)
+            .proposals("aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519");
+        datapath.clone_into(&mut clinic.datapath);
+        let proof =
+            Proof::Certificates { own: authority.issue(CENTRE_ID, KeyType::Ecdsa, "centre")?, root: authority.root() };
+        let canary = canary();
+        let services = Services::start(&lab, &canary)?;
+        let begun = Instant::now();
+        let charon = Charon::start(&lab, Place::Centre)?;
+        charon.load(&foreign(Family::V4, proof, "aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"))?;
+        let clinic = Sekishod::start(&lab, Place::Clinic, &clinic)?;
+        Ok(Self { clinic, centre: Peer::StrongSwan(charon), held: None, begun, canary, services, lab })
+    }
+
+    /// Replaces both daemons by ones with other settings; namespaces and services stay.
+    pub fn reconfigure(&mut self, clinic: &Settings, centre: &Settings) -> Result<()> {
+        self.clinic.stop_if_running()?;
+        let Peer::Sekisho(old) = &mut self.centre else {
+            bail!("strongSwan is not configured by these settings");
+        };
+        old.stop_if_running()?;
+        self.held = None;
+        self.begun = Instant::now();
+        self.centre = Peer::Sekisho(Sekishod::start(&self.lab, Place::Centre, centre)?);
+        self.clinic = Sekishod::start(&self.lab, Place::Clinic, clinic)?;
+        Ok(())
+    }
+
+    /// A place's namespace.
+    pub fn at(&self, place: Place) -> Namespace {
+        self.lab.at(place)
+    }
+
+    /// The centre's gateway where it is ours.
+    pub fn our_centre(&self) -> Result<&Sekishod> {
+        match &self.centre {
+            Peer::Sekisho(centre) => Ok(centre),
+            Peer::StrongSwan(_) => bail!("the centre is strongSwan here"),
+        }
+    }
+
+    /// Inbound SPIs of the clinic's child SAs.
+    pub fn child_spis(&self) -> Result<Vec<String>> {
+        Ok(self.clinic.status()?.connection("centre")?.child_spis())
+    }
+
+    /// The IKE SA's SPIs at the clinic.
+    pub fn ike_spis(&self) -> Result<(String, String)> {
+        Ok(self.clinic.status()?.connection("centre")?.ike_spis())
+    }
+
+    /// Waits for the tunnel; how long it took from now.
+    pub fn await_tunnel(&self) -> Result<Duration> {
+        self.clinic.await_up("centre", TUNNEL_PATIENCE)
+    }
+
+    /// How much a status counter of the clinic grows while something is done.
+    pub fn growth<T>(
+        &self,
+        counter: impl Fn(&crate::gateway::status::Status) -> u64,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(u64, T)> {
+        let before = counter(&self.clinic.status()?);
+        let done = work()?;
+        let after = counter(&self.clinic.status()?);
+        Ok((after.checked_sub(before).context("a counter went backwards")?, done))
+    }
+}
+
+impl Sekishod {
+    /// Stops the daemon unless a scenario has already ended it.
+    fn stop_if_running(&mut self) -> Result<()> {
+        if self.is_running() {
+            self.stop()?;
+        }
+        Ok(())
+    }
+}
+
+/// Both gateways' settings, with certificates from one new authority.
+pub fn certified(lab: &Lab, keys: KeyType) -> Result<[Settings; 2]> {
+    let dir = lab.dir().join(format!("pki-{keys:?}").to_lowercase());
+    let authority = Authority::create(&dir)?;
+    Ok([
+        Settings::clinic(authority.credentials(Side::Clinic, keys)?),
+        Settings::centre(authority.credentials(Side::Centre, keys)?),
+    ])
+}
+
+/// Both gateways' settings, with one pre-shared key.
+pub fn shared_key(credentials: &Credentials) -> [Settings; 2] {
+    [Settings::clinic(credentials.clone()), Settings::centre(credentials.clone())]
+}
+
+/// The centre as strongSwan is told of it.
+pub fn foreign(outer: Family, proof: Proof, ike: &str, esp: &str) -> Connection {
+    Connection {
+        local: Place::Centre.address(outer),
+        remote: Place::Clinic.address(outer),
+        local_id: CENTRE_ID.into(),
+        remote_id: CLINIC_ID.into(),
+        proof,
+        ike: ike.into(),
+        esp: esp.into(),
+        local_ts: SERVER_NETWORKS.map(str::to_owned).to_vec(),
+        remote_ts: LAN1_NETWORKS.map(str::to_owned).to_vec(),
+    }
+}
