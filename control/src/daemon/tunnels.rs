@@ -15,7 +15,7 @@ use sekisho_esp::sa::{
 use sekisho_ike::Endpoint;
 use sekisho_ike::crypto::suite::{AesBits, Encryption, EspSuite, Integrity};
 use sekisho_ike::event::{ChildHandle, ChildSa, CloseReason, Event, Failure, FailureKind, IkeHandle, Path};
-use sekisho_ike::wire::ts::TrafficSelector;
+use sekisho_ike::wire::ts::{Ports, TrafficSelector};
 
 use super::sockets::{IKE_PORT, Sockets};
 use crate::config::{Config, Start};
@@ -474,8 +474,8 @@ fn pair(sa: &ChildSa, port: PortId, outer: Outer) -> Result<SaPair, &'static str
         esn: sa.suite.esn,
         replay_window: REPLAY_WINDOW,
         outer,
-        local: sa.local.iter().map(selector).collect(),
-        remote: sa.remote.iter().map(selector).collect(),
+        local: selectors(&sa.local),
+        remote: selectors(&sa.remote),
         lifetimes: Lifetimes::default(),
     })
 }
@@ -495,6 +495,16 @@ fn transform(suite: &EspSuite) -> Result<Transform, &'static str> {
     }
 }
 
-fn selector(ts: &TrafficSelector) -> Selector {
-    Selector { addresses: ts.addresses(), protocol: ts.protocol, ports: ts.ports.clone() }
+/// Selectors of packets whose ports cannot be seen are left out: the pipeline refuses such packets anyway.
+fn selectors(list: &[TrafficSelector]) -> Vec<Selector> {
+    list.iter()
+        .filter_map(|ts| match ts.ports() {
+            Ports::Range { start, end } => Some(Selector {
+                addresses: ts.start()..=ts.end(),
+                protocol: ts.protocol(),
+                ports: start..=end,
+            }),
+            Ports::Opaque => None,
+        })
+        .collect()
 }
