@@ -102,7 +102,10 @@ fn verify(
                 true => Ok(()),
                 false => Err(AuthFault::new(
                     FailureKind::AuthenticationFailed,
-                    format!("the pre-shared key of {} is not ours: enter the same key on both gateways", id.id),
+                    format!(
+                        "the pre-shared key of {} is not ours: enter the same key on both gateways",
+                        id.id
+                    ),
                 )),
             }
         }
@@ -117,7 +120,8 @@ fn verify(
         (RemoteAuth::Certificate(anchors), method) => {
             let certificates = content.x509();
             let Some((end_entity, intermediates)) = certificates.split_first() else {
-                let detail = format!("{} sent no certificate: configure it to send its certificate always", id.id);
+                let detail =
+                    format!("{} sent no certificate: configure it to send its certificate always", id.id);
                 return Err(AuthFault::new(FailureKind::CertificateRejected, detail));
             };
             let now = UnixTime::since_unix_epoch(ctx.unix_time);
@@ -139,8 +143,7 @@ fn verify(
 
 /// The content of a message, or the fault.
 fn readable(message: &Message) -> Result<&Content, AuthFault> {
-    message
-        .content
-        .as_ref()
-        .map_err(|error| AuthFault::new(FailureKind::Malformed, format!("the peer's IKE_AUTH is malformed: {error}")))
+    message.content.as_ref().map_err(|error| {
+        AuthFault::new(FailureKind::Malformed, format!("the peer's IKE_AUTH is malformed: {error}"))
+    })
 }

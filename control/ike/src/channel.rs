@@ -7,21 +7,23 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
+use crate::config::ConnectionName;
 use crate::content::{Content, ContentError};
 use crate::context::Context;
 use crate::crypto::keys::IkeKeys;
 use crate::crypto::sk::{SkCipher, SkError};
 use crate::crypto::suite::IkeSuite;
-use crate::event::{FailureKind, Path};
+use crate::event::{FailureKind, IkeHandle, Path};
 use crate::exchange::{RequestWindow, ResponseWindow, Standing};
 use crate::fragment::{self, Part, Reassembly};
 use crate::nat::NatStatus;
+use crate::status::{IkeStatus, Phase};
 use crate::timer::Timer;
 use crate::wire::header::HEADER_LEN;
 use crate::wire::notify::Notify;
 use crate::wire::{
-    ExchangeType, Fragment, Header, NotifyType, Outer, Payload, PayloadType, Protected, Spi, WireError, parse_payloads, protect,
-    protect_fragment, write_payloads,
+    ExchangeType, Fragment, Header, NotifyType, Outer, Payload, PayloadType, Protected, Spi, WireError,
+    parse_payloads, protect, protect_fragment, write_payloads,
 };
 
 /// The encrypted half of an IKE SA.
@@ -88,10 +90,10 @@ impl MessageError {
     /// What to tell the peer (RFC 7296 section 2.21).
     pub(crate) fn notify(&self) -> Notify {
         match self {
-            MessageError::Wire(WireError::UnsupportedCritical(payload)) => Notify::unsupported_critical(*payload),
-            MessageError::Wire(_) | MessageError::Content(_) => {
-                Notify::new(NotifyType::InvalidSyntax)
+            MessageError::Wire(WireError::UnsupportedCritical(payload)) => {
+                Notify::unsupported_critical(*payload)
             }
+            MessageError::Wire(_) | MessageError::Content(_) => Notify::new(NotifyType::InvalidSyntax),
         }
     }
 
@@ -173,11 +175,45 @@ impl Channel {
         self.requests.outstanding_id().is_some()
     }
 
+    /// What an operator sees of it, children aside.
+    pub(crate) fn status(
+        &self,
+        ike: IkeHandle,
+        connection: Option<ConnectionName>,
+        phase: Phase,
+        created: Instant,
+    ) -> IkeStatus {
+        IkeStatus {
+            ike,
+            connection,
+            phase,
+            initiator: self.initiator,
+            path: self.path,
+            spi_i: self.spi_i,
+            spi_r: self.spi_r,
+            suite: self.suite.to_string(),
+            remote_id: None,
+            nat_local: self.nat.local,
+            nat_remote: self.nat.remote,
+            created,
+            rekey_at: None,
+            last_heard: Some(self.last_heard),
+            children: Vec::new(),
+        }
+    }
+
     /// Judges a datagram that carries this IKE SA's SPIs. Anything not authentic is dropped and counted; it changes
     /// nothing.
-    pub(crate) fn receive(&mut self, ctx: &mut Context<'_>, path: Path, datagram: &[u8], outer: &Outer) -> Inbound {
+    pub(crate) fn receive(
+        &mut self,
+        ctx: &mut Context<'_>,
+        path: Path,
+        datagram: &[u8],
+        outer: &Outer,
+    ) -> Inbound {
         let header = &outer.header;
-        if header.initiator == self.initiator || (header.spi_i.0, header.spi_r.0) != (self.spi_i, self.spi_r) {
+        if header.initiator == self.initiator || (header.spi_i.0, header.spi_r.0) != (self.spi_i, self.spi_r)
+        {
             return Inbound::Nothing;
         }
         let repeated = match header.response {

@@ -64,7 +64,9 @@ pub(crate) enum ChildError {
          {configured}. The networks of both gateways must mirror each other"
     )]
     Selectors { ours: String, theirs: String, configured: String },
-    #[error("the peer widened the selectors of child {name}: it answered with {answered}. Its implementation is at fault")]
+    #[error(
+        "the peer widened the selectors of child {name}: it answered with {answered}. Its implementation is at fault"
+    )]
     Widened { name: Arc<str>, answered: String },
     #[error("{0}")]
     Content(#[from] ContentError),
@@ -131,8 +133,7 @@ pub(crate) fn accept(
                 .join("; "),
         })?;
     let spi_in = ctx.numbers.esp_spis.take(ctx.random);
-    let choice =
-        negotiate::choose_esp(&proposed.sa.proposals, &config.esp_proposals, spi_in.number(), pfs)?;
+    let choice = negotiate::choose_esp(&proposed.sa.proposals, &config.esp_proposals, spi_in.number(), pfs)?;
     let terms = Terms { config, spi_in, spi_out: choice.peer_spi, suite: choice.suite, local, remote };
     Ok((terms, choice.answer))
 }
@@ -157,7 +158,9 @@ pub(crate) fn confirm(
 /// What both lists allow, without selectors that another one covers.
 fn narrow(offered: &[TrafficSelector], configured: &[TrafficSelector]) -> Vec<TrafficSelector> {
     let mut common: Vec<TrafficSelector> = Vec::new();
-    for selector in offered.iter().flat_map(|offered| configured.iter().filter_map(|ours| offered.narrow(ours))) {
+    for selector in
+        offered.iter().flat_map(|offered| configured.iter().filter_map(|ours| offered.narrow(ours)))
+    {
         if !common.iter().any(|other| other.contains(&selector)) {
             common.retain(|other| !selector.contains(other));
             common.push(selector);

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use subtle::ConstantTimeEq;
+
 use crate::crypto::suite::{EspProposal, IkeProposal};
 use crate::crypto::{signature::PrivateKey, x509::TrustAnchors};
 use crate::wire::{id::Identification, ts::TrafficSelector};
@@ -93,6 +95,53 @@ pub struct Connection {
     pub force_encapsulation: bool,
 }
 
+impl Connection {
+    /// Whether an IKE SA made under `self` would be the same under `other`. A signature key counts as the same with its
+    /// certificates, and trust anchors with their keys.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            local_address,
+            remote_address,
+            local_id,
+            remote_id,
+            local_auth,
+            remote_auth,
+            ike_proposals,
+            children,
+            ike_rekey_after,
+            dpd_after,
+            force_encapsulation,
+        } = self;
+        let local_auth = match (local_auth, &other.local_auth) {
+            (LocalAuth::Psk(ours), LocalAuth::Psk(theirs)) => ours.is_same_as(theirs),
+            (LocalAuth::Signature { chain: ours, .. }, LocalAuth::Signature { chain: theirs, .. }) => {
+                ours == theirs
+            }
+            _ => false,
+        };
+        let remote_auth = match (remote_auth, &other.remote_auth) {
+            (RemoteAuth::Psk(ours), RemoteAuth::Psk(theirs)) => ours.is_same_as(theirs),
+            (RemoteAuth::Certificate(ours), RemoteAuth::Certificate(theirs)) => {
+                ours.certreq_authority() == theirs.certreq_authority()
+            }
+            _ => false,
+        };
+        local_auth
+            && remote_auth
+            && *name == other.name
+            && *local_address == other.local_address
+            && *remote_address == other.remote_address
+            && *local_id == other.local_id
+            && *remote_id == other.remote_id
+            && *ike_proposals == other.ike_proposals
+            && *children == other.children
+            && *ike_rekey_after == other.ike_rekey_after
+            && *dpd_after == other.dpd_after
+            && *force_encapsulation == other.force_encapsulation
+    }
+}
+
 /// How we prove who we are.
 #[derive(Clone, Debug)]
 pub enum LocalAuth {
@@ -125,6 +174,10 @@ impl Psk {
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Arc::new(zeroize::Zeroizing::new(bytes)))
     }
+
+    fn is_same_as(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
 }
 
 impl std::fmt::Debug for Psk {
@@ -134,7 +187,7 @@ impl std::fmt::Debug for Psk {
 }
 
 /// One child SA of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChildConfig {
     /// Its name within the connection.
     pub name: Arc<str>,

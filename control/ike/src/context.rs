@@ -46,6 +46,20 @@ impl Numbers {
 }
 
 impl Context<'_> {
+    /// The same world for another IKE SA.
+    pub(crate) fn with_timers<'b>(&'b mut self, timers: &'b mut TimerTable) -> Context<'b> {
+        Context {
+            now: self.now,
+            unix_time: self.unix_time,
+            config: self.config,
+            random: &mut *self.random,
+            out: &mut *self.out,
+            numbers: &mut *self.numbers,
+            timers,
+            spawned: &mut *self.spawned,
+        }
+    }
+
     /// A random SPI for an IKE SA; never zero.
     pub(crate) fn ike_spi(&mut self) -> u64 {
         loop {

@@ -4,21 +4,56 @@
 //! (events first: a responder's [`Event::ChildInstall`] must be done before its reply leaves), then sleep until
 //! [`Endpoint::poll_timeout`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::{ConnectionName, EndpointConfig};
+use crate::config::{Connection, ConnectionName, EndpointConfig};
+use crate::context::{Context, Numbers};
+use crate::cookie::CookieJar;
 use crate::crypto::random::Random;
-use crate::event::{ChildHandle, Event, IkeHandle, Path, Transmit};
+use crate::established::{Established, Task};
+use crate::event::{ChildHandle, CloseReason, Event, FailureKind, IkeHandle, Path, Transmit};
+use crate::init::initiator::InitSent;
+use crate::init::responder::{self, Load};
+use crate::nat::KEEPALIVE;
+use crate::outbox::Outbox;
+use crate::sa::{IkeSa, State};
 use crate::status::{IkeStatus, Stats};
+use crate::timer::TimerTable;
+use crate::wire::notify::Notify;
+use crate::wire::{ExchangeType, Header, NotifyType, Outer, Payload, WireError, write_clear};
+
+/// An answer to a stranger about an SPI or version we don't know is sent at most once in this time.
+const STRANGER_ANSWER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All IKE SAs of one gateway.
 pub struct Endpoint {
     config: EndpointConfig,
     random: Box<dyn Random>,
-    events: VecDeque<Event>,
-    transmits: VecDeque<Transmit>,
+    /// One moment on both clocks.
+    clock: (Instant, Duration),
+    jar: CookieJar,
+    out: Outbox,
+    numbers: Numbers,
+    /// By our SPI.
+    sas: BTreeMap<u64, Entry>,
+    /// Which of them is due when.
+    deadlines: BTreeSet<(Instant, u64)>,
+    /// First requests that have been answered: a repetition makes no second IKE SA.
+    inits: BTreeMap<InitKey, u64>,
+    /// How many entries are of strangers.
+    strangers: usize,
+    stranger_answered: Option<Instant>,
+}
+
+/// Who sent a first request: address, and SPI of its choice.
+type InitKey = (SocketAddr, u64);
+
+struct Entry {
+    sa: IkeSa,
+    init_key: Option<InitKey>,
 }
 
 /// Why a command was refused. The caller is at fault; nothing was changed.
@@ -34,53 +69,168 @@ pub enum CommandError {
     #[error("child SA {} does not exist: it may have been rekeyed or closed meanwhile", .0.0)]
     UnknownChild(ChildHandle),
     /// The connection's proposals are empty or need a group we can't make a key for.
-    #[error("connection {connection:?} can't be initiated: {detail}")]
+    #[error("connection {connection} can't be initiated: {detail}")]
     Unusable {
         /// Which.
         connection: ConnectionName,
         /// Why.
         detail: String,
     },
-    /// Too many half-open IKE SAs (see [`Limits::half_open`](crate::config::Limits::half_open)).
-    #[error("{0} IKE SAs are half-open already, the limit: wait, or raise the limit")]
-    HalfOpenLimit(usize),
 }
 
 impl Endpoint {
     /// An engine without SAs. `now` and `wall` are the same moment on both clocks; certificates are judged by `wall`
     /// plus what has passed since `now`.
-    pub fn new(config: EndpointConfig, random: Box<dyn Random>, now: Instant, wall: SystemTime) -> Self {
-        let _ = (now, wall);
-        Self { config, random, events: VecDeque::new(), transmits: VecDeque::new() }
+    pub fn new(config: EndpointConfig, mut random: Box<dyn Random>, now: Instant, wall: SystemTime) -> Self {
+        let jar = CookieJar::new(&mut *random, now);
+        let unix_time = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            config,
+            random,
+            clock: (now, unix_time),
+            jar,
+            out: Outbox::default(),
+            numbers: Numbers::default(),
+            sas: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            inits: BTreeMap::new(),
+            strangers: 0,
+            stranger_answered: None,
+        }
     }
 
     /// Takes in one datagram (without non-ESP marker).
     pub fn handle_datagram(&mut self, now: Instant, path: Path, bytes: &[u8]) {
-        let _ = (now, path, bytes);
+        self.out.counters.datagrams_received += 1;
+        // The peer's keepalive concerns only the NAT (RFC 3948 section 2.3).
+        if bytes == KEEPALIVE {
+            return;
+        }
+        let limit = self.config.limits.message_bytes;
+        if bytes.len() > limit {
+            self.out.stranger_failure(now, path, None, FailureKind::Malformed, || {
+                format!("dropped a datagram of {} bytes, more than the configured {limit}", bytes.len())
+            });
+            return;
+        }
+        let outer = match Outer::parse(bytes) {
+            Ok(outer) => outer,
+            Err(error) => {
+                self.out.stranger_failure(now, path, None, FailureKind::Malformed, || {
+                    format!("dropped a datagram from {}: {error}", path.remote)
+                });
+                if let WireError::MajorVersion { major: 3.., header } = error
+                    && !header.response
+                {
+                    self.answer_stranger(now, path, &header, Notify::invalid_major_version());
+                }
+                return;
+            }
+        };
+        let header = outer.header;
+        if header.exchange == ExchangeType::IkeSaInit && header.initiator && !header.response {
+            return self.handle_init(now, path, bytes, outer);
+        }
+        let spi = if header.initiator { header.spi_r.0 } else { header.spi_i.0 };
+        if !self.sas.contains_key(&spi) {
+            self.out.stranger_failure(now, path, None, FailureKind::UnknownSpi, || {
+                format!(
+                    "{} sent {} of IKE SA {}/{}, which does not exist here: it may be one from before a restart",
+                    path.remote, header.exchange, header.spi_i, header.spi_r
+                )
+            });
+            if !header.response {
+                self.answer_stranger(now, path, &header, Notify::new(NotifyType::InvalidIkeSpi));
+            }
+            return;
+        }
+        self.with_sa(now, spi, |state, ctx| state.handle_message(ctx, path, bytes, outer));
+    }
+
+    /// A first request, from anybody.
+    fn handle_init(&mut self, now: Instant, path: Path, datagram: &[u8], outer: Outer) {
+        let header = outer.header;
+        if !header.spi_r.is_zero() || header.message_id != 0 {
+            self.out.stranger_failure(now, path, None, FailureKind::Malformed, || {
+                format!("dropped an IKE_SA_INIT from {} with a responder's SPI or a message ID", path.remote)
+            });
+            return;
+        }
+        let key = (path.remote, header.spi_i.0);
+        if let Some(&spi) = self.inits.get(&key) {
+            return self.with_sa(now, spi, |state, ctx| {
+                if let State::AwaitAuth(waiting) = &state {
+                    waiting.repeat_init(ctx, path, datagram);
+                }
+                Some(state)
+            });
+        }
+        let load = Load { half_open: self.strangers };
+        let (mut timers, mut spawned) = (TimerTable::default(), Vec::new());
+        let mut ctx = Context {
+            now,
+            unix_time: unix_time(self.clock, now),
+            config: &self.config,
+            random: &mut *self.random,
+            out: &mut self.out,
+            numbers: &mut self.numbers,
+            timers: &mut timers,
+            spawned: &mut spawned,
+        };
+        let Some(waiting) = responder::answer(&mut ctx, &mut self.jar, load, path, datagram, outer) else {
+            return;
+        };
+        let spi = waiting.local_spi();
+        let state = State::AwaitAuth(Box::new(waiting));
+        self.store(Entry { sa: IkeSa { spi, timers, state }, init_key: Some(key) });
+    }
+
+    /// An unauthenticated answer, rarely: a hint to an honest peer, and nothing to flood third parties with.
+    fn answer_stranger(&mut self, now: Instant, path: Path, request: &Header, notify: Notify) {
+        let recently = self
+            .stranger_answered
+            .is_some_and(|at| now.saturating_duration_since(at) < STRANGER_ANSWER_INTERVAL);
+        if recently {
+            return;
+        }
+        if let Ok(bytes) = write_clear(&request.reply(), &[Payload::Notify(notify)]) {
+            self.stranger_answered = Some(now);
+            self.out.send(path, bytes);
+        }
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        while let Some(&(at, spi)) = self.deadlines.first()
+            && at <= now
+        {
+            self.deadlines.remove(&(at, spi));
+            self.with_sa(now, spi, |mut state, ctx| {
+                while let Some(timer) = ctx.timers.expire(now) {
+                    state = state.handle_timer(ctx, timer)?;
+                }
+                Some(state)
+            });
+        }
     }
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        self.out.transmits.pop_front()
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.out.events.pop_front()
     }
 
     /// When to call [`Endpoint::handle_timeout`]; `None` while nothing is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// Begins an IKE SA for a connection; its first child comes with IKE_AUTH, the others by CREATE_CHILD_SA. `local`
-    /// and `remote` are those of the first message (port 500, or 4500 to begin in UDP encapsulation).
+    /// and `remote` are those of the first message (port 500, or 4500 to begin there).
     pub fn initiate(
         &mut self,
         now: Instant,
@@ -88,58 +238,231 @@ impl Endpoint {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Result<IkeHandle, CommandError> {
-        let _ = (now, local, remote, &mut self.random, &self.config);
-        Err(CommandError::UnknownConnection(connection.to_owned()))
+        let known = self.config.connections.iter().find(|known| *known.name == *connection);
+        let connection = known.ok_or_else(|| CommandError::UnknownConnection(connection.to_owned()))?.clone();
+        let has_other = self.established().any(|(_, state)| state.connection.name == connection.name);
+        let handle = self.numbers.ike();
+        let (mut timers, mut spawned) = (TimerTable::default(), Vec::new());
+        let mut ctx = Context {
+            now,
+            unix_time: unix_time(self.clock, now),
+            config: &self.config,
+            random: &mut *self.random,
+            out: &mut self.out,
+            numbers: &mut self.numbers,
+            timers: &mut timers,
+            spawned: &mut spawned,
+        };
+        let spi = ctx.ike_spi();
+        let name = connection.name.clone();
+        let begun = InitSent::begin(&mut ctx, handle, connection, Path { local, remote }, spi, !has_other);
+        let begun = begun.map_err(|detail| CommandError::Unusable { connection: name, detail })?;
+        self.store(Entry {
+            sa: IkeSa { spi, timers, state: State::InitSent(Box::new(begun)) },
+            init_key: None,
+        });
+        Ok(handle)
     }
 
     /// Closes an IKE SA and its children: DELETE goes to the peer, events follow at once.
     pub fn close(&mut self, now: Instant, ike: IkeHandle) -> Result<(), CommandError> {
-        let _ = now;
-        Err(CommandError::UnknownIke(ike))
+        let entry = self.sas.values().find(|entry| entry.sa.state.handle() == Some(ike));
+        let spi = entry.ok_or(CommandError::UnknownIke(ike))?.sa.spi;
+        self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Local));
+        Ok(())
     }
 
     /// Closes every IKE SA.
     pub fn close_all(&mut self, now: Instant) {
-        let _ = now;
+        for spi in self.sas.keys().copied().collect::<Vec<_>>() {
+            self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Local));
+        }
     }
 
     /// Rekeys an IKE SA now.
     pub fn rekey_ike(&mut self, now: Instant, ike: IkeHandle) -> Result<(), CommandError> {
-        let _ = now;
-        Err(CommandError::UnknownIke(ike))
+        let found = self.established().find(|(_, state)| state.handle == ike).map(|(spi, _)| spi);
+        let spi = found.ok_or(CommandError::UnknownIke(ike))?;
+        self.with_established(now, spi, |state, _| state.enqueue(Task::RekeyIke));
+        Ok(())
     }
 
     /// Rekeys a child SA now (its lifetime in packets or bytes ran low).
     pub fn rekey_child(&mut self, now: Instant, child: ChildHandle) -> Result<(), CommandError> {
-        let _ = now;
-        Err(CommandError::UnknownChild(child))
+        let spi = self.holder(child)?;
+        self.with_established(now, spi, |state, _| state.enqueue(Task::RekeyChild(child)));
+        Ok(())
     }
 
-    /// The data path refused the pair: it is deleted at the peer too.
+    /// The data path refused the pair: it is removed, and deleted at the peer too.
     pub fn child_failed(&mut self, now: Instant, child: ChildHandle) -> Result<(), CommandError> {
-        let _ = now;
-        Err(CommandError::UnknownChild(child))
+        let spi = self.holder(child)?;
+        self.with_established(now, spi, |state, ctx| state.discard_child(ctx, child, CloseReason::Failed));
+        Ok(())
     }
 
     /// The data path received the first authentic packet on a pair that does not send yet.
     pub fn child_first_inbound(&mut self, now: Instant, child: ChildHandle) -> Result<(), CommandError> {
-        let _ = now;
-        Err(CommandError::UnknownChild(child))
+        let spi = self.holder(child)?;
+        self.with_established(now, spi, |state, ctx| state.activate(ctx, child));
+        Ok(())
     }
 
     /// Works from another configuration from now on. IKE SAs whose connection vanished or changed are closed.
     pub fn set_config(&mut self, now: Instant, config: EndpointConfig) {
-        let _ = now;
+        let stale = |entry: &&Entry| {
+            let same = |known: &Arc<Connection>, ours: &Connection| known.is_same_as(ours);
+            match entry.sa.state.connection() {
+                Some(ours) => !config.connections.iter().any(|known| same(known, ours)),
+                // It has chosen among the old connections, and not yet told which.
+                None => true,
+            }
+        };
+        let stale: Vec<_> = self.sas.values().filter(stale).map(|entry| entry.sa.spi).collect();
+        for spi in stale {
+            self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Local));
+        }
         self.config = config;
     }
 
     /// Totals.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        let counters = &self.out.counters;
+        let mut stats = Stats {
+            datagrams_received: counters.datagrams_received,
+            datagrams_sent: counters.datagrams_sent,
+            retransmissions: counters.retransmissions,
+            responses_repeated: counters.responses_repeated,
+            cookies_demanded: counters.cookies_demanded,
+            ike_established: counters.ike_established,
+            ike_rekeyed: counters.ike_rekeyed,
+            children_installed: counters.children_installed,
+            failures: counters.failures.clone(),
+            ..Stats::default()
+        };
+        for entry in self.sas.values() {
+            match &entry.sa.state {
+                State::InitSent(_) | State::AuthSent(_) | State::AwaitAuth(_) => stats.half_open += 1,
+                State::Retired(_) => stats.retired += 1,
+                State::Established(state) => {
+                    stats.established += 1;
+                    stats.children += state.children.len();
+                }
+            }
+        }
+        stats
     }
 
     /// Every IKE SA, in the order of their handles.
     pub fn ike_sas(&self) -> impl Iterator<Item = IkeStatus> + '_ {
-        std::iter::empty()
+        let mut all: Vec<_> = self.sas.values().filter_map(|entry| entry.sa.state.status()).collect();
+        all.sort_by_key(|status| status.ike);
+        all.into_iter()
     }
+
+    fn established(&self) -> impl Iterator<Item = (u64, &Established)> {
+        self.sas.values().filter_map(|entry| match &entry.sa.state {
+            State::Established(state) => Some((entry.sa.spi, &**state)),
+            _ => None,
+        })
+    }
+
+    fn holder(&self, child: ChildHandle) -> Result<u64, CommandError> {
+        let found = self.established().find(|(_, state)| state.children.contains_key(&child));
+        found.map(|(spi, _)| spi).ok_or(CommandError::UnknownChild(child))
+    }
+
+    fn with_established(
+        &mut self,
+        now: Instant,
+        spi: u64,
+        change: impl FnOnce(&mut Established, &mut Context<'_>),
+    ) {
+        self.with_sa(now, spi, |state, ctx| match state {
+            State::Established(mut established) => {
+                change(&mut established, ctx);
+                established.go_on(ctx)
+            }
+            other => Some(other),
+        });
+    }
+
+    /// One mutation of one IKE SA, and what follows from it for the others.
+    fn with_sa(
+        &mut self,
+        now: Instant,
+        spi: u64,
+        change: impl FnOnce(State, &mut Context<'_>) -> Option<State>,
+    ) {
+        let Some(Entry { sa, init_key }) = self.take(spi) else { return };
+        let IkeSa { spi, mut timers, state } = sa;
+        let mut spawned = Vec::new();
+        let mut ctx = Context {
+            now,
+            unix_time: unix_time(self.clock, now),
+            config: &self.config,
+            random: &mut *self.random,
+            out: &mut self.out,
+            numbers: &mut self.numbers,
+            timers: &mut timers,
+            spawned: &mut spawned,
+        };
+        let mut next = change(state, &mut ctx);
+        let announced = match &mut next {
+            Some(State::Established(established)) => established
+                .take_initial_contact()
+                .then(|| (established.handle, established.connection.name.clone())),
+            _ => None,
+        };
+        match next {
+            Some(state) => self.store(Entry { sa: IkeSa { spi, timers, state }, init_key }),
+            None => {
+                if let Some(key) = init_key {
+                    self.inits.remove(&key);
+                }
+            }
+        }
+        for sa in spawned {
+            self.store(Entry { sa, init_key: None });
+        }
+        if let Some((handle, connection)) = announced {
+            self.close_predecessors(now, handle, &connection);
+        }
+    }
+
+    /// RFC 7296 section 2.4: the peer has no other IKE SA with us. Those we still have get a DELETE all the same: one
+    /// that both sides made at the same time is then gone on both.
+    fn close_predecessors(&mut self, now: Instant, newest: IkeHandle, connection: &ConnectionName) {
+        let older: Vec<_> = self
+            .established()
+            .filter(|(_, state)| state.handle != newest && state.connection.name == *connection)
+            .map(|(spi, _)| spi)
+            .collect();
+        for spi in older {
+            self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Replaced));
+        }
+    }
+
+    fn store(&mut self, entry: Entry) {
+        let spi = entry.sa.spi;
+        self.strangers += usize::from(entry.sa.state.is_stranger());
+        self.deadlines.extend(entry.sa.timers.next().map(|at| (at, spi)));
+        if let Some(key) = entry.init_key {
+            self.inits.insert(key, spi);
+        }
+        self.sas.insert(spi, entry);
+    }
+
+    fn take(&mut self, spi: u64) -> Option<Entry> {
+        let entry = self.sas.remove(&spi)?;
+        self.strangers -= usize::from(entry.sa.state.is_stranger());
+        if let Some(at) = entry.sa.timers.next() {
+            self.deadlines.remove(&(at, spi));
+        }
+        Some(entry)
+    }
+}
+
+fn unix_time((base, unix): (Instant, Duration), now: Instant) -> Duration {
+    unix.saturating_add(now.saturating_duration_since(base))
 }

@@ -2,14 +2,39 @@
 //!
 //! No socket, no clock, no task, no global random numbers: a caller hands in datagrams and the time, and takes out
 //! datagrams, events and the next time to be called. See [`Endpoint`].
+//!
+//! The way of a message: [`endpoint`] finds the IKE SA by SPI; `sa` is its state; `init` (with `cookie`, `nat` and
+//! `select`) agrees on keys; `auth` proves identities; `established` holds what is up, with the exchanges
+//! `create_child`, `rekey_ike` and `informational`; `retired` says goodbye. From IKE_AUTH on every message passes
+//! `channel`, which opens and seals it and keeps `exchange`'s windows and `fragment`'s pieces.
 
 #![forbid(unsafe_code)]
 
+mod auth;
+mod channel;
+mod child;
 pub mod config;
+mod content;
+mod context;
+mod cookie;
+mod create_child;
 pub mod crypto;
 pub mod endpoint;
+mod established;
 pub mod event;
+mod exchange;
+mod fragment;
+mod informational;
+mod init;
+pub mod nat;
+mod outbox;
+mod rekey_ike;
+mod retired;
+mod sa;
+mod select;
+mod spi;
 pub mod status;
+mod timer;
 pub mod wire;
 
 pub use config::{Connection, EndpointConfig};

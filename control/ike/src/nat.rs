@@ -53,7 +53,13 @@ pub(crate) fn detection_hash(spi_i: u64, spi_r: u64, address: SocketAddr) -> [u8
 
 /// Compares the peer's hashes with what we see on `path`. A peer may send several source hashes, one per address it
 /// has; a peer that sent none knows no NAT traversal, and is taken to be without NAT.
-pub(crate) fn detect(spi_i: u64, spi_r: u64, path: Path, sources: &[&[u8]], destination: Option<&[u8]>) -> NatStatus {
+pub(crate) fn detect(
+    spi_i: u64,
+    spi_r: u64,
+    path: Path,
+    sources: &[&[u8]],
+    destination: Option<&[u8]>,
+) -> NatStatus {
     let matches = |hash: &[u8], address| bool::from(hash.ct_eq(&detection_hash(spi_i, spi_r, address)));
     NatStatus {
         remote: !sources.is_empty() && !sources.iter().any(|hash| matches(hash, path.remote)),
@@ -88,7 +94,8 @@ mod tests {
         assert_eq!(behind, NatStatus { local: false, remote: true });
         let forwarded = detect(1, 0, path("10.0.0.2:500", "192.168.1.2:500"), &[&sent.0], Some(&sent.1));
         assert_eq!(forwarded, NatStatus { local: true, remote: false });
-        let open = detect(1, 0, path("203.0.113.2:500", "192.168.1.2:500"), &[&[0; 20], &sent.0], Some(&sent.1));
+        let open =
+            detect(1, 0, path("203.0.113.2:500", "192.168.1.2:500"), &[&[0; 20], &sent.0], Some(&sent.1));
         assert_eq!(open, NatStatus::default());
         assert_eq!(detect(1, 0, path("203.0.113.2:500", "192.168.1.2:500"), &[], None), NatStatus::default());
     }
@@ -103,6 +110,9 @@ mod tests {
     #[test]
     fn only_port_500_floats() {
         assert_eq!(floated(path("192.0.2.1:500", "192.0.2.2:500")), path("192.0.2.1:4500", "192.0.2.2:4500"));
-        assert_eq!(floated(path("192.0.2.1:4500", "192.0.2.2:9000")), path("192.0.2.1:4500", "192.0.2.2:9000"));
+        assert_eq!(
+            floated(path("192.0.2.1:4500", "192.0.2.2:9000")),
+            path("192.0.2.1:4500", "192.0.2.2:9000")
+        );
     }
 }

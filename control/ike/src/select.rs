@@ -15,7 +15,8 @@ pub(crate) fn by_addresses(config: &EndpointConfig, path: Path) -> Vec<Arc<Conne
             && connection.remote_address.is_none_or(|address| address.to_canonical() == remote)
     };
     let mut fitting: Vec<_> = config.connections.iter().filter(fits).cloned().collect();
-    fitting.sort_by_key(|connection| (connection.remote_address.is_none(), connection.local_address.is_none()));
+    fitting
+        .sort_by_key(|connection| (connection.remote_address.is_none(), connection.local_address.is_none()));
     fitting
 }
 
@@ -26,7 +27,8 @@ pub(crate) fn by_identities(
     wanted: Option<&Identification>,
 ) -> Option<Arc<Connection>> {
     let fits = |connection: &&Arc<Connection>| {
-        connection.remote_id.matches(claimed) && wanted.is_none_or(|wanted| connection.local_id.matches(wanted))
+        connection.remote_id.matches(claimed)
+            && wanted.is_none_or(|wanted| connection.local_id.matches(wanted))
     };
     candidates.iter().find(fits).cloned()
 }

@@ -43,6 +43,11 @@ impl TimerTable {
         self.0.remove(&timer);
     }
 
+    /// Stops every timer but one.
+    pub(crate) fn stop_all_but(&mut self, timer: Timer) {
+        self.0.retain(|other, _| *other == timer);
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.0.values().min().copied()
@@ -75,6 +80,9 @@ mod tests {
         table.set(Timer::Retransmit, after(4));
         table.set(Timer::Liveness, after(1));
         table.stop(Timer::Liveness);
+        let mut only = table.clone();
+        only.stop_all_but(Timer::Retransmit);
+        assert_eq!(only.next(), Some(after(4)));
         assert_eq!(table.next(), Some(after(1)));
         assert_eq!(table.expire(now), None);
         let due: Vec<_> = std::iter::from_fn(|| table.expire(after(5))).collect();

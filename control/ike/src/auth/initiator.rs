@@ -54,7 +54,8 @@ impl AuthSent {
             .children
             .first()
             .map(|config| (Arc::new(config.clone()), ctx.numbers.esp_spis.take(ctx.random)));
-        let mut this = Box::new(Self { handle, connection, channel, agreed, child, initial_contact, started });
+        let mut this =
+            Box::new(Self { handle, connection, channel, agreed, child, initial_contact, started });
         match this.send(ctx) {
             Ok(()) => Some(State::AuthSent(this)),
             Err(detail) => {
@@ -66,7 +67,10 @@ impl AuthSent {
 
     fn send(&mut self, ctx: &mut Context<'_>) -> Result<(), String> {
         if self.child.is_none() && !self.agreed.childless {
-            return Err("the connection has no child, and the peer wants one in IKE_AUTH: configure its networks".into());
+            return Err(
+                "the connection has no child, and the peer wants one in IKE_AUTH: configure its networks"
+                    .into(),
+            );
         }
         let id = IdPayload::new(self.connection.local_id.clone());
         let prf = self.channel.suite.prf;
@@ -118,12 +122,19 @@ impl AuthSent {
                 }
                 _ => "see the peer's log",
             };
-            self.give_up(ctx, FailureKind::RefusedByPeer, format!("the peer refused IKE_AUTH with {error}: {remedy}"));
+            self.give_up(
+                ctx,
+                FailureKind::RefusedByPeer,
+                format!("the peer refused IKE_AUTH with {error}: {remedy}"),
+            );
             // The responder has forgotten the IKE SA already (RFC 7296 section 2.21.2).
             return None;
         }
         let Some(id) = content.id_r.as_ref() else {
-            let fault = AuthFault::new(FailureKind::Malformed, "the peer sent no identity (IDr); its implementation is at fault");
+            let fault = AuthFault::new(
+                FailureKind::Malformed,
+                "the peer sent no identity (IDr); its implementation is at fault",
+            );
             return self.reject(ctx, fault);
         };
         if !self.connection.remote_id.matches(&id.id) {
@@ -188,6 +199,10 @@ impl AuthSent {
         ctx.out.event(Event::IkeClosed { ike: self.handle, connection, reason });
     }
 
+    pub(crate) fn handle(&self) -> IkeHandle {
+        self.handle
+    }
+
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
@@ -213,9 +228,7 @@ impl Established {
             return;
         }
         let number = spi.number();
-        let proposed = || {
-            Ok(Proposed { sa: content.sa()?, ours: content.ts_i()?, theirs: content.ts_r()? })
-        };
+        let proposed = || Ok(Proposed { sa: content.sa()?, ours: content.ts_i()?, theirs: content.ts_r()? });
         let terms = proposed().and_then(|proposed| child::confirm(config.clone(), spi, proposed, Pfs::Never));
         let terms = match terms {
             Ok(terms) => terms,
@@ -236,7 +249,10 @@ impl Established {
         );
         match keymat {
             Ok(keymat) => {
-                self.install(ctx, NewChild { terms, keymat, initiated: true, activate: true, replaces: None });
+                self.install(
+                    ctx,
+                    NewChild { terms, keymat, initiated: true, activate: true, replaces: None },
+                );
             }
             Err(error) => {
                 let path = self.channel.path;

@@ -88,7 +88,10 @@ impl AwaitAuth {
             }
         };
         let Some(id_i) = content.id_i.as_ref() else {
-            let fault = AuthFault::new(FailureKind::Malformed, "the peer sent no identity (IDi); its implementation is at fault");
+            let fault = AuthFault::new(
+                FailureKind::Malformed,
+                "the peer sent no identity (IDi); its implementation is at fault",
+            );
             return self.refuse(ctx, None, fault, Some(Notify::new(NotifyType::InvalidSyntax)));
         };
         let wanted = content.id_r.as_ref().map(|id| &id.id);
@@ -142,7 +145,7 @@ impl AwaitAuth {
         let path = self.channel.path;
         // If not even that can be sent, the peer's timeout says it.
         self.channel.respond(ctx, ExchangeType::IkeAuth, path, &[Payload::Notify(notify)]).ok()?;
-        Retired::begin(ctx, self.channel, None)
+        Retired::refused(ctx, self.channel)
     }
 
     pub(crate) fn handle_timer(self: Box<Self>, ctx: &mut Context<'_>, timer: Timer) -> Option<State> {
@@ -172,7 +175,12 @@ impl AwaitAuth {
 impl Established {
     /// Makes the child offered in IKE_AUTH; the payloads that answer the offer. Whatever becomes of it, the IKE SA
     /// stays (RFC 7296 section 1.2).
-    fn accept_first_child(&mut self, ctx: &mut Context<'_>, agreed: &Agreed, content: &Content) -> Vec<Payload> {
+    fn accept_first_child(
+        &mut self,
+        ctx: &mut Context<'_>,
+        agreed: &Agreed,
+        content: &Content,
+    ) -> Vec<Payload> {
         // RFC 6023: none is asked for.
         if content.sa.is_none() {
             return Vec::new();

@@ -129,7 +129,11 @@ impl InitSent {
         let content = match Content::sort(outer.payloads) {
             Ok(content) => content,
             Err(error) => {
-                self.note(ctx, FailureKind::Malformed, format!("the answer to IKE_SA_INIT is malformed: {error}"));
+                self.note(
+                    ctx,
+                    FailureKind::Malformed,
+                    format!("the answer to IKE_SA_INIT is malformed: {error}"),
+                );
                 return Some(State::InitSent(self));
             }
         };
@@ -174,7 +178,8 @@ impl InitSent {
     fn take_group(&mut self, ctx: &mut Context<'_>, notify: &Notify) -> Result<(), String> {
         let Ok(wanted) = notify.invalid_ke_group() else { return Ok(()) };
         let offered = self.connection.ike_proposals.iter().flat_map(|proposal| proposal.groups());
-        let group = Group::from_number(wanted.number()).filter(|group| offered.clone().any(|other| other == group));
+        let group =
+            Group::from_number(wanted.number()).filter(|group| offered.clone().any(|other| other == group));
         match group {
             Some(group) if !self.tried.contains(&group) => {
                 self.share = KeyShare::generate(group, ctx.random).map_err(|error| error.to_string())?;
@@ -183,7 +188,8 @@ impl InitSent {
             }
             Some(_) => Ok(()),
             None => {
-                let detail = format!("the peer asks for group {wanted}, which we do not offer: compare the proposals");
+                let detail =
+                    format!("the peer asks for group {wanted}, which we do not offer: compare the proposals");
                 self.note(ctx, FailureKind::NoProposalChosen, detail);
                 Ok(())
             }
@@ -201,17 +207,26 @@ impl InitSent {
         let (sa, ke, nonce_r) = match (content.sa(), content.ke(), content.nonce()) {
             (Ok(sa), Ok(ke), Ok(nonce)) if !header.spi_r.is_zero() => (sa, ke, nonce),
             _ => {
-                self.note(ctx, FailureKind::Malformed, "the answer to IKE_SA_INIT lacks an SA, KE or Nonce payload or \
-                     the responder's SPI; the peer's implementation is at fault".to_owned());
+                self.note(
+                    ctx,
+                    FailureKind::Malformed,
+                    "the answer to IKE_SA_INIT lacks an SA, KE or Nonce payload or \
+                     the responder's SPI; the peer's implementation is at fault"
+                        .to_owned(),
+                );
                 return Some(State::InitSent(self));
             }
         };
         let choice = match negotiate::confirm_ike(&sa.proposals, &self.connection.ike_proposals, false) {
-            Ok(choice) if choice.suite.group == self.share.group() && ke.group.number() == choice.suite.group.number() => {
+            Ok(choice)
+                if choice.suite.group == self.share.group()
+                    && ke.group.number() == choice.suite.group.number() =>
+            {
                 choice
             }
             Ok(choice) => {
-                let detail = format!("the peer chose {} but sent a KE payload of {}", choice.suite.group, ke.group);
+                let detail =
+                    format!("the peer chose {} but sent a KE payload of {}", choice.suite.group, ke.group);
                 self.note(ctx, FailureKind::NoProposalChosen, detail);
                 return Some(State::InitSent(self));
             }
@@ -220,7 +235,8 @@ impl InitSent {
                 return Some(State::InitSent(self));
             }
         };
-        let Self { handle, connection, path, spi_i, nonce, share, request, initial_contact, started, .. } = *self;
+        let Self { handle, connection, path, spi_i, nonce, share, request, initial_contact, started, .. } =
+            *self;
         let spi_r = header.spi_r.0;
         let failed = |ctx: &mut Context<'_>, kind, detail| {
             close(ctx, handle, &connection, path, kind, detail);
@@ -311,6 +327,10 @@ impl InitSent {
         let connection = self.connection.name.clone();
         ctx.out.event(Event::IkeClosed { ike: self.handle, connection, reason: CloseReason::Local });
         None
+    }
+
+    pub(crate) fn handle(&self) -> IkeHandle {
+        self.handle
     }
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {

@@ -49,7 +49,10 @@ pub(crate) fn answer(
     let limits = ctx.config.limits;
     if load.half_open >= limits.half_open {
         ctx.out.stranger_failure(ctx.now, path, None, FailureKind::Overload, || {
-            format!("{} IKE SAs are half-open, the limit: new peers are refused until some expire", load.half_open)
+            format!(
+                "{} IKE SAs are half-open, the limit: new peers are refused until some expire",
+                load.half_open
+            )
         });
         return None;
     }
@@ -114,8 +117,10 @@ pub(crate) fn answer(
     };
     let nonce_r = ctx.nonce();
     let forced = candidates.iter().any(|connection| connection.force_encapsulation);
-    let mut payloads =
-        vec![Payload::Sa(SecurityAssociation::new(vec![choice.answer])), ke_payload(choice.suite.group, &public)];
+    let mut payloads = vec![
+        Payload::Sa(SecurityAssociation::new(vec![choice.answer])),
+        ke_payload(choice.suite.group, &public),
+    ];
     payloads.extend(Nonce::new(nonce_r.clone()).ok().map(Payload::Nonce));
     payloads.extend(announcements(ctx, header.spi_i.0, spi_r, path, forced));
     payloads.push(Payload::Notify(Notify::new(NotifyType::ChildlessIkev2Supported)));
