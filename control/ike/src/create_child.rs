@@ -1,0 +1,324 @@
+//! CREATE_CHILD_SA for child SAs (RFC 7296 sections 1.3.1, 1.3.3 and 2.8): new ones and rekeys, both roles.
+//!
+//! No packet is lost in a rekey. The responder takes the new inbound SA into use before it answers and goes on sending
+//! with the old pair; the initiator sends with the new one from the answer on, then deletes the old one; the responder
+//! follows when it sees the first packet or that DELETE.
+
+use std::sync::Arc;
+
+use crate::child::{self, ChildPhase, Proposed};
+use crate::config::ChildConfig;
+use crate::content::Content;
+use crate::context::Context;
+use crate::crypto::dh::KeyShare;
+use crate::crypto::keys::ChildKeymat;
+use crate::crypto::negotiate::{self, Pfs};
+use crate::crypto::suite::Group;
+use crate::established::{Established, NewChild, Pending, REKEY_RETRY, Task};
+use crate::event::{ChildHandle, CloseReason, FailureKind, Path};
+use crate::init::ke_payload;
+use crate::sa::State;
+use crate::spi::InboundSpi;
+use crate::timer::Timer;
+use crate::wire::nonce::Nonce;
+use crate::wire::notify::Notify;
+use crate::wire::sa::SecurityAssociation;
+use crate::wire::transform::KeId;
+use crate::wire::ts::TrafficSelectors;
+use crate::wire::{ExchangeType, NotifyType, Payload, ProtocolId};
+
+/// Our request for a child SA, under way.
+pub(crate) struct ChildOffer {
+    config: Arc<ChildConfig>,
+    rekeys: Option<ChildHandle>,
+    spi: InboundSpi,
+    nonce: Vec<u8>,
+    share: Option<KeyShare>,
+    /// Groups a key was made for.
+    tried: Vec<Group>,
+    /// The peer has rekeyed the same child meanwhile (section 2.8.1).
+    rival: Option<RivalChild>,
+}
+
+struct RivalChild {
+    child: ChildHandle,
+    lowest_nonce: Vec<u8>,
+}
+
+impl Established {
+    /// Asks for a new child; `group`: the one to make a key for, where the first choice is not wanted.
+    pub(crate) fn offer_child(
+        &mut self,
+        ctx: &mut Context<'_>,
+        config: Arc<ChildConfig>,
+        group: Option<Group>,
+        tried: Vec<Group>,
+    ) -> Pending {
+        self.offer(ctx, config, None, group, tried, None)
+    }
+
+    /// Asks to replace a child. Nothing is asked if it is about to go anyway.
+    pub(crate) fn offer_rekey(&mut self, ctx: &mut Context<'_>, handle: ChildHandle) -> Pending {
+        match self.children.get(&handle) {
+            Some(child) if child.phase == ChildPhase::Up => {
+                let (config, group) = (child.terms.config.clone(), child.terms.suite.group);
+                self.offer(ctx, config, Some(handle), group, Vec::new(), None)
+            }
+            _ => Pending::Nothing,
+        }
+    }
+
+    fn offer(
+        &mut self,
+        ctx: &mut Context<'_>,
+        config: Arc<ChildConfig>,
+        rekeys: Option<ChildHandle>,
+        group: Option<Group>,
+        mut tried: Vec<Group>,
+        rival: Option<RivalChild>,
+    ) -> Pending {
+        let group = group
+            .or_else(|| config.esp_proposals.iter().find_map(|proposal| proposal.groups().first().copied()));
+        let share = match group.map(|group| KeyShare::generate(group, ctx.random)).transpose() {
+            Ok(share) => share,
+            Err(error) => {
+                self.report(ctx, FailureKind::Internal, error.to_string());
+                return Pending::Nothing;
+            }
+        };
+        tried.extend(group);
+        let spi = ctx.numbers.esp_spis.take(ctx.random);
+        let nonce = ctx.nonce();
+        let replaced = rekeys.and_then(|handle| self.children.get(&handle));
+        let offered =
+            negotiate::offer_esp(&config.esp_proposals, spi.number(), Pfs::Negotiated { ke: group });
+        let mut payloads = Vec::new();
+        payloads.extend(replaced.map(|child| {
+            Payload::Notify(Notify::about_esp(NotifyType::RekeySa, child.terms.spi_in.number()))
+        }));
+        payloads.push(Payload::Sa(SecurityAssociation::new(offered)));
+        payloads.extend(Nonce::new(nonce.clone()).ok().map(Payload::Nonce));
+        payloads.extend(share.as_ref().map(|share| ke_payload(share.group(), share.public())));
+        payloads.push(Payload::TsI(TrafficSelectors::new(config.local.clone())));
+        payloads.push(Payload::TsR(TrafficSelectors::new(config.remote.clone())));
+        payloads.push(Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)));
+        let offer = ChildOffer { config, rekeys, spi, nonce, share, tried, rival };
+        self.ask(ctx, ExchangeType::CreateChildSa, &payloads, Pending::Child(Box::new(offer)))
+    }
+
+    /// The peer has answered our request.
+    pub(crate) fn conclude_child(&mut self, ctx: &mut Context<'_>, offer: ChildOffer, content: Content) {
+        if let Some(error) = content.error() {
+            self.child_refused(ctx, offer, error);
+            return;
+        }
+        let ChildOffer { config, rekeys, spi, nonce, share, rival, .. } = offer;
+        let number = spi.number();
+        let group = share.as_ref().map(KeyShare::group);
+        let proposed = || Ok(Proposed { sa: content.sa()?, ours: content.ts_i()?, theirs: content.ts_r()? });
+        let terms = proposed().and_then(|proposed| {
+            child::confirm(config.clone(), spi, proposed, Pfs::Negotiated { ke: group })
+        });
+        let terms = match terms {
+            Ok(terms) => terms,
+            Err(error) => {
+                self.report_child_error(ctx, &config.name, &error);
+                self.retry_rekey(ctx, rekeys);
+                return self.delete_unused(ctx, number);
+            }
+        };
+        let made = self.child_keys(&content, &terms.suite, share, &nonce, true);
+        let (keymat, peer_nonce) = match made {
+            Ok(made) => made,
+            Err(detail) => {
+                self.report(ctx, FailureKind::Malformed, format!("child {}: {detail}", config.name));
+                self.retry_rekey(ctx, rekeys);
+                return self.delete_unused(ctx, number);
+            }
+        };
+        // RFC 7296 section 2.8.1: both have rekeyed. The exchange with the lowest of the four nonces made the redundant
+        // pair, which whoever began that exchange deletes; the other deletes the old pair.
+        if let Some(rival) = &rival {
+            if nonce.as_slice().min(&peer_nonce) < rival.lowest_nonce.as_slice() {
+                return self.delete_unused(ctx, number);
+            }
+            if let Some(loser) =
+                self.children.get_mut(&rival.child).filter(|child| child.phase == ChildPhase::Up)
+            {
+                loser.phase = ChildPhase::Replaced;
+            }
+        }
+        // The peer may have deleted the old pair meanwhile.
+        let replaces = rekeys.filter(|old| self.children.contains_key(old));
+        self.install(ctx, NewChild { terms, keymat, initiated: true, activate: true, replaces });
+        if let Some(old) = replaces {
+            self.enqueue(Task::DeleteChild(old));
+        }
+    }
+
+    fn child_refused(&mut self, ctx: &mut Context<'_>, offer: ChildOffer, error: &Notify) {
+        let rekeyed = offer.rekeys.and_then(|handle| self.children.get(&handle)).map(|child| child.phase);
+        match error.notify_type {
+            NotifyType::InvalidKePayload => {
+                let wanted =
+                    error.invalid_ke_group().ok().and_then(|group| Group::from_number(group.number()));
+                let offered =
+                    |group: &Group| offer.config.esp_proposals.iter().any(|p| p.groups().contains(group));
+                match wanted.filter(|group| offered(group) && !offer.tried.contains(group)) {
+                    Some(group) => {
+                        self.pending = self.offer(
+                            ctx,
+                            offer.config,
+                            offer.rekeys,
+                            Some(group),
+                            offer.tried,
+                            offer.rival,
+                        );
+                    }
+                    None => {
+                        self.report_child_refusal(ctx, &offer.config.name, error);
+                        self.retry_rekey(ctx, offer.rekeys);
+                    }
+                }
+            }
+            // RFC 7296 section 2.25: the peer is busy with the same SA, or its rekey has made ours needless.
+            NotifyType::TemporaryFailure => match offer.rekeys {
+                Some(handle) if rekeyed == Some(ChildPhase::Up) => self.defer(ctx, Task::RekeyChild(handle)),
+                Some(_) => {}
+                None => self.defer(ctx, Task::CreateChild(offer.config)),
+            },
+            // Section 2.25.1: the peer has deleted it, and the DELETE has come or is on its way; or it has lost it.
+            NotifyType::ChildSaNotFound => {
+                if let Some(handle) = offer.rekeys
+                    && rekeyed == Some(ChildPhase::Up)
+                {
+                    self.remove_child(ctx, handle, CloseReason::Peer);
+                    self.enqueue(Task::CreateChild(offer.config));
+                }
+            }
+            _ => {
+                self.report_child_refusal(ctx, &offer.config.name, error);
+                self.retry_rekey(ctx, offer.rekeys);
+            }
+        }
+    }
+
+    /// The old pair still works; its rekey is tried again before it is worn out.
+    fn retry_rekey(&self, ctx: &mut Context<'_>, rekeys: Option<ChildHandle>) {
+        if let Some(handle) = rekeys.filter(|handle| self.children.contains_key(handle)) {
+            ctx.timers.set(Timer::ChildRekey(handle), ctx.later(REKEY_RETRY));
+        }
+    }
+
+    /// The keys of a child, and the peer's nonce.
+    fn child_keys(
+        &self,
+        content: &Content,
+        suite: &crate::crypto::suite::EspSuite,
+        share: Option<KeyShare>,
+        our_nonce: &[u8],
+        initiator: bool,
+    ) -> Result<(ChildKeymat, Vec<u8>), String> {
+        let peer_nonce = content.nonce().map_err(|error| error.to_string())?;
+        let secret = match (suite.group, share) {
+            (None, _) => None,
+            (Some(group), Some(share)) if share.group() == group => {
+                let ke = content.ke().map_err(|error| error.to_string())?;
+                if ke.group.number() != group.number() {
+                    return Err(format!("{group} was agreed on, the KE payload is of {}", ke.group));
+                }
+                Some(share.agree(&ke.data).map_err(|error| error.to_string())?)
+            }
+            (Some(group), _) => return Err(format!("the peer chose {group}, for which no key was sent")),
+        };
+        let (nonce_i, nonce_r) = if initiator { (our_nonce, peer_nonce) } else { (peer_nonce, our_nonce) };
+        let keymat =
+            ChildKeymat::derive(self.channel.suite.prf, &self.sk_d, suite, secret.as_ref(), nonce_i, nonce_r);
+        Ok((keymat.map_err(|error| error.to_string())?, peer_nonce.to_vec()))
+    }
+
+    /// A CREATE_CHILD_SA request: for which SA?
+    pub(crate) fn handle_create_child_sa(
+        mut self: Box<Self>,
+        ctx: &mut Context<'_>,
+        path: Path,
+        content: Content,
+    ) -> Option<State> {
+        let of_ike = content
+            .sa
+            .as_ref()
+            .is_some_and(|sa| sa.proposals.iter().any(|proposal| proposal.protocol == ProtocolId::Ike));
+        if of_ike {
+            return self.accept_ike(ctx, path, content);
+        }
+        let payloads =
+            self.accept_child(ctx, &content).unwrap_or_else(|refusal| vec![Payload::Notify(refusal)]);
+        self.answer(ctx, ExchangeType::CreateChildSa, path, &payloads);
+        self.go_on(ctx)
+    }
+
+    /// Makes a child on the peer's request. The payloads of the answer, or the refusal.
+    fn accept_child(&mut self, ctx: &mut Context<'_>, content: &Content) -> Result<Vec<Payload>, Notify> {
+        // RFC 7296 section 2.25.2.
+        if let Pending::Ike(_) = self.pending {
+            return Err(Notify::new(NotifyType::TemporaryFailure));
+        }
+        let rekeys = self.rekeyed_by(content)?;
+        let preferred =
+            rekeys.and_then(|handle| self.children.get(&handle)).map(|child| child.terms.config.clone());
+        let theirs = content.ke.as_ref().and_then(|ke| Group::from_number(ke.group.number()));
+        let proposed = || Ok(Proposed { sa: content.sa()?, ours: content.ts_r()?, theirs: content.ts_i()? });
+        let accepted = proposed().and_then(|proposed| {
+            let pfs = Pfs::Negotiated { ke: theirs };
+            child::accept(ctx, &self.child_configs, preferred.as_ref(), proposed, pfs)
+        });
+        let (terms, answer) = accepted.map_err(|error| {
+            self.report_child_error(ctx, "asked for by the peer", &error);
+            Notify::new(error.notify_type())
+        })?;
+        if let Some(group) = terms.suite.group.filter(|group| theirs != Some(*group)) {
+            return Err(Notify::invalid_ke(KeId::from(group.number())));
+        }
+        let share = terms.suite.group.map(|group| KeyShare::generate(group, ctx.random)).transpose();
+        let share = share.map_err(|error| {
+            self.report(ctx, FailureKind::Internal, error.to_string());
+            Notify::new(NotifyType::TemporaryFailure)
+        })?;
+        let ke = share.as_ref().map(|share| ke_payload(share.group(), share.public()));
+        let nonce = ctx.nonce();
+        let made = self.child_keys(content, &terms.suite, share, &nonce, false);
+        let (keymat, peer_nonce) = made.map_err(|detail| {
+            self.report(ctx, FailureKind::Malformed, format!("child {}: {detail}", terms.config.name));
+            Notify::new(NotifyType::InvalidSyntax)
+        })?;
+        let mut payloads = vec![Payload::Sa(SecurityAssociation::new(vec![answer]))];
+        payloads.extend(Nonce::new(nonce.clone()).ok().map(Payload::Nonce));
+        payloads.extend(ke);
+        payloads.push(Payload::TsI(TrafficSelectors::new(terms.remote.clone())));
+        payloads.push(Payload::TsR(TrafficSelectors::new(terms.local.clone())));
+        payloads.push(Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)));
+        let activate = rekeys.is_none();
+        let child =
+            self.install(ctx, NewChild { terms, keymat, initiated: false, activate, replaces: rekeys });
+        if let Pending::Child(offer) = &mut self.pending
+            && rekeys.is_some()
+            && offer.rekeys == rekeys
+        {
+            let lowest_nonce = nonce.min(peer_nonce);
+            offer.rival = Some(RivalChild { child, lowest_nonce });
+        }
+        Ok(payloads)
+    }
+
+    /// Which child a request replaces; `None`: it makes a new one.
+    fn rekeyed_by(&self, content: &Content) -> Result<Option<ChildHandle>, Notify> {
+        let Some(notify) = content.notify(NotifyType::RekeySa) else { return Ok(None) };
+        let spi = notify.esp_spi().map_err(|_| Notify::new(NotifyType::InvalidSyntax))?;
+        match self.children.values().find(|child| child.terms.spi_out == spi) {
+            Some(child) if child.phase == ChildPhase::Up => Ok(Some(child.handle)),
+            // RFC 7296 section 2.25.1: it is being closed, or has been replaced already.
+            Some(_) => Err(Notify::new(NotifyType::TemporaryFailure)),
+            None => Err(Notify::about_esp(NotifyType::ChildSaNotFound, spi)),
+        }
+    }
+}

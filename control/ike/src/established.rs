@@ -1,0 +1,510 @@
+//! An IKE SA that is up: its children, what is to be done, and the one exchange under way.
+//!
+//! The exchanges themselves are in `create_child.rs`, `rekey_ike.rs` and `informational.rs`, as further methods of
+//! [`Established`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use crate::channel::{Channel, Inbound, Message};
+use crate::child::{Child, ChildError, ChildPhase, Terms};
+use crate::config::{ChildConfig, Connection};
+use crate::context::Context;
+use crate::create_child::ChildOffer;
+use crate::crypto::keys::ChildKeymat;
+use crate::event::{ChildHandle, ChildSa, CloseReason, Event, FailureKind, IkeEstablished, IkeHandle, Path};
+use crate::nat::{KEEPALIVE, KEEPALIVE_INTERVAL};
+use crate::rekey_ike::IkeOffer;
+use crate::retired::Retired;
+use crate::sa::State;
+use crate::status::{IkeStatus, Phase};
+use crate::timer::Timer;
+use crate::wire::delete::Delete;
+use crate::wire::id::Identification;
+use crate::wire::notify::Notify;
+use crate::wire::{ExchangeType, Outer, Payload};
+
+/// How long the inbound SA of a replaced pair goes on receiving what is under way.
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
+/// When a refused rekey is tried again.
+pub(crate) const REKEY_RETRY: Duration = Duration::from_secs(30);
+
+/// The peer is who it says.
+pub(crate) struct Established {
+    pub(crate) handle: IkeHandle,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) channel: Channel,
+    /// SK_d, from which children and the next IKE SA get their keys.
+    pub(crate) sk_d: Zeroizing<Vec<u8>>,
+    pub(crate) remote_id: Identification,
+    pub(crate) created: Instant,
+    pub(crate) rekey_at: Instant,
+    pub(crate) child_configs: Vec<Arc<ChildConfig>>,
+    pub(crate) children: BTreeMap<ChildHandle, Child>,
+    /// What is to be asked of the peer, in order: one request at a time.
+    pub(crate) tasks: VecDeque<Task>,
+    /// What the peer could not do just now.
+    pub(crate) deferred: Vec<Task>,
+    pub(crate) pending: Pending,
+    initial_contact: bool,
+}
+
+/// Something to ask of the peer.
+#[derive(Clone, Debug)]
+pub(crate) enum Task {
+    CreateChild(Arc<ChildConfig>),
+    RekeyChild(ChildHandle),
+    DeleteChild(ChildHandle),
+    /// A pair that the peer has and we never installed, by our inbound SPI.
+    DeleteUnused(u32),
+    RekeyIke,
+    Liveness,
+}
+
+/// The request under way, with the secrets that its response needs.
+#[derive(Default)]
+pub(crate) enum Pending {
+    #[default]
+    Nothing,
+    Liveness,
+    Delete(Option<ChildHandle>),
+    Child(Box<ChildOffer>),
+    Ike(Box<IkeOffer>),
+}
+
+/// A pair both sides have agreed on.
+pub(crate) struct NewChild {
+    pub(crate) terms: Terms,
+    pub(crate) keymat: ChildKeymat,
+    /// Whether the exchange that made it was ours.
+    pub(crate) initiated: bool,
+    pub(crate) activate: bool,
+    pub(crate) replaces: Option<ChildHandle>,
+}
+
+impl Established {
+    /// IKE_AUTH has succeeded.
+    pub(crate) fn begin(
+        ctx: &mut Context<'_>,
+        handle: IkeHandle,
+        connection: Arc<Connection>,
+        channel: Channel,
+        sk_d: Zeroizing<Vec<u8>>,
+        remote_id: Identification,
+    ) -> Self {
+        let rekey_at = ctx.renewal(connection.ike_rekey_after);
+        ctx.timers.set(Timer::IkeRekey, rekey_at);
+        if channel.nat.local {
+            ctx.timers.set(Timer::Keepalive, ctx.later(KEEPALIVE_INTERVAL));
+        }
+        ctx.out.counters.ike_established += 1;
+        ctx.out.event(Event::IkeEstablished(IkeEstablished {
+            ike: handle,
+            connection: connection.name.clone(),
+            path: channel.path,
+            spi_i: channel.spi_i,
+            spi_r: channel.spi_r,
+            initiator: channel.initiator,
+            remote_id: remote_id.clone(),
+            suite: channel.suite.to_string(),
+            nat_local: channel.nat.local,
+            nat_remote: channel.nat.remote,
+        }));
+        let this = Self {
+            handle,
+            child_configs: connection.children.iter().cloned().map(Arc::new).collect(),
+            connection,
+            channel,
+            sk_d,
+            remote_id,
+            created: ctx.now,
+            rekey_at,
+            children: BTreeMap::new(),
+            tasks: VecDeque::new(),
+            deferred: Vec::new(),
+            pending: Pending::Nothing,
+            initial_contact: false,
+        };
+        this.heard(ctx);
+        this
+    }
+
+    /// The initiator asks for the children that IKE_AUTH had no room for.
+    pub(crate) fn want_other_children(&mut self, ctx: &mut Context<'_>) {
+        let others = self.child_configs.iter().skip(1).cloned().map(Task::CreateChild);
+        self.tasks.extend(others);
+        self.pump(ctx);
+    }
+
+    /// The peer says that it has no other IKE SA with us: those we know of are dead.
+    pub(crate) fn announce_initial_contact(&mut self) {
+        self.initial_contact = true;
+    }
+
+    pub(crate) fn take_initial_contact(&mut self) -> bool {
+        std::mem::take(&mut self.initial_contact)
+    }
+
+    pub(crate) fn handle_message(
+        mut self: Box<Self>,
+        ctx: &mut Context<'_>,
+        path: Path,
+        datagram: &[u8],
+        outer: &Outer,
+    ) -> Option<State> {
+        match self.channel.receive(ctx, path, datagram, outer) {
+            Inbound::Nothing => Some(State::Established(self)),
+            Inbound::Request(message) => {
+                self.heard(ctx);
+                self.follow(ctx, message.path);
+                self.handle_request(ctx, message)
+            }
+            Inbound::Response(message) => {
+                self.heard(ctx);
+                self.follow(ctx, message.path);
+                self.handle_response(ctx, message)
+            }
+        }
+    }
+
+    fn handle_request(mut self: Box<Self>, ctx: &mut Context<'_>, message: Message) -> Option<State> {
+        let Message { exchange, path, content } = message;
+        let content = match content {
+            Ok(content) => content,
+            Err(error) => {
+                self.answer(ctx, exchange, path, &[Payload::Notify(error.notify())]);
+                let detail = format!("the peer sent a malformed request: {error}");
+                self.report(ctx, FailureKind::Malformed, detail);
+                // RFC 7296 section 2.21.3: both sides give the IKE SA up; section 2.5: but not for an unknown payload.
+                return match error.is_unsupported_critical() {
+                    true => self.go_on(ctx),
+                    false => self.end(ctx, CloseReason::Failed),
+                };
+            }
+        };
+        match exchange {
+            ExchangeType::CreateChildSa => self.handle_create_child_sa(ctx, path, content),
+            ExchangeType::Informational => self.handle_informational(ctx, path, content),
+            _ => {
+                let refusal = Notify::new(crate::wire::NotifyType::InvalidSyntax);
+                self.answer(ctx, exchange, path, &[Payload::Notify(refusal)]);
+                self.go_on(ctx)
+            }
+        }
+    }
+
+    fn handle_response(mut self: Box<Self>, ctx: &mut Context<'_>, message: Message) -> Option<State> {
+        let pending = std::mem::take(&mut self.pending);
+        let content = match message.content {
+            Ok(content) => content,
+            Err(error) => {
+                self.report(
+                    ctx,
+                    FailureKind::Malformed,
+                    format!("the peer sent a malformed response: {error}"),
+                );
+                return self.close(ctx, CloseReason::Failed);
+            }
+        };
+        match pending {
+            Pending::Nothing | Pending::Liveness => {}
+            Pending::Delete(child) => {
+                if let Some(child) = child {
+                    self.remove_child(ctx, child, CloseReason::Replaced);
+                }
+            }
+            Pending::Child(offer) => self.conclude_child(ctx, *offer, content),
+            Pending::Ike(offer) => return self.conclude_ike(ctx, *offer, content),
+        }
+        self.go_on(ctx)
+    }
+
+    pub(crate) fn handle_timer(mut self: Box<Self>, ctx: &mut Context<'_>, timer: Timer) -> Option<State> {
+        match timer {
+            Timer::Retransmit => {
+                if !self.channel.retransmit(ctx) {
+                    let detail =
+                        format!("{} no longer answers: it is down, or the line is", self.channel.path.remote);
+                    self.report(ctx, FailureKind::Timeout, detail);
+                    return self.end(ctx, CloseReason::Dead);
+                }
+            }
+            Timer::Liveness => {
+                if !self.channel.is_waiting() {
+                    self.enqueue(Task::Liveness);
+                }
+            }
+            Timer::Keepalive => {
+                ctx.out.send(self.channel.path, KEEPALIVE.to_vec());
+                ctx.timers.set(Timer::Keepalive, ctx.later(KEEPALIVE_INTERVAL));
+            }
+            Timer::IkeRekey => self.enqueue(Task::RekeyIke),
+            Timer::ChildRekey(handle) => match self.children.get(&handle).map(|child| child.phase) {
+                Some(ChildPhase::Up) => self.enqueue(Task::RekeyChild(handle)),
+                // Whoever replaced it has forgotten to delete it.
+                Some(ChildPhase::Replaced) => self.enqueue(Task::DeleteChild(handle)),
+                Some(ChildPhase::Closing | ChildPhase::Removed) | None => {}
+            },
+            Timer::Retry => {
+                for task in std::mem::take(&mut self.deferred) {
+                    self.enqueue(task);
+                }
+            }
+            Timer::Grace | Timer::HalfOpen | Timer::Forget => {}
+        }
+        self.go_on(ctx)
+    }
+
+    /// Does what is next, and stays.
+    pub(crate) fn go_on(mut self: Box<Self>, ctx: &mut Context<'_>) -> Option<State> {
+        self.pump(ctx);
+        Some(State::Established(self))
+    }
+
+    /// Adds a task, once.
+    pub(crate) fn enqueue(&mut self, task: Task) {
+        let same = |other: &Task| match (other, &task) {
+            (Task::CreateChild(a), Task::CreateChild(b)) => a.name == b.name,
+            (Task::RekeyChild(a), Task::RekeyChild(b)) => a == b,
+            (Task::DeleteChild(a), Task::DeleteChild(b)) => a == b,
+            (Task::DeleteUnused(a), Task::DeleteUnused(b)) => a == b,
+            (Task::RekeyIke, Task::RekeyIke) | (Task::Liveness, Task::Liveness) => true,
+            _ => false,
+        };
+        if !self.tasks.iter().chain(&self.deferred).any(same) {
+            self.tasks.push_back(task);
+        }
+    }
+
+    /// Begins the next task if no request is under way.
+    pub(crate) fn pump(&mut self, ctx: &mut Context<'_>) {
+        while self.channel.is_idle() {
+            let Some(task) = self.tasks.pop_front() else { return };
+            self.pending = match task {
+                Task::CreateChild(config) => self.offer_child(ctx, config, None, Vec::new()),
+                Task::RekeyChild(handle) => self.offer_rekey(ctx, handle),
+                Task::DeleteChild(handle) => self.request_delete(ctx, handle),
+                Task::DeleteUnused(spi) => self.ask(
+                    ctx,
+                    ExchangeType::Informational,
+                    &[Payload::Delete(Delete::esp(spi))],
+                    Pending::Delete(None),
+                ),
+                Task::RekeyIke => self.offer_ike(ctx, None, Vec::new()),
+                Task::Liveness => self.ask(ctx, ExchangeType::Informational, &[], Pending::Liveness),
+            };
+        }
+    }
+
+    /// Sends a request. The state to wait in; nothing to wait for when it could not be sent.
+    pub(crate) fn ask(
+        &mut self,
+        ctx: &mut Context<'_>,
+        exchange: ExchangeType,
+        payloads: &[Payload],
+        pending: Pending,
+    ) -> Pending {
+        match self.channel.request(ctx, exchange, payloads) {
+            Ok(()) => pending,
+            Err(error) => {
+                self.report(ctx, FailureKind::Internal, format!("a request could not be sent: {error}"));
+                Pending::Nothing
+            }
+        }
+    }
+
+    /// Answers the request at hand.
+    pub(crate) fn answer(
+        &mut self,
+        ctx: &mut Context<'_>,
+        exchange: ExchangeType,
+        path: Path,
+        payloads: &[Payload],
+    ) {
+        if let Err(error) = self.channel.respond(ctx, exchange, path, payloads) {
+            self.report(ctx, FailureKind::Internal, format!("a response could not be sent: {error}"));
+        }
+    }
+
+    /// The peer is busy: tries again in a while, different on both sides.
+    pub(crate) fn defer(&mut self, ctx: &mut Context<'_>, task: Task) {
+        self.deferred.push(task);
+        let wait = Duration::from_millis(1000 + u64::from(ctx.random.next_u32() % 4000));
+        ctx.timers.set(Timer::Retry, ctx.later(wait));
+    }
+
+    /// Tells the caller to install a pair.
+    pub(crate) fn install(&mut self, ctx: &mut Context<'_>, new: NewChild) -> ChildHandle {
+        let NewChild { terms, keymat, initiated, activate, replaces } = new;
+        let handle = ctx.numbers.child();
+        let rekey_at = ctx.renewal(terms.config.rekey_after);
+        ctx.timers.set(Timer::ChildRekey(handle), rekey_at);
+        let (keys_out, keys_in) = match initiated {
+            true => (keymat.initiator, keymat.responder),
+            false => (keymat.responder, keymat.initiator),
+        };
+        if let Some(old) = replaces.and_then(|old| self.children.get_mut(&old))
+            && old.phase == ChildPhase::Up
+        {
+            old.phase = ChildPhase::Replaced;
+        }
+        ctx.out.counters.children_installed += 1;
+        ctx.out.event(Event::ChildInstall(Box::new(ChildSa {
+            child: handle,
+            ike: self.handle,
+            connection: self.connection.name.clone(),
+            name: terms.config.name.clone(),
+            path: self.channel.path,
+            udp_encapsulation: self.channel.nat.floats(),
+            spi_in: terms.spi_in.number(),
+            spi_out: terms.spi_out,
+            suite: terms.suite,
+            keys_in,
+            keys_out,
+            local: terms.local.clone(),
+            remote: terms.remote.clone(),
+            activate_outbound: activate,
+            replaces,
+            rekey_at,
+        })));
+        let child = Child {
+            handle,
+            terms,
+            created: ctx.now,
+            rekey_at,
+            outbound_active: activate,
+            replaces,
+            phase: ChildPhase::Up,
+        };
+        self.children.insert(handle, child);
+        handle
+    }
+
+    /// The peer shows that it sends with this pair: so do we.
+    pub(crate) fn activate(&mut self, ctx: &mut Context<'_>, handle: ChildHandle) {
+        if let Some(child) = self.children.get_mut(&handle)
+            && !child.outbound_active
+            && child.phase == ChildPhase::Up
+        {
+            child.outbound_active = true;
+            ctx.out.event(Event::ChildActivateOutbound { child: handle });
+        }
+    }
+
+    /// Forgets a pair. Its successor is in use from now on.
+    pub(crate) fn remove_child(&mut self, ctx: &mut Context<'_>, handle: ChildHandle, reason: CloseReason) {
+        let successors: Vec<_> = self
+            .children
+            .values()
+            .filter(|child| child.replaces == Some(handle))
+            .map(|child| child.handle)
+            .collect();
+        for successor in successors {
+            self.activate(ctx, successor);
+        }
+        ctx.timers.stop(Timer::ChildRekey(handle));
+        if let Some(child) = self.children.remove(&handle)
+            && child.phase != ChildPhase::Removed
+        {
+            let linger = if reason == CloseReason::Replaced { LINGER } else { Duration::ZERO };
+            ctx.out.event(Event::ChildRemove { child: handle, linger, reason });
+        }
+    }
+
+    /// The caller can't use the pair: it removes it, and the peer shall too.
+    pub(crate) fn discard_child(&mut self, ctx: &mut Context<'_>, handle: ChildHandle, reason: CloseReason) {
+        if let Some(child) = self.children.get_mut(&handle)
+            && child.phase != ChildPhase::Removed
+        {
+            child.phase = ChildPhase::Removed;
+            ctx.out.event(Event::ChildRemove { child: handle, linger: Duration::ZERO, reason });
+            self.enqueue(Task::DeleteChild(handle));
+        }
+        self.pump(ctx);
+    }
+
+    /// Ends the IKE SA with a DELETE to the peer.
+    pub(crate) fn close(self: Box<Self>, ctx: &mut Context<'_>, reason: CloseReason) -> Option<State> {
+        self.report_closed(ctx, reason);
+        Retired::begin(ctx, self.channel, Some(vec![Payload::Delete(Delete::Ike)]))
+    }
+
+    /// Ends the IKE SA without a word: the peer knows, or is no more.
+    pub(crate) fn end(self: Box<Self>, ctx: &mut Context<'_>, reason: CloseReason) -> Option<State> {
+        self.report_closed(ctx, reason);
+        match reason {
+            CloseReason::Dead => None,
+            _ => Retired::deleted(ctx, self.channel),
+        }
+    }
+
+    fn report_closed(&self, ctx: &mut Context<'_>, reason: CloseReason) {
+        for child in self.children.values().filter(|child| child.phase != ChildPhase::Removed) {
+            ctx.out.event(Event::ChildRemove { child: child.handle, linger: Duration::ZERO, reason });
+        }
+        let connection = self.connection.name.clone();
+        ctx.out.event(Event::IkeClosed { ike: self.handle, connection, reason });
+    }
+
+    /// The peer lives.
+    fn heard(&self, ctx: &mut Context<'_>) {
+        if !self.connection.dpd_after.is_zero() {
+            ctx.timers.set(Timer::Liveness, ctx.later(self.connection.dpd_after));
+        }
+    }
+
+    /// RFC 7296 section 2.23: an authentic new message from a peer behind a NAT says where its mapping is now.
+    fn follow(&mut self, ctx: &mut Context<'_>, path: Path) {
+        if self.channel.nat.remote && self.channel.path != path {
+            self.channel.path = path;
+            ctx.out.event(Event::PathChanged { ike: self.handle, path });
+        }
+    }
+
+    pub(crate) fn report(&self, ctx: &mut Context<'_>, kind: FailureKind, detail: String) {
+        ctx.out.failure(self.channel.path, Some(&self.connection.name), kind, detail);
+    }
+
+    pub(crate) fn report_child_error(&self, ctx: &mut Context<'_>, name: &str, error: &ChildError) {
+        self.report(ctx, error.kind(), format!("child {name}: {error}"));
+    }
+
+    pub(crate) fn report_child_refusal(&self, ctx: &mut Context<'_>, name: &str, notify: &Notify) {
+        use crate::wire::NotifyType;
+        let (kind, remedy) = match notify.notify_type {
+            NotifyType::TsUnacceptable => {
+                (FailureKind::TsUnacceptable, "the networks of both gateways must mirror each other")
+            }
+            NotifyType::NoProposalChosen => (
+                FailureKind::NoProposalChosen,
+                "it accepts none of our ESP proposals: compare both configurations",
+            ),
+            _ => (FailureKind::RefusedByPeer, "see the peer's log"),
+        };
+        self.report(ctx, kind, format!("the peer refused child {name} with {notify}: {remedy}"));
+    }
+
+    /// The peer has a pair that we can't use.
+    pub(crate) fn delete_unused(&mut self, ctx: &mut Context<'_>, spi_in: u32) {
+        self.enqueue(Task::DeleteUnused(spi_in));
+        self.pump(ctx);
+    }
+
+    pub(crate) fn status(&self) -> IkeStatus {
+        let connection = Some(self.connection.name.clone());
+        IkeStatus {
+            remote_id: Some(self.remote_id.clone()),
+            rekey_at: Some(self.rekey_at),
+            children: self
+                .children
+                .values()
+                .filter(|c| c.phase != ChildPhase::Removed)
+                .map(Child::status)
+                .collect(),
+            ..self.channel.status(self.handle, connection, Phase::Established, self.created)
+        }
+    }
+}
