@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod demo;
 pub mod gateway;
 pub mod lab;
 pub mod scenario;

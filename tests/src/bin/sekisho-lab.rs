@@ -1,26 +1,99 @@
-//! `sekisho-lab`: the laboratory from a terminal.
-use sekisho_tests::lab::plan::{Family, Place};
-use sekisho_tests::strongswan::*;
-use sekisho_tests::traffic::*;
-fn main() -> anyhow::Result<()> {
-    let lab = sekisho_tests::lab::Lab::up("try")?;
-    let a = Charon::start(&lab, Place::Clinic)?;
-    let b = Charon::start(&lab, Place::Centre)?;
-    for family in Family::BOTH {
-    let ca = Connection { local: Place::Clinic.address(family), remote: Place::Centre.address(family), local_id: "clinic.example".into(), remote_id: "centre.example".into(),
-        proof: Proof::Psk("a key that is long enough 123".into()), ike: "aes128gcm16-prfsha256-x25519".into(), esp: "aes128gcm16-x25519".into(),
-        local_ts: vec!["192.168.1.0/24".into(), "fd00:1::/64".into()], remote_ts: vec!["10.2.0.0/24".into(), "fd10:2::/64".into()] };
-    let cb = Connection { local: ca.remote, remote: ca.local, local_id: ca.remote_id.clone(), remote_id: ca.local_id.clone(), local_ts: ca.remote_ts.clone(), remote_ts: ca.local_ts.clone(), ..ca.clone() };
-    a.load(&ca)?; b.load(&cb)?;
-    let tap = tap::Tap::start(&lab.at(Place::Internet), "clinic", "CANARY")?;
-    if let Err(e) = a.initiate() { println!("{e:#}\n{}", a.log()); }
-    println!("{}", a.sas()?);
-    for f in Family::BOTH { println!("{}", ping::ping(&lab.at(Place::Lan1), Place::Server.address(f), 10, std::time::Duration::from_millis(20))?); }
-    a.rekey_child()?; b.rekey_ike()?; std::thread::sleep(std::time::Duration::from_millis(500));
-    println!("{} {:?}", a.sas()?, a.ike_spis()?);
-    println!("{}", tap.stop()?.summary());
-    a.terminate()?;
+//! `sekisho-lab`: the laboratory from a terminal; `cargo xtask demo` and `cargo xtask lab` call it.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use sekisho_tests::demo::{self, Options, PeerKind};
+use sekisho_tests::lab::require_root;
+
+/// Sekisho's laboratory: a clinic, the internet and a centre as network namespaces on this machine.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the gateway at work: a table of checks with measured figures.
+    Demo {
+        /// Leave the lab up, and say how to look around in it.
+        #[arg(long)]
+        keep: bool,
+        /// Who stands at the centre.
+        #[arg(long, value_enum, default_value_t = Peer::Sekisho)]
+        peer: Peer,
+        /// Which ESP the gateways use.
+        #[arg(long, value_enum, default_value_t = Datapath::Auto)]
+        datapath: Datapath,
+    },
+    /// Take down every lab, also one that a killed run left behind.
+    Down,
+    /// Lay a lab whose gateways are plain routers without filter or VPN, and leave it up.
+    Plain,
+    /// Serve the hosts' services of a lab that is up (what `demo --keep` leaves running).
+    #[command(hide = true)]
+    Serve {
+        /// The lab's name.
+        #[arg(long)]
+        lab: String,
+        /// What the server's page contains.
+        #[arg(long)]
+        canary: String,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Peer {
+    Sekisho,
+    Strongswan,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Datapath {
+    Auto,
+    Engine,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sekisho-lab: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    lab.save_logs()?;
-    Ok(())
+}
+
+/// Whether everything held.
+fn run(command: Command) -> anyhow::Result<bool> {
+    require_root()?;
+    match command {
+        Command::Demo { keep, peer, datapath } => demo::run(&Options {
+            keep,
+            peer: match peer {
+                Peer::Sekisho => PeerKind::Sekisho,
+                Peer::Strongswan => PeerKind::StrongSwan,
+            },
+            datapath: match datapath {
+                Datapath::Auto => "auto",
+                Datapath::Engine => "engine",
+            }
+            .to_owned(),
+        }),
+        Command::Down => {
+            let labs = demo::down()?;
+            println!("{}", if labs.is_empty() { "there was no lab".into() } else { format!("gone: {}", labs.join(", ")) });
+            Ok(true)
+        }
+        Command::Plain => {
+            let mut lab = demo::plain("plain")?;
+            lab.keep();
+            println!("up, with namespaces sk-{}-…; take it down with `sekisho-lab down`", lab.name());
+            Ok(true)
+        }
+        Command::Serve { lab, canary } => demo::serve(&lab, &canary).map(|()| true),
+    }
 }

@@ -72,12 +72,7 @@ impl Sekishod {
         let config = lab.dir().join(format!("{name}.toml"));
         fs::write(&config, settings.toml(&name)).with_context(|| format!("writing {}", config.display()))?;
         let log = lab.dir().join(format!("{name}.log"));
-        Ok(Self { namespace: lab.at(place), name, place, config, log, log_level: "debug", process: None })
-    }
-
-    /// Less in the log: debug output costs time where throughput is measured.
-    pub fn log_level(&mut self, level: &'static str) {
-        self.log_level = level;
+        Ok(Self { namespace: lab.at(place), name, place, config, log, log_level: settings.log_level, process: None })
     }
 
     /// Starts the daemon with the configuration that stands; returns once it answers.

@@ -89,6 +89,8 @@ pub struct Settings {
     pub force_udp: bool,
     /// `auto`, `kernel`, `engine`.
     pub datapath: String,
+    /// What the daemon logs. Debug output costs time where throughput is measured.
+    pub log_level: &'static str,
 }
 
 impl Settings {
@@ -121,6 +123,7 @@ impl Settings {
             dpd: "30s",
             force_udp: false,
             datapath: "auto".into(),
+            log_level: "debug",
         }
     }
 
@@ -222,7 +225,7 @@ const CLINIC_POLICIES: &str = r#"
 print = ["tcp/9100"]
 scan = ["tcp/8600"]
 web = ["tcp/80", "tcp/443"]
-ping = ["icmp/echo", "icmpv6/echo"]
+ping = ["icmp/echo"]
 
 [[policy]]
 name = "print"
@@ -258,7 +261,7 @@ allow = ["ping"]
 const CENTRE_POLICIES: &str = r#"
 [services]
 web = ["tcp/80", "tcp/443"]
-ping = ["icmp/echo", "icmpv6/echo"]
+ping = ["icmp/echo"]
 
 [[policy]]
 name = "eligibility"

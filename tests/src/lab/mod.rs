@@ -68,7 +68,12 @@ impl Lab {
 
     /// The namespace of one host or gateway.
     pub fn at(&self, place: Place) -> Namespace {
-        Namespace::new(format!("sk-{}-{}", self.name, place.name()))
+        Self::namespace(&self.name, place)
+    }
+
+    /// The namespace of a place of a lab that may be another program's.
+    pub fn namespace(lab: &str, place: Place) -> Namespace {
+        Namespace::new(format!("sk-{lab}-{}", place.name()))
     }
 
     /// The lab's own folder: configurations, certificates, logs. Gone with the lab.

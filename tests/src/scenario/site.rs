@@ -62,15 +62,15 @@ pub struct Services {
 }
 
 impl Services {
-    /// Starts them all.
-    pub fn start(lab: &Lab, canary: &str) -> Result<Self> {
+    /// Starts them all, in the namespaces of the lab of this name.
+    pub fn start(lab: &str, canary: &str) -> Result<Self> {
         // Both families: an IPv6 socket that takes IPv4 too.
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let echo = |place, port| Service::echo(&lab.at(place), any(port));
-        let page = |place, page: &str| http::serve(&lab.at(place), any(HTTP), page);
+        let echo = |place, port| Service::echo(&Lab::namespace(lab, place), any(port));
+        let page = |place, page: &str| http::serve(&Lab::namespace(lab, place), any(HTTP), page);
         Ok(Self {
-            bulk_server: Service::sink(&lab.at(Place::Server), any(BULK))?,
-            bulk_lan3: Service::sink(&lab.at(Place::Lan3), any(BULK))?,
+            bulk_server: Service::sink(&Lab::namespace(lab, Place::Server), any(BULK))?,
+            bulk_lan3: Service::sink(&Lab::namespace(lab, Place::Lan3), any(BULK))?,
             _tcp: vec![
                 echo(Place::Lan3, PRINT)?,
                 // Also where no one may reach it, so that a refusal is the filter's and not a closed port's.
@@ -84,8 +84,8 @@ impl Services {
                 page(Place::Server, &format!("eligible {canary}\n"))?,
             ],
             _udp: vec![
-                udp::Echo::start(&lab.at(Place::Lan3), any(PRINT))?,
-                udp::Echo::start(&lab.at(Place::Server), any(ECHO))?,
+                udp::Echo::start(&Lab::namespace(lab, Place::Lan3), any(PRINT))?,
+                udp::Echo::start(&Lab::namespace(lab, Place::Server), any(ECHO))?,
             ],
         })
     }
@@ -99,18 +99,18 @@ pub fn canary() -> String {
 
 impl Site {
     /// A lab with our gateway at both ends, certificates by `sekisho pki`, and the tunnel on its way up.
-    pub fn sekisho(name: &str, datapath: &str) -> Result<Self> {
+    pub fn sekisho(name: &str, adapt: impl Fn(&mut Settings)) -> Result<Self> {
         let lab = Lab::up(name)?;
         let [mut clinic, mut centre] = certified(&lab, KeyType::Ecdsa)?;
-        datapath.clone_into(&mut clinic.datapath);
-        datapath.clone_into(&mut centre.datapath);
+        adapt(&mut clinic);
+        adapt(&mut centre);
         Self::between(lab, &clinic, &centre)
     }
 
     /// A lab with our gateway at both ends.
     pub fn between(lab: Lab, clinic: &Settings, centre: &Settings) -> Result<Self> {
         let canary = canary();
-        let services = Services::start(&lab, &canary)?;
+        let services = Services::start(lab.name(), &canary)?;
         let begun = Instant::now();
         let centre = Peer::Sekisho(Sekishod::start(&lab, Place::Centre, centre)?);
         let clinic = Sekishod::start(&lab, Place::Clinic, clinic)?;
@@ -118,16 +118,16 @@ impl Site {
     }
 
     /// A lab with strongSwan at the centre.
-    pub fn strongswan(name: &str, datapath: &str) -> Result<Self> {
+    pub fn strongswan(name: &str, adapt: impl Fn(&mut Settings)) -> Result<Self> {
         let lab = Lab::up(name)?;
         let authority = Authority::create(&lab.dir().join("pki"))?;
         let mut clinic = Settings::clinic(authority.credentials(Side::Clinic, KeyType::Ecdsa)?)
             .proposals("aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519");
-        datapath.clone_into(&mut clinic.datapath);
+        adapt(&mut clinic);
         let proof =
             Proof::Certificates { own: authority.issue(CENTRE_ID, KeyType::Ecdsa, "centre")?, root: authority.root() };
         let canary = canary();
-        let services = Services::start(&lab, &canary)?;
+        let services = Services::start(lab.name(), &canary)?;
         let begun = Instant::now();
         let charon = Charon::start(&lab, Place::Centre)?;
         charon.load(&foreign(Family::V4, proof, "aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"))?;
