@@ -195,7 +195,8 @@ mod tests {
         for size in [0, 64, 1024] {
             let mut window = ReplayWindow::new(size, true);
             assert_eq!(receive(&mut window, 1), Ok(1));
-            // A big step within the first subspace, as after a long loss.
+            // Big steps within the first subspace; one of nearly 2^32 would be taken for a late packet.
+            assert_eq!(receive(&mut window, 0x7fff_ffff), Ok(0x7fff_ffff));
             assert_eq!(receive(&mut window, 0xffff_fff0), Ok(0xffff_fff0));
             assert_eq!(receive(&mut window, 3), Ok(1 << 32 | 3));
             assert_eq!(receive(&mut window, 0xffff_fff1), Ok(0xffff_fff1));
