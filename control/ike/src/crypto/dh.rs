@@ -22,7 +22,9 @@ pub enum DhError {
     },
     /// The peer's public value is none: out of range, not on the curve, or of small order (RFC 7296 section 2.12,
     /// RFC 6989). A broken or hostile peer is at fault.
-    #[error("the peer's public value for {group} is not a valid one; its implementation is broken, or it attacks")]
+    #[error(
+        "the peer's public value for {group} is not a valid one; its implementation is broken, or it attacks"
+    )]
     InvalidPublic {
         /// The group.
         group: Group,

@@ -30,7 +30,12 @@ impl Prf {
     /// prf+ (K,S) = T1 | T2 | T3 | …
     /// T1 = prf (K, S | 0x01),  T2 = prf (K, T1 | S | 0x02), …
     /// ```
-    pub fn plus(self, key: &[u8], seed: &[&[u8]], len: usize) -> Result<Zeroizing<Vec<u8>>, PrfPlusExhausted> {
+    pub fn plus(
+        self,
+        key: &[u8],
+        seed: &[&[u8]],
+        len: usize,
+    ) -> Result<Zeroizing<Vec<u8>>, PrfPlusExhausted> {
         let blocks = u8::try_from(len.div_ceil(self.output_len())).map_err(|_| PrfPlusExhausted(len))?;
         let key = hmac::Key::new(self.algorithm(), key);
         // Sized once for whole blocks: growing would leave copies of keys in freed memory.

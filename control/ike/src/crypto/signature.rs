@@ -16,7 +16,9 @@ use crate::wire::{AuthMethod, HashAlgorithm};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// The peer announced no hash algorithm (SIGNATURE_HASH_ALGORITHMS) that our key can sign with.
-    #[error("our {key} key needs {needed}, which the peer does not announce; use another key, or a newer peer")]
+    #[error(
+        "our {key} key needs {needed}, which the peer does not announce; use another key, or a newer peer"
+    )]
     NoCommonHash {
         /// Our key.
         key: KeyAlgorithm,
@@ -53,10 +55,14 @@ pub enum SignatureError {
     #[error("the peer signs with an algorithm that is not accepted here (AlgorithmIdentifier {})", hex(.0))]
     UnknownAlgorithm(Vec<u8>),
     /// The certificate's key is not one that the signature algorithm goes with, or too small.
-    #[error("the key in the peer's certificate is not one for {0}: RSA from 2048 to 8192 bits, P-256, P-384 or Ed25519")]
+    #[error(
+        "the key in the peer's certificate is not one for {0}: RSA from 2048 to 8192 bits, P-256, P-384 or Ed25519"
+    )]
     KeyMismatch(SignatureScheme),
     /// The signature does not hold: the peer does not have the certificate's key, or the messages were tampered with.
-    #[error("the peer's signature does not hold: it does not own the certificate's key, or someone changed messages")]
+    #[error(
+        "the peer's signature does not hold: it does not own the certificate's key, or someone changed messages"
+    )]
     Invalid,
 }
 
@@ -127,10 +133,16 @@ pub fn verify_auth(
             ));
         }
         AuthMethod::SharedKey => {
-            return Err(SignatureError::Method(method, "a certificate is configured for it; set both sides alike"));
+            return Err(SignatureError::Method(
+                method,
+                "a certificate is configured for it; set both sides alike",
+            ));
         }
         _ => {
-            return Err(SignatureError::Method(method, "let the peer use RFC 7427 with RSA, ECDSA or Ed25519"));
+            return Err(SignatureError::Method(
+                method,
+                "let the peer use RFC 7427 with RSA, ECDSA or Ed25519",
+            ));
         }
     };
     key.verify(scheme, form, octets, signature)?;

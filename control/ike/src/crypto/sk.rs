@@ -281,8 +281,7 @@ mod tests {
             suite(Encryption::ChaCha20Poly1305, None),
         ];
         for bits in [Aes128, Aes256] {
-            for integrity in
-                [Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256]
+            for integrity in [Integrity::HmacSha256_128, Integrity::HmacSha384_192, Integrity::HmacSha512_256]
             {
                 suites.push(suite(Encryption::AesCbc { bits }, Some(integrity)));
             }
@@ -405,8 +404,7 @@ mod tests {
             assert!(SkCipher::new(&suite, &sk_e[1..], &sk_a).is_err());
             assert!(SkCipher::new(&suite, &[], &sk_a).is_err());
             assert!(SkCipher::new(&suite, &sk_e, &[&sk_a[..], &[0]].concat()).is_err());
-            let contrary =
-                if suite.integrity.is_some() { None } else { Some(Integrity::HmacSha256_128) };
+            let contrary = if suite.integrity.is_some() { None } else { Some(Integrity::HmacSha256_128) };
             let broken = IkeSuite { integrity: contrary, ..suite };
             assert_eq!(SkCipher::new(&broken, &sk_e, &[0; 32]).unwrap_err(), SkError::Keys(broken));
         }
@@ -415,12 +413,10 @@ mod tests {
     #[test]
     fn aes_cbc_is_that_of_rfc_3602() {
         // Case 1 of section 4.
-        let key = [
-            0x06, 0xa9, 0x21, 0x40, 0x36, 0xb8, 0xa1, 0x5b, 0x51, 0x2e, 0x03, 0xd5, 0x34, 0x12, 0x00, 0x06,
-        ];
-        let iv = [
-            0x3d, 0xaf, 0xba, 0x42, 0x9d, 0x9e, 0xb4, 0x30, 0xb4, 0x22, 0xda, 0x80, 0x2c, 0x9f, 0xac, 0x41,
-        ];
+        let key =
+            [0x06, 0xa9, 0x21, 0x40, 0x36, 0xb8, 0xa1, 0x5b, 0x51, 0x2e, 0x03, 0xd5, 0x34, 0x12, 0x00, 0x06];
+        let iv =
+            [0x3d, 0xaf, 0xba, 0x42, 0x9d, 0x9e, 0xb4, 0x30, 0xb4, 0x22, 0xda, 0x80, 0x2c, 0x9f, 0xac, 0x41];
         let mut block = *b"Single block msg";
         encrypt::<cbc::Encryptor<Aes128>>(&key, &iv, &mut block).unwrap();
         assert_eq!(

@@ -62,10 +62,11 @@ impl TrustAnchors {
                 return Err(CertificateError::NotAnAuthority { subject: certificate.subject().to_owned() });
             }
             let der = CertificateDer::from(der.as_ref());
-            let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|error| CertificateError::Unreadable {
-                what: format!("the CA certificate of \"{}\"", certificate.subject()),
-                why: error.to_string(),
-            })?;
+            let anchor =
+                webpki::anchor_from_trusted_cert(&der).map_err(|error| CertificateError::Unreadable {
+                    what: format!("the CA certificate of \"{}\"", certificate.subject()),
+                    why: error.to_string(),
+                })?;
             anchors.push(anchor.to_owned());
             read.push(certificate);
         }
@@ -82,9 +83,8 @@ impl TrustAnchors {
         revocation: RevocationPolicy,
     ) -> Result<Self, CertificateError> {
         let read = |der: &[u8]| {
-            let crl = OwnedCertRevocationList::from_der(der).map_err(|error| CertificateError::Unreadable {
-                what: "a CRL".to_owned(),
-                why: error.to_string(),
+            let crl = OwnedCertRevocationList::from_der(der).map_err(|error| {
+                CertificateError::Unreadable { what: "a CRL".to_owned(), why: error.to_string() }
             })?;
             Ok(CertRevocationList::Owned(crl))
         };
@@ -288,7 +288,8 @@ impl<D: AsRef<[u8]>> Attempt<'_, D> {
 
     /// Which certificate webpki means: it tells the time only.
     fn subject_where(&self, fits: impl Fn(&Certificate) -> bool) -> String {
-        let intermediates = self.intermediates.iter().filter_map(|der| Certificate::from_der(der.as_ref()).ok());
+        let intermediates =
+            self.intermediates.iter().filter_map(|der| Certificate::from_der(der.as_ref()).ok());
         let mut all = std::iter::once(self.certificate.clone())
             .chain(intermediates)
             .chain(self.anchors.certificates.iter().cloned());

@@ -189,8 +189,7 @@ mod tests {
         let bytes: Vec<u8> = (1..=64).collect();
         for (modulus, p, public, of_three) in KNOWN {
             assert_eq!(sha256(&prime(modulus)), p);
-            let private =
-                PrivateExponent { modulus, exponent: Zeroizing::new(U512::from_be_slice(&bytes)) };
+            let private = PrivateExponent { modulus, exponent: Zeroizing::new(U512::from_be_slice(&bytes)) };
             assert_eq!(sha256(&private.public()), public);
             assert_eq!(sha256(&private.power(&small(modulus, 3)).unwrap()), of_three);
         }

@@ -47,13 +47,19 @@ impl fmt::Display for KeyAlgorithm {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrivateKeyError {
     /// No PEM section with a private key.
-    #[error("no private key in this PEM file; it needs a section \"PRIVATE KEY\", \"RSA PRIVATE KEY\" or \"EC PRIVATE KEY\"")]
+    #[error(
+        "no private key in this PEM file; it needs a section \"PRIVATE KEY\", \"RSA PRIVATE KEY\" or \"EC PRIVATE KEY\""
+    )]
     NoKey,
     /// It is encrypted.
-    #[error("the private key is encrypted with a passphrase; store it decrypted, readable by the daemon alone")]
+    #[error(
+        "the private key is encrypted with a passphrase; store it decrypted, readable by the daemon alone"
+    )]
     Encrypted,
     /// Not readable, or of a kind that is not supported.
-    #[error("the private key is refused ({0}); it must be RSA of 2048 to 4096 bits, ECDSA P-256 or P-384, or Ed25519")]
+    #[error(
+        "the private key is refused ({0}); it must be RSA of 2048 to 4096 bits, ECDSA P-256 or P-384, or Ed25519"
+    )]
     Refused(String),
 }
 
@@ -126,7 +132,8 @@ impl PrivateKey {
     fn from_sec1_der(der: &[u8]) -> Result<Self, PrivateKeyError> {
         let mut why = PrivateKeyError::NoKey;
         for (algorithm, curve) in [(KeyAlgorithm::EcdsaP256, P256), (KeyAlgorithm::EcdsaP384, P384)] {
-            let wrapped = wrap_sec1(der, curve).map_err(|error| PrivateKeyError::Refused(error.to_string()))?;
+            let wrapped =
+                wrap_sec1(der, curve).map_err(|error| PrivateKeyError::Refused(error.to_string()))?;
             match Self::from_ecdsa(algorithm, &wrapped) {
                 Ok(key) => return Ok(key),
                 Err(error) => why = error,
@@ -143,10 +150,16 @@ impl PrivateKey {
 
     fn from_ecdsa(algorithm: KeyAlgorithm, der: &[u8]) -> Result<Self, PrivateKeyError> {
         let (curve, der_form, raw_form) = match algorithm {
-            KeyAlgorithm::EcdsaP384 => {
-                (P384, &signature::ECDSA_P384_SHA384_ASN1_SIGNING, &signature::ECDSA_P384_SHA384_FIXED_SIGNING)
-            }
-            _ => (P256, &signature::ECDSA_P256_SHA256_ASN1_SIGNING, &signature::ECDSA_P256_SHA256_FIXED_SIGNING),
+            KeyAlgorithm::EcdsaP384 => (
+                P384,
+                &signature::ECDSA_P384_SHA384_ASN1_SIGNING,
+                &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
+            ),
+            _ => (
+                P256,
+                &signature::ECDSA_P256_SHA256_ASN1_SIGNING,
+                &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+            ),
         };
         let random = SystemRandom::new();
         let pair = Pair::Ecdsa {
@@ -190,7 +203,11 @@ impl PrivateKey {
     pub fn choose_scheme(&self, peer_hashes: &[HashAlgorithm]) -> Result<SignatureScheme, SignatureError> {
         let (schemes, needed): (&[SignatureScheme], _) = match self.algorithm {
             KeyAlgorithm::Rsa { .. } => (
-                &[SignatureScheme::RsaPssSha256, SignatureScheme::RsaPssSha384, SignatureScheme::RsaPssSha512],
+                &[
+                    SignatureScheme::RsaPssSha256,
+                    SignatureScheme::RsaPssSha384,
+                    SignatureScheme::RsaPssSha512,
+                ],
                 "SHA2-256, SHA2-384 or SHA2-512",
             ),
             KeyAlgorithm::EcdsaP256 => (&[SignatureScheme::EcdsaP256Sha256], "SHA2-256"),

@@ -70,9 +70,7 @@ impl PublicKey {
             (SignatureScheme::EcdsaP384Sha384, EcdsaForm::Raw) => &signature::ECDSA_P384_SHA384_FIXED,
             (SignatureScheme::Ed25519, _) => &signature::ED25519,
         };
-        UnparsedPublicKey::new(algorithm, key)
-            .verify(message, signature)
-            .map_err(|_| SignatureError::Invalid)
+        UnparsedPublicKey::new(algorithm, key).verify(message, signature).map_err(|_| SignatureError::Invalid)
     }
 
     /// The subject public key, if it is of the kind that the scheme goes with: RSAPublicKey, point, or Ed25519 key.

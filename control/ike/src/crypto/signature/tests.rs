@@ -56,7 +56,9 @@ fn every_scheme_of_rsa_verifies() {
         let Ok(signature) = key.sign(scheme, OCTETS) else {
             assert!(matches!(
                 scheme,
-                SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaP384Sha384 | SignatureScheme::Ed25519
+                SignatureScheme::EcdsaP256Sha256
+                    | SignatureScheme::EcdsaP384Sha384
+                    | SignatureScheme::Ed25519
             ));
             continue;
         };
@@ -136,7 +138,9 @@ fn the_scheme_is_one_whose_hash_the_peer_has() {
 #[test]
 fn methods_that_are_no_signatures_or_weak_are_refused() {
     let key = key(KeyAlgorithm::EcdsaP256);
-    for method in [AuthMethod::RsaSignature, AuthMethod::SharedKey, AuthMethod::DssSignature, AuthMethod::Null] {
+    for method in
+        [AuthMethod::RsaSignature, AuthMethod::SharedKey, AuthMethod::DssSignature, AuthMethod::Null]
+    {
         let refused = verify_auth(method, &[0; 64], key.public_key(), OCTETS);
         assert!(matches!(refused, Err(SignatureError::Method(at, _)) if at == method));
     }
@@ -172,7 +176,10 @@ fn every_changed_bit_and_every_truncation_is_refused() {
 fn keys_that_cannot_be_used_are_refused_with_the_reason() {
     let said = |pem: &str| PrivateKey::from_pem(pem.as_bytes()).unwrap_err();
     assert_eq!(said(""), PrivateKeyError::NoKey);
-    assert_eq!(said("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), PrivateKeyError::NoKey);
+    assert_eq!(
+        said("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        PrivateKeyError::NoKey
+    );
     assert_eq!(said(include_str!("testdata/encrypted.pkcs8.pem")), PrivateKeyError::Encrypted);
     assert_eq!(said(include_str!("testdata/encrypted.pkcs1.pem")), PrivateKeyError::Encrypted);
     assert!(said(include_str!("testdata/rsa1024.pkcs8.pem")).to_string().contains("TooSmall"));

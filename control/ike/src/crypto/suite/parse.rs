@@ -176,7 +176,11 @@ impl FromStr for IkeProposal {
         let Parts { encryption, integrity, mut prf, groups, esn } = Parts::parse(name, IKE_TOKENS)?;
         if let Some(esn) = esn.first() {
             let token = if *esn { "esn" } else { "noesn" };
-            return Err(refused(name, token, "extended sequence numbers belong to ESP; write it in the child's proposal"));
+            return Err(refused(
+                name,
+                token,
+                "extended sequence numbers belong to ESP; write it in the child's proposal",
+            ));
         }
         if prf.is_empty() {
             prf = implied_prf(&integrity);
@@ -200,7 +204,11 @@ impl FromStr for EspProposal {
             return Err(refused(name, &prf.to_string(), "ESP has no PRF; leave it out"));
         }
         if let Some(other) = integrity.iter().find(|integrity| **integrity != Integrity::HmacSha256_128) {
-            return Err(refused(name, &other.to_string(), "the data path has AES-CBC with sha256 only; use sha256"));
+            return Err(refused(
+                name,
+                &other.to_string(),
+                "the data path has AES-CBC with sha256 only; use sha256",
+            ));
         }
         let esn = match esn.as_slice() {
             [true] => EsnChoice::Required,
@@ -226,7 +234,9 @@ mod tests {
         ] {
             assert_eq!(name.parse::<IkeProposal>().map(|proposal| proposal.to_string()), Ok(name.to_owned()));
         }
-        for name in ["aes128gcm16-ecp256", "aes256gcm16", "aes256-sha256", "aes128gcm16-esn", "aes128gcm16-noesn"] {
+        for name in
+            ["aes128gcm16-ecp256", "aes256gcm16", "aes256-sha256", "aes128gcm16-esn", "aes128gcm16-noesn"]
+        {
             assert_eq!(name.parse::<EspProposal>().map(|proposal| proposal.to_string()), Ok(name.to_owned()));
         }
     }

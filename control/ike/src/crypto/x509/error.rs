@@ -21,7 +21,9 @@ pub enum CertificateError {
     #[error("no \"CERTIFICATE\" section in this PEM file")]
     NoCertificate,
     /// A trust anchor that must not issue certificates. The configuration is at fault.
-    #[error("the certificate of \"{subject}\" is none of a CA; name the CA that issued the peer's certificate instead")]
+    #[error(
+        "the certificate of \"{subject}\" is none of a CA; name the CA that issued the peer's certificate instead"
+    )]
     NotAnAuthority {
         /// Its subject.
         subject: String,

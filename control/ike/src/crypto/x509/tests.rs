@@ -64,7 +64,11 @@ impl Authority {
     fn issue_authority(&self, params: CertificateParams) -> Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Authority { der: certificate.der().to_vec(), pem: certificate.pem(), issuer: Issuer::new(params, key) }
+        Authority {
+            der: certificate.der().to_vec(),
+            pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        }
     }
 
     fn anchors(&self) -> TrustAnchors {
@@ -173,14 +177,19 @@ fn an_expired_anchor_is_no_anchor() {
     expired.not_after = date_time_ymd(2026, 2, 1);
     let root = root(expired);
     let error = refusal(&root.issue(gateway_params()), &[], &root.anchors());
-    assert!(matches!(&error, CertificateError::Expired { subject, .. } if subject.contains("Old Root")), "{error}");
+    assert!(
+        matches!(&error, CertificateError::Expired { subject, .. } if subject.contains("Old Root")),
+        "{error}"
+    );
 }
 
 #[test]
 fn foreign_authorities_and_missing_intermediates_are_unknown_issuers() {
     let (ours, foreign) = (root(ca_params("Root")), root(ca_params("Foreign Root")));
     let error = refusal(&foreign.issue(gateway_params()), &[&foreign.der], &ours.anchors());
-    assert!(matches!(&error, CertificateError::UnknownIssuer { issuer, .. } if issuer.contains("Foreign Root")));
+    assert!(
+        matches!(&error, CertificateError::UnknownIssuer { issuer, .. } if issuer.contains("Foreign Root"))
+    );
     let middle = ours.issue_authority(ca_params("Middle"));
     let error = refusal(&middle.issue(gateway_params()), &[], &ours.anchors());
     assert!(matches!(&error, CertificateError::UnknownIssuer { issuer, .. } if issuer.contains("Middle")));
@@ -329,7 +338,9 @@ fn a_bundle_is_read_and_names_its_keys() {
     assert_eq!(authority.len(), 40);
     assert_eq!(authority[..20], one.anchors().certreq_authority());
     assert!(matches!(TrustAnchors::from_pem(b"nothing"), Err(CertificateError::NoCertificate)));
-    assert!(TrustAnchors::from_pem(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err());
+    assert!(
+        TrustAnchors::from_pem(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err()
+    );
 }
 
 #[test]
