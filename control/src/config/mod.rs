@@ -5,10 +5,22 @@
 //! each with its place and its remedy ([`Diagnostic`]). Nothing here opens traffic by default: without a policy a
 //! gateway forwards nothing.
 //!
-//! The way of a file: [`table`] (TOML into keys with places) → `ports`, `zones`, `policies`, `connections` (values
-//! and checks of one section) → `file` (what only the sections together show) → [`Config`].
+//! The way of a file: `table` (TOML into keys with places) → `gateway`, `ports`, `policies`, `connections` (values and
+//! checks of one section) → `zones`, `selectors`, `credentials` (what only several of them together show) → [`Config`].
 
+mod connections;
+mod credentials;
 mod diagnostic;
+mod gateway;
+mod ike;
+mod load;
+mod name;
+mod networks;
+mod policies;
+mod ports;
+mod selectors;
+mod table;
+mod zones;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -18,7 +30,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use diagnostic::{Diagnostic, Severity};
+pub use credentials::CredentialError;
+pub use diagnostic::{Diagnostic, Related, Severity};
+pub use ike::{IkeConfigCause, IkeConfigError};
+pub use load::{check, load};
+pub use networks::trie_prefix;
 pub use sekisho_abi::port::ZONE_GATEWAY;
 
 /// Number of a port, 1 … `PORTS_MAX` − 1: the id the programs know it by. Physical ports come first, in the order

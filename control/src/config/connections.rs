@@ -1,0 +1,404 @@
+//! `[connections.*]`: the two ends, how both prove who they are, algorithms, times, and the children.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use sekisho_ike::crypto::suite::{EspProposal, IkeProposal};
+use sekisho_ike::wire::id::Identification;
+use toml::Spanned;
+
+use super::diagnostic::Report;
+use super::name::read_name;
+use super::ports::PortSpec;
+use super::table::Section;
+use super::{Child, Connection, LocalCredential, LocalEnd, RemoteCredential, RemoteEnd, Start, credentials};
+
+/// A connection as the file has it.
+pub(super) struct ConnectionSpec {
+    pub(super) name: Spanned<String>,
+    pub(super) local: Option<EndSpec<LocalCredential>>,
+    pub(super) remote: Option<EndSpec<RemoteCredential>>,
+    pub(super) children: Vec<ChildSpec>,
+    ike: Vec<IkeProposal>,
+    esp: Vec<EspProposal>,
+    start: Start,
+    ike_rekey: Duration,
+    rekey: Duration,
+    dpd: Duration,
+    force_udp: bool,
+}
+
+/// One end.
+pub(super) struct EndSpec<C> {
+    pub(super) address: Option<Spanned<IpAddr>>,
+    pub(super) id: Option<Spanned<String>>,
+    credential: Option<C>,
+}
+
+/// One child.
+pub(super) struct ChildSpec {
+    pub(super) name: Spanned<String>,
+    pub(super) local: Vec<Spanned<IpNet>>,
+    pub(super) remote: Vec<Spanned<IpNet>>,
+}
+
+/// Shortest and longest time between two rekeyings.
+const REKEY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(7 * 24 * 3600));
+const IKE_REKEY_DEFAULT: Duration = Duration::from_secs(4 * 3600);
+const REKEY_DEFAULT: Duration = Duration::from_secs(3600);
+const DPD_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Reads the sections. Files named there are looked up in `folder` and must be good at the time `now`.
+pub(super) fn read(file: &Section<'_>, folder: &Path, now: SystemTime, report: &Report) -> Vec<ConnectionSpec> {
+    let reader = Reader { folder, now, report };
+    file.sections("connections").into_iter().map(|(name, section)| reader.connection(name, section)).collect()
+}
+
+/// What only the connections and ports together show.
+pub(super) fn check(connections: &[ConnectionSpec], ports: &[PortSpec], report: &Report) {
+    for (index, connection) in connections.iter().enumerate() {
+        if let Some(address) = connection.local.as_ref().and_then(|local| local.address.as_ref()) {
+            check_local_address(address, ports, report);
+        }
+        check_addresses(connection, ports, report);
+        let twin = connections.iter().take(index).find(|other| same_peer(other, connection));
+        if let (Some(first), Some(id)) = (twin, connection.remote.as_ref().and_then(|remote| remote.id.as_ref())) {
+            report
+                .error(id.span(), format!("connection {} has the same peer", first.name.get_ref()))
+                .related(first.name.span(), "this one")
+                .remedy("make one connection with several `[[….child]]` of the two");
+        }
+    }
+}
+
+impl ConnectionSpec {
+    /// The connection, once the file is known to be without errors.
+    pub(super) fn resolve(self) -> Option<Connection> {
+        let (local, remote) = (self.local?, self.remote?);
+        Some(Connection {
+            name: self.name.into_inner().into(),
+            local: LocalEnd {
+                address: local.address?.into_inner(),
+                id: local.id?.into_inner().into(),
+                credential: local.credential?,
+            },
+            remote: RemoteEnd {
+                address: remote.address.map(Spanned::into_inner),
+                id: remote.id?.into_inner().into(),
+                credential: remote.credential?,
+            },
+            ike: self.ike,
+            esp: self.esp,
+            start: self.start,
+            ike_rekey: self.ike_rekey,
+            rekey: self.rekey,
+            dpd: self.dpd,
+            force_udp: self.force_udp,
+            children: self
+                .children
+                .into_iter()
+                .map(|child| Child {
+                    name: child.name.into_inner().into(),
+                    local: child.local.into_iter().map(Spanned::into_inner).collect(),
+                    remote: child.remote.into_iter().map(Spanned::into_inner).collect(),
+                })
+                .collect(),
+        })
+    }
+}
+
+/// What every key of a connection is read with.
+struct Reader<'a> {
+    folder: &'a Path,
+    now: SystemTime,
+    report: &'a Report,
+}
+
+impl Reader<'_> {
+    fn connection(&self, name: Spanned<String>, section: Section<'_>) -> ConnectionSpec {
+        let name = read_name(name, "a connection", self.report);
+        let local = self.end(&section, "local", true, |end, id| self.local_credential(end, id));
+        let start = self.start(&section);
+        let remote = self.end(&section, "remote", start != Start::Answer, |end, _| self.remote_credential(end));
+        let ike = self.proposals(&section, "ike", IkeProposal::defaults);
+        let esp = self.proposals(&section, "esp", EspProposal::defaults);
+        let ike_rekey = self.duration(&section, "ike_rekey", IKE_REKEY_DEFAULT, REKEY.0..=REKEY.1);
+        let rekey = self.duration(&section, "rekey", REKEY_DEFAULT, REKEY.0..=REKEY.1);
+        let dpd = self.duration(&section, "dpd", DPD_DEFAULT, Duration::ZERO..=Duration::from_secs(3600));
+        let force_udp = section.boolean("force_udp").is_some_and(Spanned::into_inner);
+        let children = self.children(&section);
+        section.finish();
+        ConnectionSpec { name, local, remote, children, ike, esp, start, ike_rekey, rekey, dpd, force_udp }
+    }
+
+    fn end<C>(
+        &self,
+        section: &Section<'_>,
+        key: &'static str,
+        address_needed: bool,
+        credential: impl Fn(&Section<'_>, Option<&Identification>) -> Option<C>,
+    ) -> Option<EndSpec<C>> {
+        if !section.has(key) {
+            return section.missing(key, "{ address = \"…\", id = \"…\", … }");
+        }
+        let end = section.section(key)?;
+        let address = end.parsed("address", "an IPv4 or IPv6 address", |text| text.parse().ok());
+        if !end.has("address") && address_needed {
+            let example = if key == "local" { "\"198.51.100.2\"" } else { "\"203.0.113.2\"` or, here, `start = \"answer\"" };
+            let _: Option<()> = end.missing("address", example);
+        }
+        let id = match end.string("id") {
+            Some(id) => Some(id),
+            None if end.has("id") => None,
+            None => end.missing("id", "\"gateway.example\""),
+        };
+        let identity = id.as_ref().and_then(|id| self.identity(id));
+        let credential = credential(&end, identity.as_ref());
+        end.finish();
+        Some(EndSpec { address, id, credential })
+    }
+
+    fn identity(&self, id: &Spanned<String>) -> Option<Identification> {
+        match Identification::from_str(id.get_ref()) {
+            Ok(identity) => Some(identity),
+            Err(error) => {
+                self.report
+                    .error(id.span(), format!("\"{}\" is no identity: {error}", id.get_ref().escape_debug()))
+                    .expected("expected a domain name, an address, an e-mail address or a distinguished name")
+                    .remedy("write it as it stands in the certificate, as gateway.example or user@example");
+                None
+            }
+        }
+    }
+
+    fn local_credential(&self, end: &Section<'_>, id: Option<&Identification>) -> Option<LocalCredential> {
+        let (psk, certificate, key) = (self.file(end, "psk"), self.file(end, "certificate"), self.file(end, "key"));
+        if end.has("psk") && (end.has("certificate") || end.has("key")) {
+            self.report
+                .error(end.key_span("psk"), format!("{} has a pre-shared key and a certificate", end.title()))
+                .expected("one way to prove who we are")
+                .remedy("remove `psk`: a certificate is the stronger proof");
+            return None;
+        }
+        if let Some(psk) = psk {
+            credentials::check_psk(&psk, self.report);
+            return Some(LocalCredential::Psk(psk.into_inner()));
+        }
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => {
+                credentials::check_certificate(&certificate, &key, id, self.now, self.report);
+                Some(LocalCredential::Certificate { certificate: certificate.into_inner(), key: key.into_inner() })
+            }
+            (Some(_), None) if !end.has("key") => end.missing("key", "\"FILE.key.pem\""),
+            (None, Some(_)) if !end.has("certificate") => end.missing("certificate", "\"FILE.crt.pem\""),
+            (None, None) if !end.has("psk") && !end.has("certificate") && !end.has("key") => {
+                self.report
+                    .error(end.span(), format!("{} proves nothing", end.title()))
+                    .expected("expected `certificate` and `key`, or `psk`")
+                    .remedy("`sekisho pki issue` makes a certificate and its key");
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn remote_credential(&self, end: &Section<'_>) -> Option<RemoteCredential> {
+        let (psk, ca) = (self.file(end, "psk"), self.file(end, "ca"));
+        if end.has("psk") && end.has("ca") {
+            self.report
+                .error(end.key_span("psk"), format!("{} has a pre-shared key and a CA", end.title()))
+                .expected("one way for the peer to prove who it is")
+                .remedy("remove `psk`: a certificate is the stronger proof");
+            return None;
+        }
+        if let Some(psk) = psk {
+            credentials::check_psk(&psk, self.report);
+            return Some(RemoteCredential::Psk(psk.into_inner()));
+        }
+        if let Some(ca) = ca {
+            credentials::check_ca(&ca, self.now, self.report);
+            return Some(RemoteCredential::Ca(ca.into_inner()));
+        }
+        if !end.has("psk") && !end.has("ca") {
+            self.report
+                .error(end.span(), format!("nothing says how {} must prove who it is", end.title()))
+                .expected("expected `ca` or `psk`")
+                .remedy("name the file with the CA certificate of the peer in `ca`");
+        }
+        None
+    }
+
+    /// A file named in the configuration, relative to the configuration's folder.
+    fn file(&self, end: &Section<'_>, key: &'static str) -> Option<Spanned<PathBuf>> {
+        let name = end.string(key)?;
+        Some(Spanned::new(name.span(), self.folder.join(name.get_ref())))
+    }
+
+    fn start(&self, section: &Section<'_>) -> Start {
+        let start = section.parsed("start", "\"always\", \"on-demand\", \"manual\" or \"answer\"", |text| {
+            Some(match text {
+                "always" => Start::Always,
+                "on-demand" => Start::OnDemand,
+                "manual" => Start::Manual,
+                "answer" => Start::Answer,
+                _ => return None,
+            })
+        });
+        start.map_or(Start::Always, Spanned::into_inner)
+    }
+
+    fn proposals<P: FromStr<Err: Display>>(
+        &self,
+        section: &Section<'_>,
+        key: &'static str,
+        defaults: impl Fn() -> Vec<P>,
+    ) -> Vec<P> {
+        let Some(names) = section.strings(key) else { return defaults() };
+        if names.is_empty() {
+            self.report
+                .error(section.key_span(key), format!("`{key}` is empty"))
+                .remedy(format!("remove the line: the defaults of `{key}` are safe"));
+        }
+        let mut proposals = Vec::new();
+        for name in &names {
+            match name.get_ref().parse() {
+                Ok(proposal) => proposals.push(proposal),
+                Err(error) => self
+                    .report
+                    .error(name.span(), format!("{error}"))
+                    .expected(format!("expected a proposal for {}", key.to_uppercase()))
+                    .remedy(format!("write one as \"aes128gcm16-{}x25519\", or remove `{key}`: its defaults are safe", if key == "ike" { "prfsha256-" } else { "" })),
+            }
+        }
+        proposals
+    }
+
+    fn duration(
+        &self,
+        section: &Section<'_>,
+        key: &'static str,
+        default: Duration,
+        allowed: std::ops::RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(read) = section.parsed(key, "a time, as 30s, 1h or 1h 30m", |text| humantime::parse_duration(text).ok())
+        else {
+            return default;
+        };
+        if !allowed.contains(read.get_ref()) {
+            let show = |duration: &Duration| humantime::format_duration(*duration).to_string();
+            self.report
+                .error(read.span(), format!("`{key}` cannot be {}", show(read.get_ref())))
+                .expected(format!("expected {} to {}", show(allowed.start()), show(allowed.end())))
+                .remedy(format!("remove the line for the default, {}", show(&default)));
+        }
+        read.into_inner()
+    }
+
+    fn children(&self, section: &Section<'_>) -> Vec<ChildSpec> {
+        let sections = section.array("child");
+        if !section.has("child") {
+            self.report
+                .error(section.span(), format!("{} carries nothing", section.title()))
+                .expected("expected `[[….child]]` with `name`, `local` and `remote`")
+                .remedy(format!(
+                    "add `[[{}.child]]` with the networks on both sides",
+                    section.title().trim_matches(['[', ']'])
+                ));
+        }
+        let children: Vec<ChildSpec> = sections.into_iter().filter_map(|child| self.child(child)).collect();
+        for (index, child) in children.iter().enumerate() {
+            let same = |other: &&ChildSpec| other.name.get_ref() == child.name.get_ref();
+            if let Some(first) = children.iter().take(index).find(same) {
+                self.report
+                    .error(child.name.span(), format!("there are two children \"{}\"", child.name.get_ref()))
+                    .related(first.name.span(), "first here")
+                    .remedy("give each child of a connection a name of its own");
+            }
+        }
+        children
+    }
+
+    fn child(&self, section: Section<'_>) -> Option<ChildSpec> {
+        let name = match section.string("name") {
+            Some(name) => Some(read_name(name, "a child", self.report)),
+            None if section.has("name") => None,
+            None => section.missing("name", "\"main\""),
+        };
+        let networks = |key: &'static str, example: &str| {
+            let networks = section.parsed_list(key, "a network, as 192.168.1.0/24", |text| text.parse().ok());
+            if !section.has(key) {
+                let _: Option<()> = section.missing(key, example);
+            } else if section.strings(key).is_some_and(|all| all.is_empty()) {
+                self.report
+                    .error(section.key_span(key), format!("`{key}` names no network"))
+                    .remedy(format!("name at least one network, as {example}"));
+            }
+            networks.unwrap_or_default()
+        };
+        let (local, remote) = (networks("local", "[\"192.168.1.0/24\"]"), networks("remote", "[\"10.2.0.0/24\"]"));
+        section.finish();
+        Some(ChildSpec { name: name?, local, remote })
+    }
+}
+
+fn check_local_address(address: &Spanned<IpAddr>, ports: &[PortSpec], report: &Report) {
+    let owner = ports.iter().find(|port| port.addresses.iter().any(|own| own.get_ref().addr() == *address.get_ref()));
+    let on_uplinks: Vec<String> = ports
+        .iter()
+        .filter(|port| port.uplink)
+        .flat_map(|port| port.addresses.iter().map(|own| own.get_ref().addr().to_string()))
+        .collect();
+    let remedy = match on_uplinks.as_slice() {
+        [] => "mark the port towards the internet `uplink = true`".to_owned(),
+        addresses => format!("addresses on uplinks: {}", addresses.join(", ")),
+    };
+    let draft = |message| report.error(address.span(), message).expected("expected an address of an uplink port");
+    match owner {
+        None => draft(format!("{} is no address of this gateway", address.get_ref())).remedy(remedy),
+        Some(port) if !port.uplink => {
+            draft(format!("{} is on port {}, which is no uplink", address.get_ref(), port.name.get_ref())).remedy(remedy);
+        }
+        Some(_) => {}
+    }
+}
+
+fn check_addresses(connection: &ConnectionSpec, ports: &[PortSpec], report: &Report) {
+    let Some(remote) = connection.remote.as_ref().and_then(|remote| remote.address.as_ref()) else { return };
+    let address = *remote.get_ref();
+    if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+        report
+            .error(remote.span(), format!("{address} is no peer's address"))
+            .expected("expected the address of one host")
+            .remedy("for a peer without a fixed address leave `address` out and set `start = \"answer\"`");
+        return;
+    }
+    if let Some(port) = ports.iter().find(|port| port.addresses.iter().any(|own| own.get_ref().addr() == address)) {
+        report
+            .error(remote.span(), format!("{address} is this gateway's own address on port {}", port.name.get_ref()))
+            .expected("expected the peer's address")
+            .remedy("are `local` and `remote` exchanged?");
+    }
+    if let Some(local) = connection.local.as_ref().and_then(|local| local.address.as_ref())
+        && local.get_ref().is_ipv4() != address.is_ipv4()
+    {
+        report
+            .error(remote.span(), format!("{address} cannot be reached from {}: different families", local.get_ref()))
+            .related(local.span(), "our end")
+            .remedy("name addresses of one family; the networks inside may be of the other");
+    }
+}
+
+/// Whether an arriving peer could be either of the two.
+fn same_peer(a: &ConnectionSpec, b: &ConnectionSpec) -> bool {
+    let key = |connection: &ConnectionSpec| {
+        let (local, remote) = (connection.local.as_ref()?, connection.remote.as_ref()?);
+        let address = |spec: &Option<Spanned<IpAddr>>| spec.as_ref().map(|address| *address.get_ref());
+        let id = |spec: &Option<Spanned<String>>| Some(spec.as_ref()?.get_ref().clone());
+        Some((address(&local.address), address(&remote.address), id(&local.id)?, id(&remote.id)?))
+    };
+    key(a).is_some_and(|a| Some(a) == key(b))
+}

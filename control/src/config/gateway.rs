@@ -1,0 +1,100 @@
+//! `[gateway]`: the gateway's name, its metrics, its data path.
+
+use std::net::{IpAddr, SocketAddr};
+
+use sekisho_abi::map::FLOWS_MAX;
+use toml::Spanned;
+
+use super::diagnostic::Report;
+use super::name::read_name;
+use super::ports::PortSpec;
+use super::table::Section;
+use super::{Datapath, Gateway, Match, Policy, ZONE_GATEWAY};
+
+/// Fewest and most flows that the table may be made for.
+const FLOWS: std::ops::RangeInclusive<u32> = 1024..=16_777_216;
+const TCP: u8 = 6;
+
+/// The section, and where the address of the metrics stands.
+pub(super) struct GatewaySpec {
+    pub(super) gateway: Gateway,
+    metrics: Option<Spanned<SocketAddr>>,
+}
+
+pub(super) fn read(file: &Section<'_>, report: &Report) -> Option<GatewaySpec> {
+    if !file.has("gateway") {
+        return file.missing("[gateway]", "{ name = \"clinic\" }");
+    }
+    let section = file.section("gateway")?;
+    let name = match section.string("name") {
+        Some(name) => Some(read_name(name, "a gateway", report)),
+        None if section.has("name") => None,
+        None => section.missing("name", "\"clinic\""),
+    };
+    let metrics =
+        section.parsed("metrics", "an address with a port, as 127.0.0.1:9469", |text| text.parse::<SocketAddr>().ok());
+    let datapath = section.parsed("datapath", "\"auto\", \"kernel\" or \"engine\"", |text| {
+        Some(match text {
+            "auto" => Datapath::Auto,
+            "kernel" => Datapath::Kernel,
+            "engine" => Datapath::Engine,
+            _ => return None,
+        })
+    });
+    let flows_max = read_flows_max(&section, report);
+    section.finish();
+    Some(GatewaySpec {
+        gateway: Gateway {
+            name: name?.into_inner().into(),
+            metrics: metrics.as_ref().map(|metrics| *metrics.get_ref()),
+            datapath: datapath.map(Spanned::into_inner).unwrap_or_default(),
+            flows_max,
+        },
+        metrics,
+    })
+}
+
+fn read_flows_max(section: &Section<'_>, report: &Report) -> u32 {
+    let Some(read) = section.integer("flows_max") else { return FLOWS_MAX };
+    match u32::try_from(*read.get_ref()).ok().filter(|flows| FLOWS.contains(flows)) {
+        Some(flows) => flows,
+        None => {
+            report
+                .error(read.span(), format!("`flows_max` cannot be {}", read.get_ref()))
+                .expected(format!("expected {} to {}", FLOWS.start(), FLOWS.end()))
+                .remedy(format!("remove the line for the default, {FLOWS_MAX}"));
+            FLOWS_MAX
+        }
+    }
+}
+
+/// The metrics' address against ports and policies.
+pub(super) fn check_metrics(spec: &GatewaySpec, ports: &[PortSpec], policies: &[Policy], report: &Report) {
+    let Some(metrics) = &spec.metrics else { return };
+    let address = metrics.get_ref().ip();
+    if address.is_loopback() {
+        return;
+    }
+    let own = |address: IpAddr| {
+        ports.iter().any(|port| port.addresses.iter().any(|own| own.get_ref().addr() == address))
+    };
+    if !address.is_unspecified() && !own(address) {
+        report
+            .error(metrics.span(), format!("{address} is no address of this gateway"))
+            .expected("expected a loopback address or one of a port")
+            .remedy("127.0.0.1:9469 keeps the metrics on this host");
+        return;
+    }
+    let port = metrics.get_ref().port();
+    let opens = |matches: &Match| match matches {
+        Match::Any => true,
+        Match::Protocol { protocol, ports } => *protocol == TCP && ports.contains(&port),
+    };
+    let reachable = policies.iter().any(|policy| policy.to.contains(&ZONE_GATEWAY) && policy.matches.iter().any(opens));
+    if !reachable {
+        report
+            .warning(metrics.span(), format!("no policy lets anyone reach the metrics at {}", metrics.get_ref()))
+            .expected("not on loopback, and no policy to \"gateway\"")
+            .remedy(format!("add a policy `to = \"gateway\"` with `allow = [\"tcp/{port}\"]`, or use 127.0.0.1:{port}"));
+    }
+}

@@ -1,0 +1,104 @@
+//! The configuration as the IKE engine wants it, with credentials read from their files.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use sekisho_ike::config::{self as ike, EndpointConfig, LocalAuth, Psk, RemoteAuth};
+use sekisho_ike::crypto::x509::{CertificateError, TrustAnchors};
+use sekisho_ike::wire::id::{Identification, IdentityError};
+use sekisho_ike::wire::ts::{SelectorError, TrafficSelector};
+
+use super::credentials::{self, CredentialError};
+use super::{Child, Config, Connection, LocalCredential, RemoteCredential};
+
+/// Why a checked configuration cannot be used after all: as a rule, a file was changed since.
+#[derive(Debug, thiserror::Error)]
+#[error("connection {connection}: {cause}")]
+pub struct IkeConfigError {
+    /// The connection at fault.
+    pub connection: Arc<str>,
+    /// Why.
+    #[source]
+    pub cause: IkeConfigCause,
+}
+
+/// What exactly cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IkeConfigCause {
+    /// A file of a key, a certificate or a pre-shared key.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    /// The CA certificates.
+    #[error("the CA certificates: {0}")]
+    Anchors(#[from] CertificateError),
+    /// An identity.
+    #[error("the identity: {0}")]
+    Identity(#[from] IdentityError),
+    /// A network.
+    #[error("a network: {0}")]
+    Selector(#[from] SelectorError),
+}
+
+impl Config {
+    /// What an [`Endpoint`](sekisho_ike::Endpoint) works from. Reads keys and certificates; secrets are wiped when the
+    /// result is dropped.
+    pub fn ike(&self) -> Result<EndpointConfig, IkeConfigError> {
+        let connections = self
+            .connections
+            .iter()
+            .map(|connection| match resolve(connection) {
+                Ok(resolved) => Ok(Arc::new(resolved)),
+                Err(cause) => Err(IkeConfigError { connection: Arc::clone(&connection.name), cause }),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(EndpointConfig { connections, ..EndpointConfig::default() })
+    }
+}
+
+fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
+    let local_auth = match &connection.local.credential {
+        LocalCredential::Psk(path) => LocalAuth::Psk(load_psk(path)?),
+        LocalCredential::Certificate { certificate, key } => LocalAuth::Signature {
+            chain: credentials::load_certificates(certificate)?.iter().map(|der| Arc::from(der.as_ref())).collect(),
+            key: Arc::new(credentials::load_key(key)?),
+        },
+    };
+    let remote_auth = match &connection.remote.credential {
+        RemoteCredential::Psk(path) => RemoteAuth::Psk(load_psk(path)?),
+        RemoteCredential::Ca(path) => {
+            RemoteAuth::Certificate(Arc::new(TrustAnchors::from_der(&credentials::load_certificates(path)?)?))
+        }
+    };
+    Ok(ike::Connection {
+        name: Arc::clone(&connection.name),
+        local_address: Some(connection.local.address),
+        remote_address: connection.remote.address,
+        local_id: connection.local.id.parse::<Identification>()?,
+        remote_id: connection.remote.id.parse::<Identification>()?,
+        local_auth,
+        remote_auth,
+        ike_proposals: connection.ike.clone(),
+        children: connection.children.iter().map(|child| resolve_child(child, connection)).collect::<Result<_, _>>()?,
+        ike_rekey_after: connection.ike_rekey,
+        dpd_after: connection.dpd,
+        force_encapsulation: connection.force_udp,
+    })
+}
+
+fn resolve_child(child: &Child, connection: &Connection) -> Result<ike::ChildConfig, SelectorError> {
+    Ok(ike::ChildConfig {
+        name: Arc::clone(&child.name),
+        local: selectors(&child.local)?,
+        remote: selectors(&child.remote)?,
+        esp_proposals: connection.esp.clone(),
+        rekey_after: connection.rekey,
+    })
+}
+
+fn selectors(networks: &[IpNet]) -> Result<Vec<TrafficSelector>, SelectorError> {
+    networks.iter().map(|network| TrafficSelector::from_network(network.addr(), network.prefix_len())).collect()
+}
+
+fn load_psk(path: &std::path::Path) -> Result<Psk, CredentialError> {
+    Ok(Psk::new(std::mem::take(&mut *credentials::load_psk(path)?)))
+}

@@ -1,0 +1,100 @@
+//! From a file to a [`Config`], or to everything that is wrong with it.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::diagnostic::{Diagnostic, Report, Severity};
+use super::table::Section;
+use super::{Config, Loaded, Port, connections, gateway, policies, ports, selectors, zones};
+
+/// Longest configuration in bytes.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Reads and checks a configuration and the credentials it names. `Err` holds at least one error, and the warnings.
+pub fn load(path: &Path) -> Result<Loaded, Vec<Diagnostic>> {
+    let unreadable =
+        |why: String, remedy: &str| vec![Diagnostic::of_file(path, format!("cannot be read: {why}"), remedy.to_owned())];
+    let length = std::fs::metadata(path)
+        .map_err(|error| unreadable(error.to_string(), "name the gateway's configuration file"))?
+        .len();
+    if length > FILE_BYTES_MAX {
+        return Err(unreadable(format!("it has {length} bytes"), "a configuration has at most 4 MiB"));
+    }
+    let source = std::fs::read_to_string(path)
+        .map_err(|error| unreadable(error.to_string(), "a configuration is a TOML file in UTF-8"))?;
+    check(path, &source, SystemTime::now())
+}
+
+/// Checks a configuration whose text is `source` as if it stood at `path`, at the time `now`.
+pub fn check(path: &Path, source: &str, now: SystemTime) -> Result<Loaded, Vec<Diagnostic>> {
+    let report = Report::new(path, source);
+    let (table, mistakes) = DeTable::parse_recoverable(source);
+    for mistake in &mistakes {
+        report
+            .error(mistake.span().unwrap_or(0..0), format!("not TOML: {}", mistake.message()))
+            .remedy("correct the syntax; the rest of the file is checked once it is TOML");
+    }
+    // What a parser made of broken text would only bring up mistakes that nobody made.
+    let config = if mistakes.is_empty() { resolve(path, &table, now, &report) } else { None };
+    let failed = report.failed();
+    let findings = report.into_findings();
+    match config {
+        Some(config) if !failed => Ok(Loaded { config, warnings: findings }),
+        _ if findings.iter().any(|finding| finding.severity == Severity::Error) => Err(findings),
+        _ => Err(vec![Diagnostic::of_file(
+            path,
+            "is refused, but the reason was lost".into(),
+            "this is a defect of sekisho; please report it with the file".into(),
+        )]),
+    }
+}
+
+fn resolve(path: &Path, table: &Spanned<DeTable<'_>>, now: SystemTime, report: &Report) -> Option<Config> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let file = Section::new(report, "", 0..0, table.get_ref());
+    let gateway = gateway::read(&file, report);
+    let ports = ports::read(&file, report);
+    let zone_specs = zones::read(&file, report);
+    let policy_specs = policies::read(&file, report);
+    let connections = connections::read(&file, folder, now, report);
+    file.finish();
+
+    connections::check(&connections, &ports, report);
+    selectors::check(&connections, &ports, report);
+    let resolved = zones::resolve(&zone_specs, &ports, &connections, report);
+    let policies = policies::resolve(&policy_specs, &resolved, report);
+    if let Some(gateway) = &gateway {
+        gateway::check_metrics(gateway, &ports, &policies, report);
+    }
+    if report.failed() {
+        return None;
+    }
+    Some(Config {
+        path: path.to_owned(),
+        gateway: gateway?.gateway,
+        ports: ports
+            .into_iter()
+            .zip(1..)
+            .map(|(port, id)| {
+                let zone = resolved.zones.iter().find(|zone| *zone.name == **port.zone.get_ref())?;
+                Some(Port {
+                    id,
+                    name: port.name.into_inner().into(),
+                    interface: port.interface.into_inner().into(),
+                    zone: zone.id,
+                    addresses: port.addresses.into_iter().map(Spanned::into_inner).collect(),
+                    networks: port.networks.into_iter().map(Spanned::into_inner).collect(),
+                    uplink: port.uplink,
+                    gateways: port.gateways.into_iter().map(Spanned::into_inner).collect(),
+                })
+            })
+            .collect::<Option<_>>()?,
+        vpn_ports: resolved.vpn_ports,
+        zones: resolved.zones,
+        policies,
+        connections: connections.into_iter().map(connections::ConnectionSpec::resolve).collect::<Option<_>>()?,
+    })
+}

@@ -1,0 +1,81 @@
+//! Which port every address belongs to: the entries of the `NETWORKS` trie.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use sekisho_abi::port::{Network, ZONE_GATEWAY, network_kind};
+use sekisho_abi::{Address, mapped};
+
+use super::Config;
+
+/// Sources and destinations that are valid on no wire (RFC 6890, RFC 1122 section 3.2.1.3, RFC 4291 section 2.7),
+/// with 224.0.0.0/4 and ff00::/8 left out: these are destinations, and the programs judge multicast before they ask
+/// whose an address is. Documentation prefixes are left out too: test networks are made of them.
+const MARTIANS_V4: [(Ipv4Addr, u8); 4] = [
+    // "This network": the programs know DHCP's 0.0.0.0 before they ask.
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    // Link-local (RFC 3927 section 2.7: never forwarded).
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    // Reserved, and the limited broadcast.
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+const MARTIANS_V6: [(Ipv6Addr, u8); 3] = [
+    // Unspecified, loopback and the deprecated IPv4-compatible ones. IPv4-mapped addresses (::ffff:0:0/96) are IPv4's
+    // own entries in the same trie.
+    (Ipv6Addr::UNSPECIFIED, 96),
+    // Discard-only (RFC 6666).
+    (Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64),
+    // Site-local (deprecated by RFC 3879).
+    (Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
+];
+
+impl Config {
+    /// Every prefix that has an owner, each once: martians, the ports' subnets and what is routed behind them, the
+    /// networks behind VPNs, and the gateway's own addresses with their subnets' broadcast addresses (zone: the
+    /// gateway; port: the one they are on).
+    pub fn networks(&self) -> Vec<(IpNet, Network)> {
+        let mut owners = BTreeMap::new();
+        // In rising order of precedence: what an administrator configures is no martian.
+        let martian = Network { port: 0, zone: 0, kind: network_kind::MARTIAN, reserved: 0 };
+        owners.extend(martians().map(|prefix| (prefix, martian)));
+        for port in &self.ports {
+            let owner = Network { port: port.id, zone: port.zone, kind: network_kind::PORT, reserved: 0 };
+            owners.extend(port.addresses.iter().map(|address| (address.trunc(), owner)));
+            owners.extend(port.networks.iter().map(|route| (route.prefix, owner)));
+        }
+        for port in &self.vpn_ports {
+            let owner = Network { port: port.id, zone: port.zone, kind: network_kind::VPN, reserved: 0 };
+            let connections = port.connections.iter().filter_map(|&index| self.connections.get(index));
+            let children = connections.flat_map(|connection| &connection.children);
+            owners.extend(children.flat_map(|child| &child.remote).map(|prefix| (*prefix, owner)));
+        }
+        for port in &self.ports {
+            let owner = Network { port: port.id, zone: ZONE_GATEWAY, kind: network_kind::LOCAL, reserved: 0 };
+            for subnet in &port.addresses {
+                owners.insert(IpNet::from(subnet.addr()), owner);
+                if let IpNet::V4(v4) = subnet
+                    && v4.prefix_len() <= 30
+                {
+                    owners.insert(IpNet::from(IpAddr::V4(v4.broadcast())), owner);
+                }
+            }
+        }
+        owners.into_iter().collect()
+    }
+}
+
+/// A prefix as the tries know it: its length in bits, and its address, IPv4 in IPv4-mapped form.
+pub fn trie_prefix(prefix: IpNet) -> (u32, Address) {
+    match prefix {
+        IpNet::V4(v4) => (96 + u32::from(v4.prefix_len()), mapped(v4.network().octets())),
+        IpNet::V6(v6) => (u32::from(v6.prefix_len()), v6.network().octets()),
+    }
+}
+
+fn martians() -> impl Iterator<Item = IpNet> {
+    let v4 = MARTIANS_V4.iter().filter_map(|(address, bits)| Ipv4Net::new(*address, *bits).ok());
+    let v6 = MARTIANS_V6.iter().filter_map(|(address, bits)| Ipv6Net::new(*address, *bits).ok());
+    v4.map(IpNet::V4).chain(v6.map(IpNet::V6))
+}

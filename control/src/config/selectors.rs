@@ -1,0 +1,147 @@
+//! The children's networks against the ports, against each other and against common sense: a prefix has one way.
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::connections::{ChildSpec, ConnectionSpec};
+use super::diagnostic::Report;
+use super::ports::{PortSpec, overlap};
+
+pub(super) fn check(connections: &[ConnectionSpec], ports: &[PortSpec], report: &Report) {
+    for (index, connection) in connections.iter().enumerate() {
+        for child in &connection.children {
+            for network in child.local.iter().chain(&child.remote) {
+                check_network(network, report);
+            }
+            check_families(child, report);
+            for network in &child.local {
+                check_local(network, connection, connections, ports, report);
+            }
+            for network in &child.remote {
+                check_remote(network, connection, ports, report);
+                check_clash(network, connection, connections.get(..index).unwrap_or_default(), report);
+            }
+        }
+        check_twins(connection, report);
+    }
+}
+
+fn check_network(network: &Spanned<IpNet>, report: &Report) {
+    let prefix = *network.get_ref();
+    if prefix != prefix.trunc() {
+        report
+            .error(network.span(), format!("{prefix} is a host's address, not a network"))
+            .expected("host bits must be zero")
+            .remedy(format!("write {}, or {}/{} for the host alone", prefix.trunc(), prefix.addr(), prefix.max_prefix_len()));
+    }
+}
+
+fn check_families(child: &ChildSpec, report: &Report) {
+    let alone = |mine: &[Spanned<IpNet>], theirs: &[Spanned<IpNet>], side: &str| {
+        for network in mine {
+            let v4 = network.get_ref().addr().is_ipv4();
+            if !theirs.iter().any(|other| other.get_ref().addr().is_ipv4() == v4) && !theirs.is_empty() {
+                let family = if v4 { "IPv4" } else { "IPv6" };
+                report
+                    .error(network.span(), format!("{} has no partner: no {family} network in `{side}`", network.get_ref()))
+                    .expected("each family needs networks on both sides")
+                    .remedy(format!("add an {family} network to `{side}`, or remove this one"));
+            }
+        }
+    };
+    alone(&child.local, &child.remote, "remote");
+    alone(&child.remote, &child.local, "local");
+}
+
+/// Ours are networks on a port, or (a hub) those behind another connection.
+fn check_local(
+    network: &Spanned<IpNet>,
+    connection: &ConnectionSpec,
+    connections: &[ConnectionSpec],
+    ports: &[PortSpec],
+    report: &Report,
+) {
+    let prefix = network.get_ref();
+    let on_port = ports.iter().flat_map(PortSpec::reached).any(|reached| overlap(reached.get_ref(), prefix));
+    let behind_other = connections
+        .iter()
+        .filter(|other| other.name.get_ref() != connection.name.get_ref())
+        .flat_map(|other| other.children.iter().flat_map(|child| &child.remote))
+        .any(|remote| overlap(remote.get_ref(), prefix));
+    if !on_port && !behind_other {
+        report
+            .error(network.span(), format!("{prefix} is on no port of this gateway"))
+            .expected("expected a network of a port, or one behind another connection")
+            .remedy("correct the network; one behind a router on a port belongs into that port's `networks` too");
+    }
+}
+
+fn check_remote(network: &Spanned<IpNet>, connection: &ConnectionSpec, ports: &[PortSpec], report: &Report) {
+    let prefix = network.get_ref();
+    if prefix.prefix_len() == 0 {
+        report
+            .error(network.span(), format!("{prefix} would send everything through {}", connection.name.get_ref()))
+            .expected("refused: the tunnel's own packets to the peer would go into the tunnel")
+            .remedy("name the networks behind the peer");
+        return;
+    }
+    let on_port = ports.iter().find_map(|port| {
+        let reached = port.reached().find(|reached| overlap(reached.get_ref(), prefix))?;
+        Some((port, reached))
+    });
+    if let Some((port, reached)) = on_port {
+        report
+            .error(network.span(), format!("{prefix} overlaps {} of port {}", reached.get_ref(), port.name.get_ref()))
+            .related(reached.span(), "here it is on our side")
+            .expected("what is behind the VPN is never accepted in clear")
+            .remedy("exchange `local` and `remote` if they are mixed up; else one side must be renumbered");
+    }
+    let peer = connection.remote.as_ref().and_then(|remote| remote.address.as_ref());
+    if let Some(peer) = peer.filter(|peer| prefix.contains(peer.get_ref())) {
+        report
+            .error(network.span(), format!("{prefix} contains the peer's own address {}", peer.get_ref()))
+            .related(peer.span(), "the peer")
+            .expected("the tunnel's own packets to the peer would go into the tunnel")
+            .remedy("name the networks behind the peer without its outer address");
+    }
+}
+
+fn check_clash(network: &Spanned<IpNet>, connection: &ConnectionSpec, before: &[ConnectionSpec], report: &Report) {
+    let prefix = network.get_ref();
+    for other in before {
+        let theirs = other.children.iter().flat_map(|child| &child.remote).find(|r| overlap(r.get_ref(), prefix));
+        if let Some(theirs) = theirs {
+            report
+                .error(
+                    network.span(),
+                    format!(
+                        "{prefix} is behind {} and behind {}",
+                        connection.name.get_ref(),
+                        other.name.get_ref()
+                    ),
+                )
+                .related(theirs.span(), "the other claim")
+                .remedy("a network is behind one connection: narrow one of the two");
+        }
+    }
+}
+
+/// Two children of one connection with the same pair of networks: which one a packet takes would be chance.
+fn check_twins(connection: &ConnectionSpec, report: &Report) {
+    for (index, child) in connection.children.iter().enumerate() {
+        for other in connection.children.iter().take(index) {
+            let meets = |mine: &[Spanned<IpNet>], theirs: &[Spanned<IpNet>]| {
+                mine.iter().any(|a| theirs.iter().any(|b| overlap(a.get_ref(), b.get_ref())))
+            };
+            if meets(&child.local, &other.local) && meets(&child.remote, &other.remote) {
+                report
+                    .error(
+                        child.name.span(),
+                        format!("children {} and {} carry the same traffic", other.name.get_ref(), child.name.get_ref()),
+                    )
+                    .related(other.name.span(), "the other child")
+                    .remedy("put the networks into one child, or make them disjoint");
+            }
+        }
+    }
+}

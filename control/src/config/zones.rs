@@ -1,0 +1,174 @@
+//! `[zones.*]`: which ports belong together, and which zones are the far sides of connections.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sekisho_abi::map::PORTS_MAX;
+use toml::Spanned;
+
+use super::connections::ConnectionSpec;
+use super::diagnostic::Report;
+use super::name::{GATEWAY, read_name};
+use super::ports::PortSpec;
+use super::table::{Section, nearest};
+use super::{PortId, VpnPort, ZONE_GATEWAY, Zone, ZoneId};
+
+/// One `[zones.NAME]` as the file has it.
+pub(super) struct ZoneSpec {
+    name: Spanned<String>,
+    vpn: Option<Vec<Spanned<String>>>,
+}
+
+/// The zones with their numbers.
+#[derive(Default)]
+pub(super) struct Zones {
+    pub(super) zones: Vec<Zone>,
+    pub(super) vpn_ports: Vec<VpnPort>,
+}
+
+impl Zones {
+    /// The number of a zone that a policy names; reports a name that none has.
+    pub(super) fn find(&self, name: &Spanned<String>, report: &Report) -> Option<ZoneId> {
+        let text = name.get_ref();
+        if text == GATEWAY {
+            return Some(ZONE_GATEWAY);
+        }
+        let found = self.zones.iter().find(|zone| *zone.name == **text).map(|zone| zone.id);
+        if found.is_none() {
+            let known = || self.zones.iter().map(|zone| &*zone.name).chain([GATEWAY]);
+            report
+                .error(name.span(), format!("there is no zone \"{}\"", text.escape_debug()))
+                .expected("expected the name of a zone")
+                .remedy(suggestion(text, "zones", known()));
+        }
+        found
+    }
+}
+
+pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<ZoneSpec> {
+    let sections = file.sections("zones");
+    sections
+        .into_iter()
+        .map(|(name, section)| {
+            let spec = ZoneSpec { name: read_name(name, "a zone", report), vpn: section.strings("vpn") };
+            section.finish();
+            spec
+        })
+        .collect()
+}
+
+/// Numbers the ports' zones in the order of the ports, then the VPN zones in the order of the file.
+pub(super) fn resolve(
+    specs: &[ZoneSpec],
+    ports: &[PortSpec],
+    connections: &[ConnectionSpec],
+    report: &Report,
+) -> Zones {
+    let mut resolved = Zones::default();
+    for (index, port) in ports.iter().enumerate() {
+        let id = number(index);
+        let name = port.zone.get_ref();
+        match resolved.zones.iter_mut().find(|zone| *zone.name == **name) {
+            Some(zone) => zone.ports.push(id),
+            None => {
+                let zone = Zone { id: number(resolved.zones.len()), name: name.as_str().into(), ports: vec![id], vpn: false };
+                resolved.zones.push(zone);
+            }
+        }
+    }
+    let mut taken: BTreeMap<usize, &ZoneSpec> = BTreeMap::new();
+    for spec in specs {
+        let name: Arc<str> = spec.name.get_ref().as_str().into();
+        let has_ports = resolved.zones.iter().any(|zone| zone.name == name && !zone.vpn);
+        let Some(vpn) = &spec.vpn else {
+            if !has_ports {
+                report
+                    .error(spec.name.span(), format!("zone {name} has neither port nor connection"))
+                    .remedy(format!("add `vpn = \"CONNECTION\"`, or `zone = \"{name}\"` to a port, or remove the zone"));
+            }
+            continue;
+        };
+        if has_ports {
+            report
+                .error(spec.name.span(), format!("zone {name} has ports and a VPN"))
+                .expected("a zone is either")
+                .remedy("give the VPN a zone of its own: what may pass between the two is then a policy");
+            continue;
+        }
+        if vpn.is_empty() {
+            report
+                .error(spec.name.span(), format!("zone {name} has neither port nor connection"))
+                .remedy("name the connection in `vpn`, or remove the zone");
+        }
+        let behind = claim(spec, vpn, connections, &mut taken, report);
+        let port: PortId = number(ports.len() + resolved.vpn_ports.len());
+        let zone = number(resolved.zones.len());
+        resolved.vpn_ports.push(VpnPort { id: port, name: Arc::clone(&name), zone, connections: behind });
+        resolved.zones.push(Zone { id: zone, name, ports: vec![port], vpn: true });
+    }
+    for (index, connection) in connections.iter().enumerate() {
+        if !taken.contains_key(&index) {
+            let name = connection.name.get_ref();
+            report
+                .error(connection.name.span(), format!("connection {name} is behind no zone"))
+                .expected("its traffic could be judged by no policy")
+                .remedy(format!("add `[zones.{name}]` with `vpn = \"{name}\"`"));
+        }
+    }
+    if ports.len() + resolved.vpn_ports.len() >= PORTS_MAX as usize
+        && let Some(last) = specs.last().map(|spec| &spec.name).or(ports.last().map(|port| &port.name))
+    {
+        report
+            .error(last.span(), format!("there are {} ports and VPN zones", ports.len() + resolved.vpn_ports.len()))
+            .expected(format!("the programs' tables hold {}", PORTS_MAX - 1))
+            .remedy("put several connections behind one zone");
+    }
+    resolved
+}
+
+/// The connections that a VPN zone names.
+fn claim<'a>(
+    spec: &'a ZoneSpec,
+    names: &[Spanned<String>],
+    connections: &[ConnectionSpec],
+    taken: &mut BTreeMap<usize, &'a ZoneSpec>,
+    report: &Report,
+) -> Vec<usize> {
+    let mut behind = Vec::new();
+    for name in names {
+        let Some(index) = connections.iter().position(|c| c.name.get_ref() == name.get_ref()) else {
+            report
+                .error(name.span(), format!("there is no connection \"{}\"", name.get_ref().escape_debug()))
+                .expected("expected the name of a connection")
+                .remedy(suggestion(
+                    name.get_ref(),
+                    "connections",
+                    connections.iter().map(|connection| connection.name.get_ref().as_str()),
+                ));
+            continue;
+        };
+        if let Some(first) = taken.insert(index, spec) {
+            report
+                .error(name.span(), format!("connection {} is behind a zone already", name.get_ref()))
+                .related(first.name.span(), "behind this one")
+                .remedy("a connection belongs to one zone; remove it from the other");
+            continue;
+        }
+        behind.push(index);
+    }
+    behind
+}
+
+/// Names the candidate that was probably meant, else all of them.
+pub(super) fn suggestion<'c>(word: &str, what: &str, known: impl Iterator<Item = &'c str> + Clone) -> String {
+    match nearest(word, known.clone()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None if known.clone().next().is_none() => format!("the file has no {what} yet; add one or remove this name"),
+        None => format!("{what} here: {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// The number of the `index`-th thing, counted from 1. A file with more than fits is refused above.
+fn number(index: usize) -> u16 {
+    u16::try_from(index).unwrap_or(u16::MAX).saturating_add(1)
+}
