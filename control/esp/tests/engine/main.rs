@@ -1,0 +1,159 @@
+//! Two engines back to back, with fixed keys and the kernel's own stack at both ends.
+//!
+//! ```text
+//!  sk-esp-a            namespace of this test, made with unshare              sk-esp-b
+//!  plain-a ── veth ── inner-a ─ engine A ─ wan-a ── veth ── wan-b ─ engine B ─ inner-b ── veth ── plain-b
+//!  10.1.0.1                                                                                   10.2.0.1
+//! ```
+//!
+//! Needs root, `ip`, `ethtool` and `ping`.
+
+mod lab;
+mod redirect;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lab::{Lab, Side};
+use sekisho_abi::port::engine_mac;
+use sekisho_esp::engine::{DropReason, Engine, EngineConfig, L2Path, Link};
+use sekisho_esp::sa::{Keys, Lifetimes, Outer, SaEvent, SaPair, SaTable, Selector, Transform};
+
+const PORT: u16 = 9;
+
+/// One lab at a time: two at once on a small machine would only measure each other.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn keys(transform: Transform, fill: u8) -> Keys {
+    let (encryption, integrity) = match transform {
+        Transform::Aes128Gcm16 => (20, 0),
+        Transform::Aes256Gcm16 | Transform::ChaCha20Poly1305 => (36, 0),
+        Transform::Aes128CbcHmacSha256 => (16, 32),
+        Transform::Aes256CbcHmacSha256 => (32, 32),
+    };
+    Keys { encryption: vec![fill; encryption].into(), integrity: vec![fill; integrity].into() }
+}
+
+fn any_of(first: &str, last: &str) -> Selector {
+    Selector { addresses: first.parse().unwrap()..=last.parse().unwrap(), protocol: 0, ports: 0..=65535 }
+}
+
+/// A's pair with these SPIs; B's is its mirror.
+fn pairs(transform: Transform, local: &str, remote: &str, udp_encapsulation: bool, spi: u32) -> [SaPair; 2] {
+    let (local, remote): (SocketAddr, SocketAddr) = (local.parse().unwrap(), remote.parse().unwrap());
+    let a = SaPair {
+        port: PORT,
+        name: "a-b".into(),
+        spi_in: 0xa000_0000 | spi,
+        spi_out: 0xb000_0000 | spi,
+        transform,
+        keys_in: keys(transform, 0x11),
+        keys_out: keys(transform, 0x22),
+        esn: true,
+        replay_window: 1024,
+        outer: Outer { local, remote, udp_encapsulation },
+        local: vec![any_of("10.1.0.0", "10.1.255.255")],
+        remote: vec![any_of("10.2.0.0", "10.2.255.255")],
+        lifetimes: Lifetimes::default(),
+    };
+    let b = SaPair {
+        spi_in: a.spi_out,
+        spi_out: a.spi_in,
+        keys_in: a.keys_out.clone(),
+        keys_out: a.keys_in.clone(),
+        outer: Outer { local: remote, remote: local, udp_encapsulation },
+        local: a.remote.clone(),
+        remote: a.local.clone(),
+        ..a.clone()
+    };
+    [a, b]
+}
+
+fn start(lab: &Lab, side: Side) -> Engine {
+    let link = |name: String, mtu| Link { ifindex: lab.ifindex(&name), name, queues: 1, mtu };
+    let inner = link(format!("inner-{}", side.letter()), 1400);
+    let wan = link(format!("wan-{}", side.letter()), 1500);
+    let config = EngineConfig { frames: 4096, ..EngineConfig::new(inner, lab.plain_mac(side), vec![wan]) };
+    Engine::start(config).unwrap()
+}
+
+fn point_paths(lab: &Lab, engine: &Engine, side: Side) {
+    let (own, other) = (format!("wan-{}", side.letter()), format!("wan-{}", side.other().letter()));
+    let path = L2Path {
+        ifindex: lab.ifindex(&own),
+        source_mac: lab.mac(&own),
+        destination_mac: lab.mac(&other),
+    };
+    for remote in ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"] {
+        engine.set_path(remote.parse::<IpAddr>().unwrap(), path).unwrap();
+    }
+}
+
+#[test]
+fn ping_udp_and_tcp_pass_between_two_engines() {
+    let Some(lab) = Lab::new(engine_mac(PORT)) else { return };
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (a, b) = (start(&lab, Side::A), start(&lab, Side::B));
+    let _redirects: Vec<_> = [&a, &b].into_iter().flat_map(|engine| redirect::all(engine)).collect();
+
+    // Nothing is known yet: the packet asks for an SA and does not leave.
+    assert!(!lab.ping(1));
+    let event = a.next_event(Duration::from_secs(1)).expect("an acquire");
+    let (source, destination) = ("10.1.0.1".parse().unwrap(), "10.2.0.1".parse().unwrap());
+    assert_eq!(event, SaEvent::Acquire { port: PORT, source, destination });
+
+    point_paths(&lab, &a, Side::A);
+    point_paths(&lab, &b, Side::B);
+    let cases = [
+        (Transform::Aes128Gcm16, "192.0.2.1:500", "192.0.2.2:500", false),
+        (Transform::ChaCha20Poly1305, "192.0.2.1:4500", "192.0.2.2:4500", true),
+        (Transform::Aes256CbcHmacSha256, "[2001:db8::1]:500", "[2001:db8::2]:500", false),
+        (Transform::Aes256Gcm16, "[2001:db8::1]:4500", "[2001:db8::2]:4500", true),
+    ];
+    for (number, (transform, local, remote, udp)) in cases.into_iter().enumerate() {
+        let [pair_a, pair_b] = pairs(transform, local, remote, udp, number as u32 + 0x1000);
+        let (spi_a, spi_b) = (pair_a.spi_in, pair_b.spi_in);
+        a.install(pair_a, true).unwrap();
+        b.install(pair_b, true).unwrap();
+        assert!(lab.ping(3), "{transform:?} over {local}");
+        assert_eq!(lab.udp_echo(200), 200, "{transform:?} over {local}");
+        let began = Instant::now();
+        lab.tcp_transfer(16 << 20);
+        let seconds = began.elapsed().as_secs_f64();
+        println!("{transform:?} {local} udp={udp}: TCP {:.0} Mbit/s", (16 << 20) as f64 * 8e-6 / seconds);
+
+        let (out, back) = (a.counters(spi_a).unwrap(), b.counters(spi_b).unwrap());
+        assert!(out.outbound.packets > 200 && out.inbound.packets > 200);
+        assert!(back.inbound.bytes > 16 << 20);
+        for inbound in [out.inbound, back.inbound] {
+            assert_eq!((inbound.replay, inbound.integrity, inbound.selector, inbound.malformed), (0, 0, 0, 0));
+        }
+        a.remove(spi_a, Duration::ZERO).unwrap();
+        b.remove(spi_b, Duration::ZERO).unwrap();
+        assert!(a.counters(spi_a).is_err());
+        assert!(!lab.ping(1), "without an SA nothing passes");
+    }
+
+    let statistics = a.statistics();
+    assert_eq!(statistics.sockets.len(), 2);
+    for socket in &statistics.sockets {
+        assert!(socket.rx_packets > 0 && socket.tx_packets > 0, "{socket:?}");
+        assert_eq!((socket.tx_invalid_descs, socket.rx_invalid_descs, socket.zero_copy), (0, 0, false));
+    }
+    let no_sa = statistics.drops.iter().find(|(reason, _)| *reason == DropReason::NoSa).unwrap().1;
+    assert!(no_sa >= cases.len() as u64);
+}
+
+#[test]
+fn an_engine_starts_again_on_the_same_devices() {
+    let Some(lab) = Lab::new(engine_mac(PORT)) else { return };
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..3 {
+        drop(start(&lab, Side::A));
+    }
+    let missing = Link { ifindex: 9999, name: "sk-none".into(), queues: 1, mtu: 1500 };
+    let inner = Link { ifindex: lab.ifindex("inner-a"), name: "inner-a".into(), queues: 1, mtu: 1500 };
+    let error = Engine::start(EngineConfig::new(inner, [2; 6], vec![missing])).unwrap_err();
+    assert!(error.to_string().contains("sk-none"), "{error}");
+}
