@@ -7,6 +7,7 @@
 pub mod api;
 pub mod config;
 pub mod policy;
+pub mod daemon;
 pub mod filter;
 pub mod kernel;
 pub mod metrics;

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         }
     };
     for warning in &loaded.warnings {
-        tracing::warn!("{}", warning.line());
+        tracing::warn!("{}: {}; {}", warning.place(), warning.message, warning.remedy);
     }
     // One thread for the loop and its sockets: the hot paths are the kernel's and the engine's.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -21,30 +21,30 @@ use crate::filter::{Filter, Maps};
 use crate::kernel::{Kernel, Ledger, Link, Route};
 
 /// The kernel's (and the filter's) end of the engine's veth pair.
-pub const INNER_DEVICE: &str = "sekisho0";
+pub(super) const INNER_DEVICE: &str = "sekisho0";
 /// The engine's end.
-pub const ENGINE_DEVICE: &str = "sekisho1";
+pub(super) const ENGINE_DEVICE: &str = "sekisho1";
 
 /// Everything in force.
-pub struct Ground {
+pub(super) struct Ground {
     /// Netlink.
-    pub kernel: Kernel,
+    pub(super) kernel: Kernel,
     /// What was made.
-    pub ledger: Ledger,
+    pub(super) ledger: Ledger,
     /// The programs. Held so that their log and their links stay ours.
-    pub filter: Filter,
+    pub(super) filter: Filter,
     /// The maps.
-    pub maps: Maps,
+    pub(super) maps: Maps,
     /// The NICs of the ports, in the order of the configuration.
-    pub links: Vec<Link>,
+    pub(super) links: Vec<Link>,
     /// How XDP runs, by port id.
-    pub modes: BTreeMap<u16, &'static str>,
+    pub(super) modes: BTreeMap<u16, &'static str>,
     /// The engine, if there is a VPN zone.
-    pub engine: Option<Arc<Engine>>,
+    pub(super) engine: Option<Arc<Engine>>,
 }
 
 /// Puts a configuration in force.
-pub async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::Result<Ground> {
+pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::Result<Ground> {
     let kernel = Kernel::open()?;
     let mut ledger = Ledger::open(&run_directory.join("ledger.json"))?;
     let mut links = Vec::new();
@@ -128,7 +128,7 @@ pub async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::Result<G
 }
 
 /// Takes everything back that any run of this gateway made. Goes on after errors: what can be removed is.
-pub async fn tear_down(
+pub(super) async fn tear_down(
     kernel: &Kernel,
     ledger: &mut Ledger,
     config: &Config,

@@ -12,13 +12,13 @@ use crate::kernel::{Kernel, KernelError, Link};
 
 /// What the engine was last told.
 #[derive(Default)]
-pub struct Paths {
+pub(super) struct Paths {
     known: BTreeMap<IpAddr, L2Path>,
 }
 
 impl Paths {
     /// Looks up the way to every peer and tells the engine what changed.
-    pub async fn refresh(
+    pub(super) async fn refresh(
         &mut self,
         kernel: &Kernel,
         engine: &Engine,
@@ -69,13 +69,13 @@ impl Paths {
     }
 
     /// Whether the way to this peer is known.
-    pub fn knows(&self, peer: IpAddr) -> bool {
+    pub(super) fn knows(&self, peer: IpAddr) -> bool {
         self.known.contains_key(&peer)
     }
 }
 
 /// Has the kernel confirm the stale neighbours on the ports: forwarding by XDP uses them without telling it.
-pub async fn keep_neighbours(kernel: &Kernel, links: &[Link]) -> Result<(), KernelError> {
+pub(super) async fn keep_neighbours(kernel: &Kernel, links: &[Link]) -> Result<(), KernelError> {
     for entry in kernel.neighbours().await? {
         let on_port = links.iter().any(|link| link.index == entry.interface);
         if on_port && entry.mac.is_some() && !entry.fresh {

@@ -16,24 +16,24 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// UDP port of IKE.
-pub const IKE_PORT: u16 = 500;
+pub(super) const IKE_PORT: u16 = 500;
 /// UDP port of IKE and ESP behind NAT.
-pub const NAT_T_PORT: u16 = 4500;
+pub(super) const NAT_T_PORT: u16 = 4500;
 /// Four zero bytes where ESP has its SPI.
 const NON_ESP_MARKER: [u8; 4] = [0; 4];
 /// Longest UDP payload.
 const DATAGRAM_MAX: usize = 65_535;
 
 /// A received IKE message, without non-ESP marker.
-pub struct Datagram {
+pub(super) struct Datagram {
     /// From and to.
-    pub path: Path,
+    pub(super) path: Path,
     /// The message.
-    pub bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// The sockets, by local address and port. Tasks end when it is dropped.
-pub struct Sockets {
+pub(super) struct Sockets {
     by_local: BTreeMap<SocketAddr, Arc<UdpSocket>>,
     tasks: Vec<JoinHandle<()>>,
     overflow: Arc<AtomicU64>,
@@ -41,7 +41,7 @@ pub struct Sockets {
 
 impl Sockets {
     /// Binds both ports of every address.
-    pub fn bind(
+    pub(super) fn bind(
         addresses: impl IntoIterator<Item = IpAddr>,
         datagrams: &mpsc::Sender<Datagram>,
     ) -> io::Result<Sockets> {
@@ -67,7 +67,7 @@ impl Sockets {
     }
 
     /// Sends one message. A full socket buffer or a missing route is a lost datagram, as on any network.
-    pub fn send(&self, transmit: &Transmit) {
+    pub(super) fn send(&self, transmit: &Transmit) {
         let Path { local, remote } = transmit.path;
         let Some(socket) = self.by_local.get(&local) else {
             tracing::debug!(%local, %remote, "no socket for this address; message dropped");
@@ -88,7 +88,7 @@ impl Sockets {
     }
 
     /// Datagrams dropped because the loop was behind.
-    pub fn overflow(&self) -> u64 {
+    pub(super) fn overflow(&self) -> u64 {
         self.overflow.load(Ordering::Relaxed)
     }
 }

@@ -28,7 +28,7 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(60);
 
 /// Every configured connection.
-pub struct Tunnels {
+pub(super) struct Tunnels {
     table: Arc<dyn SaTable>,
     all: Vec<Tunnel>,
     /// Inbound SPIs to forget once their SA has stopped lingering.
@@ -36,11 +36,11 @@ pub struct Tunnels {
 }
 
 /// One connection.
-pub struct Tunnel {
+pub(super) struct Tunnel {
     /// Its name.
-    pub name: Arc<str>,
+    pub(super) name: Arc<str>,
     /// VPN port id of its zone.
-    pub port: PortId,
+    pub(super) port: PortId,
     start: Start,
     local: IpAddr,
     remote: Option<IpAddr>,
@@ -49,35 +49,35 @@ pub struct Tunnel {
     /// Closed by an operator: nothing but `up` opens it again.
     held_down: bool,
     /// The IKE SA, from the first message on.
-    pub ike: Option<IkeHandle>,
+    pub(super) ike: Option<IkeHandle>,
     next_try: Option<Instant>,
     wait: Duration,
     /// Child SAs in force.
-    pub children: BTreeMap<ChildHandle, Child>,
+    pub(super) children: BTreeMap<ChildHandle, Child>,
     /// How often it came up.
-    pub established: u64,
+    pub(super) established: u64,
     /// The last failure.
-    pub last_failure: Option<String>,
+    pub(super) last_failure: Option<String>,
 }
 
 /// A pair of SAs in the data path.
-pub struct Child {
+pub(super) struct Child {
     ike: IkeHandle,
     /// SPI we receive on; names the pair in the data path.
-    pub spi_in: u32,
+    pub(super) spi_in: u32,
     outer: Outer,
 }
 
 impl Child {
     /// ESP in UDP.
-    pub fn is_udp(&self) -> bool {
+    pub(super) fn is_udp(&self) -> bool {
         self.outer.udp_encapsulation
     }
 }
 
 impl Tunnels {
     /// All connections of a configuration, none of them up.
-    pub fn new(config: &Config, table: Arc<dyn SaTable>, now: Instant) -> Tunnels {
+    pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, now: Instant) -> Tunnels {
         let all = config
             .connections
             .iter()
@@ -104,28 +104,28 @@ impl Tunnels {
     }
 
     /// The connections, in the order of the configuration.
-    pub fn iter(&self) -> impl Iterator<Item = &Tunnel> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Tunnel> {
         self.all.iter()
     }
 
     /// Addresses of the peers that ESP is sent to now.
-    pub fn peers(&self) -> impl Iterator<Item = IpAddr> + '_ {
+    pub(super) fn peers(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.all.iter().flat_map(|tunnel| tunnel.children.values()).map(|child| child.outer.remote.ip())
     }
 
     /// What a child's SAs have done.
-    pub fn counters(&self, spi_in: u32) -> PairCounters {
+    pub(super) fn counters(&self, spi_in: u32) -> PairCounters {
         self.table.counters(spi_in).unwrap_or_default()
     }
 
     /// When [`Tunnels::handle_timeout`] has something to do.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         let tries = self.all.iter().filter_map(|tunnel| tunnel.next_try);
         tries.chain(self.leaving.iter().map(|(at, ..)| *at)).min()
     }
 
     /// Begins the connections that are due, and forgets SPIs whose SA is gone.
-    pub fn handle_timeout(&mut self, now: Instant, endpoint: &mut Endpoint, maps: &mut Maps) {
+    pub(super) fn handle_timeout(&mut self, now: Instant, endpoint: &mut Endpoint, maps: &mut Maps) {
         for tunnel in &mut self.all {
             if tunnel.next_try.is_some_and(|at| at <= now) {
                 tunnel.next_try = None;
@@ -144,7 +144,7 @@ impl Tunnels {
     }
 
     /// An operator wants a connection up.
-    pub fn up(&mut self, now: Instant, name: &str, endpoint: &mut Endpoint) -> Result<String, String> {
+    pub(super) fn up(&mut self, now: Instant, name: &str, endpoint: &mut Endpoint) -> Result<String, String> {
         let tunnel = self.named(name)?;
         if tunnel.remote.is_none() {
             return Err(format!("{name} has no remote address: it only answers its peer"));
@@ -161,7 +161,7 @@ impl Tunnels {
     }
 
     /// An operator wants a connection closed.
-    pub fn down(&mut self, now: Instant, name: &str, endpoint: &mut Endpoint) -> Result<String, String> {
+    pub(super) fn down(&mut self, now: Instant, name: &str, endpoint: &mut Endpoint) -> Result<String, String> {
         let tunnel = self.named(name)?;
         tunnel.held_down = true;
         tunnel.wanted = false;
@@ -174,7 +174,7 @@ impl Tunnels {
     }
 
     /// An operator wants new keys.
-    pub fn rekey(
+    pub(super) fn rekey(
         &mut self,
         now: Instant,
         name: &str,
@@ -196,7 +196,7 @@ impl Tunnels {
     }
 
     /// Closes everything, telling the peers.
-    pub fn close_all(&mut self, now: Instant, endpoint: &mut Endpoint) {
+    pub(super) fn close_all(&mut self, now: Instant, endpoint: &mut Endpoint) {
         for tunnel in &mut self.all {
             tunnel.wanted = false;
             tunnel.next_try = None;
@@ -205,7 +205,7 @@ impl Tunnels {
     }
 
     /// Carries out every event of the engine, then lets its datagrams leave.
-    pub fn settle(&mut self, now: Instant, endpoint: &mut Endpoint, maps: &mut Maps, sockets: &Sockets) {
+    pub(super) fn settle(&mut self, now: Instant, endpoint: &mut Endpoint, maps: &mut Maps, sockets: &Sockets) {
         while let Some(event) = endpoint.poll_event() {
             self.handle_event(now, event, endpoint, maps);
         }
@@ -215,7 +215,7 @@ impl Tunnels {
     }
 
     /// Something happened in the data path.
-    pub fn handle_sa_event(&mut self, now: Instant, event: SaEvent, endpoint: &mut Endpoint) {
+    pub(super) fn handle_sa_event(&mut self, now: Instant, event: SaEvent, endpoint: &mut Endpoint) {
         match event {
             SaEvent::SoftExpired { spi_in } | SaEvent::HardExpired { spi_in } => {
                 tracing::info!(spi_in = format!("{spi_in:#010x}"), ?event, "child SA is worn out: rekeying");
@@ -412,12 +412,12 @@ impl Tunnels {
 
 impl Tunnel {
     /// Whether it shall be up, or is on the way there.
-    pub fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         self.wanted
     }
 
     /// Whether traffic or the peer may open it.
-    pub fn waits(&self) -> bool {
+    pub(super) fn waits(&self) -> bool {
         !self.held_down && matches!(self.start, Start::OnDemand | Start::Answer)
     }
 
