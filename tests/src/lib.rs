@@ -17,5 +17,6 @@ pub mod demo;
 pub mod gateway;
 pub mod lab;
 pub mod scenario;
+pub mod stage;
 pub mod strongswan;
 pub mod traffic;

@@ -85,6 +85,8 @@ pub struct Settings {
     pub children: Vec<Child>,
     /// Liveness check after this silence.
     pub dpd: &'static str,
+    /// The peer may come from any address: it is behind a NAT.
+    pub remote_anywhere: bool,
     /// ESP in UDP without a NAT.
     pub force_udp: bool,
     /// `auto`, `kernel`, `engine`.
@@ -121,6 +123,7 @@ impl Settings {
             remote_id: None,
             children: vec![Child { name: "main".into(), local: owned(local), remote: owned(remote) }],
             dpd: "30s",
+            remote_anywhere: false,
             force_udp: false,
             datapath: "auto".into(),
             log_level: "debug",
@@ -186,13 +189,17 @@ impl Settings {
                 format!("ca = \"{}\"", peer_ca.display()),
             ),
         };
+        let peer_address = if self.remote_anywhere {
+            String::new()
+        } else {
+            format!("address = \"{}\", ", peer.address(self.outer))
+        };
         let _ = writeln!(
             out,
             "\n[connections.{}]\nlocal = {{ address = \"{}\", id = \"{own_id}\", {own_proof} }}\n\
-             remote = {{ address = \"{}\", id = \"{peer_id}\", {peer_proof} }}",
+             remote = {{ {peer_address}id = \"{peer_id}\", {peer_proof} }}",
             self.connection(),
             own.address(self.outer),
-            peer.address(self.outer)
         );
         for (key, proposals) in [("ike", &self.ike), ("esp", &self.esp)] {
             if !proposals.is_empty() {
