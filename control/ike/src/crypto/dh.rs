@@ -46,6 +46,12 @@ impl SharedSecret {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// A secret to derive known keys from.
+    #[cfg(test)]
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
 }
 
 impl std::fmt::Debug for SharedSecret {

@@ -168,3 +168,173 @@ pub fn psk_auth(prf: Prf, psk: &Psk, signed_octets: &[u8]) -> Zeroizing<Vec<u8>>
 pub fn verify_psk_auth(prf: Prf, psk: &Psk, signed_octets: &[u8], received: &[u8]) -> bool {
     psk_auth(prf, psk, signed_octets).ct_eq(received).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::dh::KeyShare;
+    use crate::crypto::random::SeededRandom;
+    use crate::crypto::suite::{AesBits, Encryption, Group, Integrity};
+
+    // Every expected value here was computed by Python's hmac module from the formulas of RFC 7296.
+
+    const AES128: AesBits = AesBits::Aes128;
+    const AES256: AesBits = AesBits::Aes256;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn nonce_i() -> Vec<u8> {
+        (0..32).collect()
+    }
+
+    fn nonce_r() -> Vec<u8> {
+        (100..140).collect()
+    }
+
+    fn sk_d() -> Vec<u8> {
+        (200..232).collect()
+    }
+
+    fn secret() -> SharedSecret {
+        SharedSecret::of((0..=255).map(|i: u8| i.wrapping_mul(7).wrapping_add(1)).collect())
+    }
+
+    fn derived(derive: impl Fn(Exchanged<'_>) -> Result<IkeKeys, PrfPlusExhausted>) -> [String; 7] {
+        let keys = derive(Exchanged {
+            nonce_i: &nonce_i(),
+            nonce_r: &nonce_r(),
+            spi_i: 0x0102_0304_0506_0708,
+            spi_r: 0x1112_1314_1516_1718,
+        })
+        .unwrap();
+        [&keys.d, &keys.ai, &keys.ar, &keys.ei, &keys.er, &keys.pi, &keys.pr].map(|key| hex(key))
+    }
+
+    #[test]
+    fn keys_of_an_ike_sa() {
+        let suite = IkeSuite {
+            encryption: Encryption::AesGcm16 { bits: AES128 },
+            integrity: None,
+            prf: Prf::HmacSha256,
+            group: Group::Modp2048,
+        };
+        assert_eq!(
+            derived(|exchanged| IkeKeys::derive(&suite, &secret(), exchanged)),
+            [
+                "8535eef8068b5c9897353a908825ebb936ee8fc968bbf6394fda558ca4dbe053",
+                "",
+                "",
+                "e0bf75c37e56566d0c5b9a28d3c51eba1ae658bb",
+                "82ab2da094758de1a78e0a735f0f774bde113b0f",
+                "1b202b719601853a6e9d728e218ea65501cabba589c184b500f6186a3fc9ae7f",
+                "3a9bfc0c0703f5146b824d1bd87a4eb6f88f3afb7d87f68140d10a9e3064c0be",
+            ]
+        );
+        let suite = IkeSuite {
+            encryption: Encryption::AesCbc { bits: AES256 },
+            integrity: Some(Integrity::HmacSha256_128),
+            prf: Prf::HmacSha384,
+            group: Group::Modp2048,
+        };
+        assert_eq!(
+            derived(|exchanged| IkeKeys::derive(&suite, &secret(), exchanged)),
+            [
+                "c8722eeb97b5b79a37af15a0b2750e297acf0667723d224b3a5101ca32f649d41f3818783c863f976734c6a608aa9520",
+                "1faacd62f149a404ebc02897ab7f4e5d792f3e288294407afe27089bf27c4184",
+                "3f86297fb03269b08aa4485b9e44610cacf185a043539513da71e47d2569a5ba",
+                "23a2572aa660efc1a813f08b39b14c584cfdd5b0be93d7c2cb3ba952da1b7afe",
+                "f5991cbca1ba395f6e6d7d620d1b721dfc0a0bddedf05da9822d237437fc39e8",
+                "76907774d901eb206ec107f1bcfe61a2e2a5c9e3aa6677995636e9aa19a7a6a69613643338b352c9cd514e900e6f8557",
+                "beb05adae852f2fc848418349d012d75ce77c42ef0db0bf9ae9740bf97540297c4d211edb420910e5b2d540459093506",
+            ]
+        );
+    }
+
+    #[test]
+    fn keys_of_a_rekeyed_ike_sa_come_from_the_old_prf_and_the_new() {
+        let suite = IkeSuite {
+            encryption: Encryption::ChaCha20Poly1305,
+            integrity: None,
+            prf: Prf::HmacSha384,
+            group: Group::Modp2048,
+        };
+        assert_eq!(
+            derived(|exchanged| IkeKeys::rekey(&suite, Prf::HmacSha256, &sk_d(), &secret(), exchanged)),
+            [
+                "88774e5016b4d13a6665a5066c21a9dfbb406665b109c1ab1ed25153e1043651d627874de3bb45f536eba0c70da818e0",
+                "",
+                "",
+                "49f53575c2a42e8550b323ea6eb50a4146acf6fcdccb407c3ec451a5d0fc29766db694e4",
+                "5ee771df9494b7f878b99ab29ee549721fb4becc093d83bfcf2ae36791a797cbff333f61",
+                "ab717715fdff3a4177fa4907dcfc9a4b585f093c0d42767a06a1743e0b0ecfba2f03219be89d556a9e784918e4183d52",
+                "a66722b617483f909ec8631c4fdabe667a5bbf0b9344ab02756a5d4b004000e27ef6ffe0bdd48db89754d3289ef35632",
+            ]
+        );
+    }
+
+    #[test]
+    fn keys_of_a_child_sa_with_and_without_forward_secrecy() {
+        let cbc = EspSuite {
+            encryption: Encryption::AesCbc { bits: AES256 },
+            integrity: Some(Integrity::HmacSha256_128),
+            group: None,
+            esn: false,
+        };
+        let child =
+            ChildKeymat::derive(Prf::HmacSha256, &sk_d(), &cbc, None, &nonce_i(), &nonce_r()).unwrap();
+        let ChildKeymat { initiator, responder } = &child;
+        assert_eq!(
+            [&initiator.encryption, &initiator.integrity, &responder.encryption, &responder.integrity]
+                .map(|key| hex(key)),
+            [
+                "69ea2f3703095bad63b68cafce2dd1b44aa28f80ba20ad6f0adce6ce245fd0a0",
+                "296b934bbf6ae78dc723e59c928cae97ed563fb8e3aa5fd6f878a2afbed8ebd1",
+                "8a99282f66900449a8b233de76cb78fdcb0c8f81ea937e89beb8eeba209243a4",
+                "b1ed07523b7805c5cf31ba5ffeb45ec1203e96d3fbc71d1ca1a1075ad5a31b3a",
+            ]
+        );
+        let gcm = EspSuite {
+            encryption: Encryption::AesGcm16 { bits: AES128 },
+            integrity: None,
+            group: Some(Group::Modp2048),
+            esn: true,
+        };
+        let secret = secret();
+        let child =
+            ChildKeymat::derive(Prf::HmacSha256, &sk_d(), &gcm, Some(&secret), &nonce_i(), &nonce_r())
+                .unwrap();
+        assert_eq!(
+            [&child.initiator.encryption, &child.responder.encryption].map(|key| hex(key)),
+            ["9d511a0dc6517514cfdfe926b341c9d73c22f482", "5d5fa41f7d9f6fae7e7c725cf6d94b90c14af944"]
+        );
+        assert!(child.initiator.integrity.is_empty() && child.responder.integrity.is_empty());
+    }
+
+    #[test]
+    fn psk_authentication_data() {
+        let octets = signed_octets(Prf::HmacSha256, b"message", &nonce_r(), &sk_d(), b"\x02\0\0\0gw.example");
+        let psk = Psk::new(b"secret".to_vec());
+        let auth = psk_auth(Prf::HmacSha256, &psk, &octets);
+        assert_eq!(hex(&auth), "e376eece7e245c9592824b20a6c4beef575de389e981bbe5b4babeda80153d9f");
+        assert!(verify_psk_auth(Prf::HmacSha256, &psk, &octets, &auth));
+        for len in 0..auth.len() {
+            assert!(!verify_psk_auth(Prf::HmacSha256, &psk, &octets, &auth[..len]));
+        }
+        for bit in 0..auth.len() * 8 {
+            let mut forged = auth.to_vec();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            assert!(!verify_psk_auth(Prf::HmacSha256, &psk, &octets, &forged));
+        }
+        assert!(!verify_psk_auth(Prf::HmacSha256, &Psk::new(b"Secret".to_vec()), &octets, &auth));
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let mut random = SeededRandom::new(1);
+        let share = KeyShare::generate(Group::Modp2048, &mut random).unwrap();
+        assert_eq!(format!("{share:?}"), "KeyShare { group: Modp2048, .. }");
+        assert_eq!(format!("{:?}", secret()), "SharedSecret(…)");
+    }
+}

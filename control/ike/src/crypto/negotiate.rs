@@ -82,8 +82,8 @@ pub fn choose_ike(
     spi: Option<u64>,
     ke: Option<Group>,
 ) -> Result<IkeChoice, NegotiateError> {
-    let (proposal, chosen) = choose(offered, ProtocolId::Ike, &ike_terms(ours), ke)
-        .ok_or_else(|| none_chosen(offered, ours))?;
+    let (proposal, chosen) =
+        choose(offered, ProtocolId::Ike, &ike_terms(ours), ke).ok_or_else(|| none_chosen(offered, ours))?;
     let suite = ike_suite(&chosen).ok_or_else(|| none_chosen(offered, ours))?;
     let peer_spi = peer_ike_spi(proposal, spi.is_some())?;
     let answer = Proposal {
@@ -119,7 +119,11 @@ pub fn choose_esp(
 }
 
 /// What the responder chose of our [`offer_ike`]; `rekey` tells whether SPIs stand in it.
-pub fn confirm_ike(answer: &[Proposal], ours: &[IkeProposal], rekey: bool) -> Result<IkeChoice, NegotiateError> {
+pub fn confirm_ike(
+    answer: &[Proposal],
+    ours: &[IkeProposal],
+    rekey: bool,
+) -> Result<IkeChoice, NegotiateError> {
     let (proposal, chosen) = confirm(answer, ProtocolId::Ike, &ike_terms(ours))?;
     let suite = ike_suite(&chosen).ok_or_else(|| NegotiateError::NotOffered(terms::describe(answer)))?;
     Ok(IkeChoice { suite, peer_spi: peer_ike_spi(proposal, rekey)?, answer: proposal.clone() })
@@ -128,11 +132,7 @@ pub fn confirm_ike(answer: &[Proposal], ours: &[IkeProposal], rekey: bool) -> Re
 /// What the responder chose of our [`offer_esp`].
 pub fn confirm_esp(answer: &[Proposal], ours: &[EspProposal], pfs: Pfs) -> Result<EspChoice, NegotiateError> {
     let (proposal, chosen) = confirm(answer, ProtocolId::Esp, &esp_terms(ours, pfs))?;
-    Ok(EspChoice {
-        suite: esp_suite(&chosen),
-        peer_spi: peer_esp_spi(proposal)?,
-        answer: proposal.clone(),
-    })
+    Ok(EspChoice { suite: esp_suite(&chosen), peer_spi: peer_esp_spi(proposal)?, answer: proposal.clone() })
 }
 
 fn ike_terms(ours: &[IkeProposal]) -> Vec<Terms> {

@@ -51,7 +51,7 @@ pub struct SkCipher {
 }
 
 enum Transform {
-    Aead { key: aead::LessSafeKey, salt: [u8; 4], next_iv: Option<u64> },
+    Aead { key: Box<aead::LessSafeKey>, salt: [u8; 4], next_iv: Option<u64> },
     CbcHmac { key: Zeroizing<Vec<u8>>, bits: AesBits, hmac: hmac::Key, icv_len: usize },
 }
 
@@ -196,7 +196,7 @@ impl SkCipher {
 fn aead(algorithm: &'static aead::Algorithm, sk_e: &[u8]) -> Option<Transform> {
     let (key, salt) = sk_e.split_last_chunk::<4>()?;
     let key = aead::UnboundKey::new(algorithm, key).ok()?;
-    Some(Transform::Aead { key: aead::LessSafeKey::new(key), salt: *salt, next_iv: Some(0) })
+    Some(Transform::Aead { key: Box::new(aead::LessSafeKey::new(key)), salt: *salt, next_iv: Some(0) })
 }
 
 fn cbc_hmac(bits: AesBits, integrity: Integrity, sk_e: &[u8], sk_a: &[u8]) -> Option<Transform> {

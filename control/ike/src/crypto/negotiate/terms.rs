@@ -1,9 +1,7 @@
 //! One proposal of an SA payload as algorithms.
 
 use super::Pfs;
-use crate::crypto::suite::{
-    AesBits, Encryption, EsnChoice, EspProposal, Group, IkeProposal, Integrity, Prf,
-};
+use crate::crypto::suite::{AesBits, Encryption, EsnChoice, EspProposal, Group, IkeProposal, Integrity, Prf};
 use crate::wire::sa::Proposal;
 use crate::wire::{EncrId, EsnId, IntegId, KeId, PrfId, Transform, TransformId};
 
@@ -315,7 +313,8 @@ pub(super) fn describe(proposals: &[Proposal]) -> String {
 }
 
 fn describe_one(proposal: &Proposal) -> String {
-    let mut shown: Vec<_> = proposal.transforms.iter().take(SHOWN_TRANSFORMS).map(describe_transform).collect();
+    let mut shown: Vec<_> =
+        proposal.transforms.iter().take(SHOWN_TRANSFORMS).map(describe_transform).collect();
     if proposal.transforms.len() > SHOWN_TRANSFORMS {
         shown.push("…".to_owned());
     }

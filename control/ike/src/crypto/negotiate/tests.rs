@@ -190,9 +190,8 @@ fn an_answer_that_was_not_offered_is_refused() {
     let ours = ike(&["aes128gcm16-prfsha256-x25519-ecp256", "aes256-sha256-modp2048"]);
     let offer = offer_ike(&ours, None);
     let good = choose_ike(&offer, &ours, None, None).unwrap().answer;
-    let refused = |answer: &[Proposal]| {
-        matches!(confirm_ike(answer, &ours, false), Err(NegotiateError::NotOffered(_)))
-    };
+    let refused =
+        |answer: &[Proposal]| matches!(confirm_ike(answer, &ours, false), Err(NegotiateError::NotOffered(_)));
     assert!(!refused(std::slice::from_ref(&good)));
     assert!(refused(&[]));
     assert!(refused(&[good.clone(), good.clone()]));

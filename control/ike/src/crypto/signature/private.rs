@@ -72,11 +72,11 @@ pub struct PrivateKey {
 }
 
 enum Pair {
-    Rsa(RsaKeyPair),
+    Rsa(Box<RsaKeyPair>),
     /// *ring* fixes the form of signatures with the pair: DER for RFC 7427, r | s for RFC 4754.
     Ecdsa {
-        der: EcdsaKeyPair,
-        raw: EcdsaKeyPair,
+        der: Box<EcdsaKeyPair>,
+        raw: Box<EcdsaKeyPair>,
     },
     Ed25519(Ed25519KeyPair),
 }
@@ -145,7 +145,7 @@ impl PrivateKey {
     fn from_rsa(pair: RsaKeyPair) -> Result<Self, PrivateKeyError> {
         let algorithm = KeyAlgorithm::Rsa { bits: pair.public().modulus_len() * 8 };
         let public = PublicKey::new(RSA_ENCRYPTION, Some(AnyRef::NULL), pair.public().as_ref());
-        Self::with_public(algorithm, Pair::Rsa(pair), public)
+        Self::with_public(algorithm, Pair::Rsa(Box::new(pair)), public)
     }
 
     fn from_ecdsa(algorithm: KeyAlgorithm, der: &[u8]) -> Result<Self, PrivateKeyError> {
@@ -162,16 +162,11 @@ impl PrivateKey {
             ),
         };
         let random = SystemRandom::new();
-        let pair = Pair::Ecdsa {
-            der: EcdsaKeyPair::from_pkcs8(der_form, der, &random).map_err(refused)?,
-            raw: EcdsaKeyPair::from_pkcs8(raw_form, der, &random).map_err(refused)?,
-        };
-        let point = match &pair {
-            Pair::Ecdsa { der, .. } => der.public_key().as_ref().to_vec(),
-            Pair::Rsa(_) | Pair::Ed25519(_) => Vec::new(),
-        };
-        let public = PublicKey::new(EC_PUBLIC_KEY, Some(AnyRef::from(&curve)), &point);
-        Self::with_public(algorithm, pair, public)
+        let der_pair = EcdsaKeyPair::from_pkcs8(der_form, der, &random).map_err(refused)?;
+        let raw_pair = EcdsaKeyPair::from_pkcs8(raw_form, der, &random).map_err(refused)?;
+        let point = der_pair.public_key().as_ref();
+        let public = PublicKey::new(EC_PUBLIC_KEY, Some(AnyRef::from(&curve)), point);
+        Self::with_public(algorithm, Pair::Ecdsa { der: Box::new(der_pair), raw: Box::new(raw_pair) }, public)
     }
 
     fn from_ed25519(pair: Ed25519KeyPair) -> Result<Self, PrivateKeyError> {
