@@ -16,7 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use sekisho_abi::map::RULES_MAX;
-use sekisho_abi::rule::{RULE_KEY_BITS_ANY_PORT, RULE_KEY_BITS_ANY_PROTOCOL, Rule, RuleKey, action, rule_flags};
+use sekisho_abi::rule::{
+    RULE_KEY_BITS_ANY_PORT, RULE_KEY_BITS_ANY_PROTOCOL, Rule, RuleKey, action, rule_flags,
+};
 
 use crate::config::{Action, Match, Policy, ZoneId};
 
@@ -188,7 +190,9 @@ fn segments(list: &ZoneList<'_>, protocol: u8) -> Vec<Segment> {
         .iter()
         .filter_map(|(policy, matches)| match matches {
             Match::Any => Some((*policy, ALL_PORTS)),
-            Match::Protocol { protocol: named, ports } => (*named == protocol).then(|| (*policy, ports.clone())),
+            Match::Protocol { protocol: named, ports } => {
+                (*named == protocol).then(|| (*policy, ports.clone()))
+            }
         })
         .collect();
     let mut starts = BTreeSet::from([0]);
@@ -453,9 +457,11 @@ mod tests {
 
     #[test]
     fn a_deny_stands_only_inside_a_broader_allow() {
-        let alone = [policy(1, 2, Action::Deny, vec![tcp(22..=22)]), policy(1, 2, Action::Allow, vec![tcp(80..=80)])];
+        let alone =
+            [policy(1, 2, Action::Deny, vec![tcp(22..=22)]), policy(1, 2, Action::Allow, vec![tcp(80..=80)])];
         assert_eq!(compile(&alone).unwrap().entries().len(), 1);
-        let inside = [policy(1, 2, Action::Deny, vec![tcp(22..=22)]), policy(1, 2, Action::Allow, vec![Match::Any])];
+        let inside =
+            [policy(1, 2, Action::Deny, vec![tcp(22..=22)]), policy(1, 2, Action::Allow, vec![Match::Any])];
         let set = compile(&inside).unwrap();
         assert_eq!(set.entries().len(), 2);
         assert!(set.entries().iter().any(|e| e.rule().id == 1 && e.rule().action == action::DENY));

@@ -53,7 +53,12 @@ const REKEY_DEFAULT: Duration = Duration::from_secs(3600);
 const DPD_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Reads the sections. Files named there are looked up in `folder` and must be good at the time `now`.
-pub(super) fn read(file: &Section<'_>, folder: &Path, now: SystemTime, report: &Report) -> Vec<ConnectionSpec> {
+pub(super) fn read(
+    file: &Section<'_>,
+    folder: &Path,
+    now: SystemTime,
+    report: &Report,
+) -> Vec<ConnectionSpec> {
     let reader = Reader { folder, now, report };
     file.sections("connections").into_iter().map(|(name, section)| reader.connection(name, section)).collect()
 }
@@ -66,7 +71,9 @@ pub(super) fn check(connections: &[ConnectionSpec], ports: &[PortSpec], report: 
         }
         check_addresses(connection, ports, report);
         let twin = connections.iter().take(index).find(|other| same_peer(other, connection));
-        if let (Some(first), Some(id)) = (twin, connection.remote.as_ref().and_then(|remote| remote.id.as_ref())) {
+        if let (Some(first), Some(id)) =
+            (twin, connection.remote.as_ref().and_then(|remote| remote.id.as_ref()))
+        {
             report
                 .error(id.span(), format!("connection {} has the same peer", first.name.get_ref()))
                 .related(first.name.span(), "this one")
@@ -123,7 +130,8 @@ impl Reader<'_> {
         let name = read_name(name, "a connection", self.report);
         let local = self.end(&section, "local", true, |end, id| self.local_credential(end, id));
         let start = self.start(&section);
-        let remote = self.end(&section, "remote", start != Start::Answer, |end, _| self.remote_credential(end));
+        let remote =
+            self.end(&section, "remote", start != Start::Answer, |end, _| self.remote_credential(end));
         let ike = self.proposals(&section, "ike", IkeProposal::defaults);
         let esp = self.proposals(&section, "esp", EspProposal::defaults);
         let ike_rekey = self.duration(&section, "ike_rekey", IKE_REKEY_DEFAULT, REKEY.0..=REKEY.1);
@@ -148,7 +156,11 @@ impl Reader<'_> {
         let end = section.section(key)?;
         let address = end.parsed("address", "an IPv4 or IPv6 address", |text| text.parse().ok());
         if !end.has("address") && address_needed {
-            let example = if key == "local" { "\"198.51.100.2\"" } else { "\"203.0.113.2\"` or, here, `start = \"answer\"" };
+            let example = if key == "local" {
+                "\"198.51.100.2\""
+            } else {
+                "\"203.0.113.2\"` or, here, `start = \"answer\""
+            };
             let _: Option<()> = end.missing("address", example);
         }
         let id = match end.string("id") {
@@ -176,7 +188,8 @@ impl Reader<'_> {
     }
 
     fn local_credential(&self, end: &Section<'_>, id: Option<&Identification>) -> Option<LocalCredential> {
-        let (psk, certificate, key) = (self.file(end, "psk"), self.file(end, "certificate"), self.file(end, "key"));
+        let (psk, certificate, key) =
+            (self.file(end, "psk"), self.file(end, "certificate"), self.file(end, "key"));
         if end.has("psk") && (end.has("certificate") || end.has("key")) {
             self.report
                 .error(end.key_span("psk"), format!("{} has a pre-shared key and a certificate", end.title()))
@@ -191,7 +204,10 @@ impl Reader<'_> {
         match (certificate, key) {
             (Some(certificate), Some(key)) => {
                 credentials::check_certificate(&certificate, &key, id, self.now, self.report);
-                Some(LocalCredential::Certificate { certificate: certificate.into_inner(), key: key.into_inner() })
+                Some(LocalCredential::Certificate {
+                    certificate: certificate.into_inner(),
+                    key: key.into_inner(),
+                })
             }
             (Some(_), None) if !end.has("key") => end.missing("key", "\"FILE.key.pem\""),
             (None, Some(_)) if !end.has("certificate") => end.missing("certificate", "\"FILE.crt.pem\""),
@@ -271,7 +287,10 @@ impl Reader<'_> {
                     .report
                     .error(name.span(), format!("{error}"))
                     .expected(format!("expected a proposal for {}", key.to_uppercase()))
-                    .remedy(format!("write one as \"aes128gcm16-{}x25519\", or remove `{key}`: its defaults are safe", if key == "ike" { "prfsha256-" } else { "" })),
+                    .remedy(format!(
+                        "write one as \"aes128gcm16-{}x25519\", or remove `{key}`: its defaults are safe",
+                        if key == "ike" { "prfsha256-" } else { "" }
+                    )),
             }
         }
         proposals
@@ -284,7 +303,8 @@ impl Reader<'_> {
         default: Duration,
         allowed: std::ops::RangeInclusive<Duration>,
     ) -> Duration {
-        let Some(read) = section.parsed(key, "a time, as 30s, 1h or 1h 30m", |text| humantime::parse_duration(text).ok())
+        let Some(read) =
+            section.parsed(key, "a time, as 30s, 1h or 1h 30m", |text| humantime::parse_duration(text).ok())
         else {
             return default;
         };
@@ -339,14 +359,16 @@ impl Reader<'_> {
             }
             networks.unwrap_or_default()
         };
-        let (local, remote) = (networks("local", "[\"192.168.1.0/24\"]"), networks("remote", "[\"10.2.0.0/24\"]"));
+        let (local, remote) =
+            (networks("local", "[\"192.168.1.0/24\"]"), networks("remote", "[\"10.2.0.0/24\"]"));
         section.finish();
         Some(ChildSpec { name: name?, local, remote })
     }
 }
 
 fn check_local_address(address: &Spanned<IpAddr>, ports: &[PortSpec], report: &Report) {
-    let owner = ports.iter().find(|port| port.addresses.iter().any(|own| own.get_ref().addr() == *address.get_ref()));
+    let owner =
+        ports.iter().find(|port| port.addresses.iter().any(|own| own.get_ref().addr() == *address.get_ref()));
     let on_uplinks: Vec<String> = ports
         .iter()
         .filter(|port| port.uplink)
@@ -356,11 +378,13 @@ fn check_local_address(address: &Spanned<IpAddr>, ports: &[PortSpec], report: &R
         [] => "mark the port towards the internet `uplink = true`".to_owned(),
         addresses => format!("addresses on uplinks: {}", addresses.join(", ")),
     };
-    let draft = |message| report.error(address.span(), message).expected("expected an address of an uplink port");
+    let draft =
+        |message| report.error(address.span(), message).expected("expected an address of an uplink port");
     match owner {
         None => draft(format!("{} is no address of this gateway", address.get_ref())).remedy(remedy),
         Some(port) if !port.uplink => {
-            draft(format!("{} is on port {}, which is no uplink", address.get_ref(), port.name.get_ref())).remedy(remedy);
+            draft(format!("{} is on port {}, which is no uplink", address.get_ref(), port.name.get_ref()))
+                .remedy(remedy);
         }
         Some(_) => {}
     }
@@ -376,9 +400,14 @@ fn check_addresses(connection: &ConnectionSpec, ports: &[PortSpec], report: &Rep
             .remedy("for a peer without a fixed address leave `address` out and set `start = \"answer\"`");
         return;
     }
-    if let Some(port) = ports.iter().find(|port| port.addresses.iter().any(|own| own.get_ref().addr() == address)) {
+    if let Some(port) =
+        ports.iter().find(|port| port.addresses.iter().any(|own| own.get_ref().addr() == address))
+    {
         report
-            .error(remote.span(), format!("{address} is this gateway's own address on port {}", port.name.get_ref()))
+            .error(
+                remote.span(),
+                format!("{address} is this gateway's own address on port {}", port.name.get_ref()),
+            )
             .expected("expected the peer's address")
             .remedy("are `local` and `remote` exchanged?");
     }
@@ -386,7 +415,10 @@ fn check_addresses(connection: &ConnectionSpec, ports: &[PortSpec], report: &Rep
         && local.get_ref().is_ipv4() != address.is_ipv4()
     {
         report
-            .error(remote.span(), format!("{address} cannot be reached from {}: different families", local.get_ref()))
+            .error(
+                remote.span(),
+                format!("{address} cannot be reached from {}: different families", local.get_ref()),
+            )
             .related(local.span(), "our end")
             .remedy("name addresses of one family; the networks inside may be of the other");
     }

@@ -189,10 +189,16 @@ pub(super) fn check_ca(path: &Spanned<PathBuf>, now: SystemTime, report: &Report
             report
                 .error(
                     path.span(),
-                    format!("{} is no CA certificate: {}", path.get_ref().display(), certificate.tbs_certificate().subject()),
+                    format!(
+                        "{} is no CA certificate: {}",
+                        path.get_ref().display(),
+                        certificate.tbs_certificate().subject()
+                    ),
                 )
                 .expected("expected certificates with basicConstraints CA:TRUE (RFC 5280 section 4.2.1.9)")
-                .remedy("name the file of the CA that issued the peer's certificate, not the peer's certificate");
+                .remedy(
+                    "name the file of the CA that issued the peer's certificate, not the peer's certificate",
+                );
         }
     }
 }
@@ -240,7 +246,8 @@ fn check_validity(
 }
 
 fn check_rsa_size(certificate: &Certificate, path: &Spanned<PathBuf>, report: &Report) {
-    const RSA_ENCRYPTION: der::asn1::ObjectIdentifier = der::asn1::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+    const RSA_ENCRYPTION: der::asn1::ObjectIdentifier =
+        der::asn1::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
     let info = certificate.tbs_certificate().subject_public_key_info();
     if info.algorithm.oid != RSA_ENCRYPTION {
         return;
@@ -250,7 +257,9 @@ fn check_rsa_size(certificate: &Certificate, path: &Spanned<PathBuf>, report: &R
         report
             .error(path.span(), format!("an RSA key of {bits} bits is too short"))
             .expected("expected at least 2048 bits (RFC 8247 section 4.1)")
-            .remedy("issue a new certificate with `sekisho pki issue --rsa 3072`, or without `--rsa` for ECDSA");
+            .remedy(
+                "issue a new certificate with `sekisho pki issue --rsa 3072`, or without `--rsa` for ECDSA",
+            );
     }
 }
 
@@ -286,7 +295,9 @@ fn carries(certificate: &Certificate, id: &Identification) -> bool {
     alternative_names(certificate).iter().any(|name| match name {
         GeneralName::DnsName(dns) => id.as_fqdn().is_some_and(|fqdn| fqdn.eq_ignore_ascii_case(dns.as_str())),
         GeneralName::Rfc822Name(mailbox) => id.as_rfc822() == Some(mailbox.as_str()),
-        GeneralName::IpAddress(bytes) => id.as_address().is_some_and(|address| address_of(bytes.as_bytes()) == Some(address)),
+        GeneralName::IpAddress(bytes) => {
+            id.as_address().is_some_and(|address| address_of(bytes.as_bytes()) == Some(address))
+        }
         _ => false,
     })
 }

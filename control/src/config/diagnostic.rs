@@ -94,14 +94,19 @@ impl Diagnostic {
             }
             let mut snippet = Snippet::source(&**source).path(&self.file).annotation(caret);
             if let Some(related) = &self.related {
-                snippet =
-                    snippet.annotation(AnnotationKind::Context.span(related.span.clone()).label(&related.message));
+                snippet = snippet
+                    .annotation(AnnotationKind::Context.span(related.span.clone()).label(&related.message));
             }
             group = group.element(snippet);
         }
         group = group.element(Level::HELP.message(&self.remedy));
         let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
         renderer.render(&[group])
+    }
+
+    /// Everything in one line, for a log.
+    pub fn line(&self) -> String {
+        format!("{}: {}; {}", self.place(), self.message, self.remedy)
     }
 
     /// `FILE:LINE:COLUMN`, or `FILE` where the file as a whole is meant.

@@ -31,8 +31,9 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Option<GatewaySpec> {
         None if section.has("name") => None,
         None => section.missing("name", "\"clinic\""),
     };
-    let metrics =
-        section.parsed("metrics", "an address with a port, as 127.0.0.1:9469", |text| text.parse::<SocketAddr>().ok());
+    let metrics = section.parsed("metrics", "an address with a port, as 127.0.0.1:9469", |text| {
+        text.parse::<SocketAddr>().ok()
+    });
     let datapath = section.parsed("datapath", "\"auto\", \"kernel\" or \"engine\"", |text| {
         Some(match text {
             "auto" => Datapath::Auto,
@@ -90,11 +91,17 @@ pub(super) fn check_metrics(spec: &GatewaySpec, ports: &[PortSpec], policies: &[
         Match::Any => true,
         Match::Protocol { protocol, ports } => *protocol == TCP && ports.contains(&port),
     };
-    let reachable = policies.iter().any(|policy| policy.to.contains(&ZONE_GATEWAY) && policy.matches.iter().any(opens));
+    let reachable =
+        policies.iter().any(|policy| policy.to.contains(&ZONE_GATEWAY) && policy.matches.iter().any(opens));
     if !reachable {
         report
-            .warning(metrics.span(), format!("no policy lets anyone reach the metrics at {}", metrics.get_ref()))
+            .warning(
+                metrics.span(),
+                format!("no policy lets anyone reach the metrics at {}", metrics.get_ref()),
+            )
             .expected("not on loopback, and no policy to \"gateway\"")
-            .remedy(format!("add a policy `to = \"gateway\"` with `allow = [\"tcp/{port}\"]`, or use 127.0.0.1:{port}"));
+            .remedy(format!(
+                "add a policy `to = \"gateway\"` with `allow = [\"tcp/{port}\"]`, or use 127.0.0.1:{port}"
+            ));
     }
 }

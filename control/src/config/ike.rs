@@ -59,7 +59,10 @@ fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
     let local_auth = match &connection.local.credential {
         LocalCredential::Psk(path) => LocalAuth::Psk(load_psk(path)?),
         LocalCredential::Certificate { certificate, key } => LocalAuth::Signature {
-            chain: credentials::load_certificates(certificate)?.iter().map(|der| Arc::from(der.as_ref())).collect(),
+            chain: credentials::load_certificates(certificate)?
+                .iter()
+                .map(|der| Arc::from(der.as_ref()))
+                .collect(),
             key: Arc::new(credentials::load_key(key)?),
         },
     };
@@ -78,7 +81,11 @@ fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
         local_auth,
         remote_auth,
         ike_proposals: connection.ike.clone(),
-        children: connection.children.iter().map(|child| resolve_child(child, connection)).collect::<Result<_, _>>()?,
+        children: connection
+            .children
+            .iter()
+            .map(|child| resolve_child(child, connection))
+            .collect::<Result<_, _>>()?,
         ike_rekey_after: connection.ike_rekey,
         dpd_after: connection.dpd,
         force_encapsulation: connection.force_udp,
@@ -96,7 +103,10 @@ fn resolve_child(child: &Child, connection: &Connection) -> Result<ike::ChildCon
 }
 
 fn selectors(networks: &[IpNet]) -> Result<Vec<TrafficSelector>, SelectorError> {
-    networks.iter().map(|network| TrafficSelector::from_network(network.addr(), network.prefix_len())).collect()
+    networks
+        .iter()
+        .map(|network| TrafficSelector::from_network(network.addr(), network.prefix_len()))
+        .collect()
 }
 
 fn load_psk(path: &std::path::Path) -> Result<Psk, CredentialError> {

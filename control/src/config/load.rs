@@ -15,8 +15,9 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Reads and checks a configuration and the credentials it names. `Err` holds at least one error, and the warnings.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Diagnostic>> {
-    let unreadable =
-        |why: String, remedy: &str| vec![Diagnostic::of_file(path, format!("cannot be read: {why}"), remedy.to_owned())];
+    let unreadable = |why: String, remedy: &str| {
+        vec![Diagnostic::of_file(path, format!("cannot be read: {why}"), remedy.to_owned())]
+    };
     let length = std::fs::metadata(path)
         .map_err(|error| unreadable(error.to_string(), "name the gateway's configuration file"))?
         .len();
@@ -95,6 +96,9 @@ fn resolve(path: &Path, table: &Spanned<DeTable<'_>>, now: SystemTime, report: &
         vpn_ports: resolved.vpn_ports,
         zones: resolved.zones,
         policies,
-        connections: connections.into_iter().map(connections::ConnectionSpec::resolve).collect::<Option<_>>()?,
+        connections: connections
+            .into_iter()
+            .map(connections::ConnectionSpec::resolve)
+            .collect::<Option<_>>()?,
     })
 }

@@ -294,7 +294,9 @@ impl Config {
     /// The port that stands for a connection's far side.
     pub fn vpn_port(&self, connection: &str) -> Option<&VpnPort> {
         self.vpn_ports.iter().find(|port| {
-            port.connections.iter().any(|&index| self.connections.get(index).is_some_and(|c| &*c.name == connection))
+            port.connections
+                .iter()
+                .any(|&index| self.connections.get(index).is_some_and(|c| &*c.name == connection))
         })
     }
 

@@ -17,9 +17,11 @@ const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 /// Words that are no names of services.
-const WORDS: [(&str, u8); 6] = [("tcp", TCP), ("udp", UDP), ("gre", 47), ("esp", 50), ("ah", 51), ("sctp", 132)];
+const WORDS: [(&str, u8); 6] =
+    [("tcp", TCP), ("udp", UDP), ("gre", 47), ("esp", 50), ("ah", 51), ("sctp", 132)];
 
-const EXPECTED: &str = "any, tcp/443, udp/5000-5010, tcp, icmp/echo, icmp, icmpv4/3/4, icmpv6/128, ip/47, or a service";
+const EXPECTED: &str =
+    "any, tcp/443, udp/5000-5010, tcp, icmp/echo, icmp, icmpv4/3/4, icmpv6/128, ip/47, or a service";
 
 /// A policy as the file has it, with what it matches already resolved.
 pub(super) struct PolicySpec {
@@ -36,8 +38,11 @@ type Services = BTreeMap<String, Vec<Match>>;
 /// Reads `[services]` and every `[[policy]]`.
 pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<PolicySpec> {
     let services = read_services(file, report);
-    let policies: Vec<PolicySpec> =
-        file.array("policy").into_iter().filter_map(|section| read_policy(section, &services, report)).collect();
+    let policies: Vec<PolicySpec> = file
+        .array("policy")
+        .into_iter()
+        .filter_map(|section| read_policy(section, &services, report))
+        .collect();
     for (index, policy) in policies.iter().enumerate() {
         let same = |other: &&PolicySpec| other.name.get_ref() == policy.name.get_ref();
         if let Some(first) = policies.iter().take(index).find(same) {
@@ -61,7 +66,10 @@ pub(super) fn resolve(specs: &[PolicySpec], zones: &Zones, report: &Report) -> V
             let (from, to) = (find(&spec.from), find(&spec.to));
             if from == [ZONE_GATEWAY] && to == [ZONE_GATEWAY] {
                 report
-                    .error(spec.name.span(), format!("policy \"{}\" is from and to the gateway itself", spec.name.get_ref()))
+                    .error(
+                        spec.name.span(),
+                        format!("policy \"{}\" is from and to the gateway itself", spec.name.get_ref()),
+                    )
                     .remedy("what stays inside the gateway passes no port; remove the policy");
             }
             Policy {
@@ -83,7 +91,11 @@ pub(super) fn resolve(specs: &[PolicySpec], zones: &Zones, report: &Report) -> V
         let names: Vec<_> = deciders.iter().map(|spec| format!("\"{}\"", spec.name.get_ref())).collect();
         let mut warning = report.warning(
             spec.name.span(),
-            format!("policy \"{}\" is never reached: {} decides before it", spec.name.get_ref(), names.join(", ")),
+            format!(
+                "policy \"{}\" is never reached: {} decides before it",
+                spec.name.get_ref(),
+                names.join(", ")
+            ),
         );
         if let Some(first) = deciders.first() {
             warning = warning.related(first.name.span(), "decides before");
@@ -105,7 +117,10 @@ fn read_services(file: &Section<'_>, report: &Report) -> Services {
         let name = read_name(name, "a service", report);
         if parse_match(name.get_ref()).is_some() {
             report
-                .error(name.span(), format!("`{}` has a meaning already and cannot name a service", name.get_ref()))
+                .error(
+                    name.span(),
+                    format!("`{}` has a meaning already and cannot name a service", name.get_ref()),
+                )
                 .remedy("choose another name");
         }
         let mut matches = Vec::new();
@@ -195,8 +210,9 @@ fn refuse_match(text: &Spanned<String>, services: &Services, report: &Report) {
             let known = services.keys().map(String::as_str);
             draft(format!("there is no service \"{quoted}\"")).remedy(suggestion(word, "services", known));
         }
-        Some(("icmp", _)) => draft(format!("\"{quoted}\" is no kind of ICMP message"))
-            .remedy("numbers of IPv4 and IPv6 differ: write icmpv4/TYPE, icmpv6/TYPE, or a name both have: icmp/echo"),
+        Some(("icmp", _)) => draft(format!("\"{quoted}\" is no kind of ICMP message")).remedy(
+            "numbers of IPv4 and IPv6 differ: write icmpv4/TYPE, icmpv6/TYPE, or a name both have: icmp/echo",
+        ),
         Some(("tcp" | "udp", _)) => draft(format!("\"{quoted}\" is no port or range of ports"))
             .remedy("write a port from 0 to 65535, or FIRST-LAST with FIRST not above LAST"),
         Some(_) => draft(format!("\"{quoted}\" is no protocol and port"))
@@ -280,7 +296,21 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_match() {
-        for word in ["", "/", "tcp/", "tcp/-", "tcp/65536", "tcp/9-1", "tcp/+80", "tcp/ 80", "icmp/8", "ip/256", "any/1", "esp/1", "TCP/80"] {
+        for word in [
+            "",
+            "/",
+            "tcp/",
+            "tcp/-",
+            "tcp/65536",
+            "tcp/9-1",
+            "tcp/+80",
+            "tcp/ 80",
+            "icmp/8",
+            "ip/256",
+            "any/1",
+            "esp/1",
+            "TCP/80",
+        ] {
             assert_eq!(parse_match(word), None, "{word}");
         }
     }

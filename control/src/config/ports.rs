@@ -41,7 +41,8 @@ impl PortSpec {
 pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<PortSpec> {
     let sections = file.sections("ports");
     if sections.is_empty() && !file.has("ports") {
-        let _: Option<()> = file.missing("[ports.NAME]", "{ interface = \"eth0\", addresses = [\"192.168.1.1/24\"] }");
+        let _: Option<()> =
+            file.missing("[ports.NAME]", "{ interface = \"eth0\", addresses = [\"192.168.1.1/24\"] }");
     }
     let ports: Vec<PortSpec> =
         sections.into_iter().filter_map(|(name, section)| read_port(name, section, report)).collect();
@@ -65,31 +66,40 @@ fn read_port(name: Spanned<String>, section: Section<'_>, report: &Report) -> Op
     if let Some(interface) = &interface {
         check_interface_name(interface, report);
     }
-    let zone = section.string("zone").map(|zone| read_name(zone, "a zone", report)).unwrap_or_else(|| name.clone());
-    let addresses = section.parsed_list("addresses", "an address with its prefix length, as 192.168.1.1/24", |text| {
-        text.parse().ok()
-    });
+    let zone =
+        section.string("zone").map(|zone| read_name(zone, "a zone", report)).unwrap_or_else(|| name.clone());
+    let addresses =
+        section.parsed_list("addresses", "an address with its prefix length, as 192.168.1.1/24", |text| {
+            text.parse().ok()
+        });
     if addresses.is_none() && !section.has("addresses") {
         let _: Option<()> = section.missing("addresses", "[\"192.168.1.1/24\"]");
     }
-    if addresses.as_ref().is_some_and(Vec::is_empty) && section.strings("addresses").is_some_and(|all| all.is_empty())
+    if addresses.as_ref().is_some_and(Vec::is_empty)
+        && section.strings("addresses").is_some_and(|all| all.is_empty())
     {
         report
             .error(section.key_span("addresses"), format!("{} has no address", section.title()))
             .expected("expected at least one address")
             .remedy("give the gateway's own address on this port, as \"192.168.1.1/24\"");
     }
-    let networks = section.parsed_list("networks", "a network and its next hop, as 10.9.0.0/16 via 192.168.1.254", |text| {
-        let (prefix, via) = text.split_once(" via ")?;
-        Some(Route { prefix: prefix.trim().parse().ok()?, via: via.trim().parse().ok()? })
-    });
+    let networks = section.parsed_list(
+        "networks",
+        "a network and its next hop, as 10.9.0.0/16 via 192.168.1.254",
+        |text| {
+            let (prefix, via) = text.split_once(" via ")?;
+            Some(Route { prefix: prefix.trim().parse().ok()?, via: via.trim().parse().ok()? })
+        },
+    );
     let uplink = section.boolean("uplink").is_some_and(Spanned::into_inner);
     let gateways = section.parsed_list("gateways", "an address, as 198.51.100.1", |text| text.parse().ok());
     if uplink && !section.has("gateways") {
         report
             .error(section.span(), format!("the uplink {} has no gateway", section.title()))
             .expected("expected `gateways` in this section")
-            .remedy("add `gateways = [\"…\"]` with the provider's router, one per family of addresses in use");
+            .remedy(
+                "add `gateways = [\"…\"]` with the provider's router, one per family of addresses in use",
+            );
     }
     if !uplink && section.has("gateways") {
         report
@@ -170,9 +180,10 @@ fn unusable(subnet: IpNet) -> Option<(&'static str, String)> {
         IpNet::V6(net) if net.prefix_len() <= 126 && net.addr() == net.network() => {
             Some(("the subnet-router anycast address (RFC 4291 section 2.6.1)", remedy_inside()))
         }
-        IpNet::V6(net) if net.addr().is_unicast_link_local() => {
-            Some(("link-local, which the kernel gives itself", "take a global or unique local address".to_owned()))
-        }
+        IpNet::V6(net) if net.addr().is_unicast_link_local() => Some((
+            "link-local, which the kernel gives itself",
+            "take a global or unique local address".to_owned(),
+        )),
         IpNet::V6(net) if net.addr().to_ipv4_mapped().is_some() => {
             Some(("an IPv4-mapped address", "write it as an IPv4 address".to_owned()))
         }
@@ -203,7 +214,10 @@ fn check_networks(port: &PortSpec, report: &Report) {
                 .remedy("name the router behind which the network lies");
         } else if !port.on_subnet(via) {
             report
-                .error(route.span(), format!("the next hop {via} is in no subnet of port {}", port.name.get_ref()))
+                .error(
+                    route.span(),
+                    format!("the next hop {via} is in no subnet of port {}", port.name.get_ref()),
+                )
                 .remedy("name a router inside one of this port's subnets");
         }
     }
@@ -219,7 +233,10 @@ fn check_uplink(port: &PortSpec, report: &Report) {
                 .remedy("name the router on the other end of the line");
         } else if !port.on_subnet(address) {
             report
-                .error(gateway.span(), format!("the gateway {address} is in no subnet of port {}", port.name.get_ref()))
+                .error(
+                    gateway.span(),
+                    format!("the gateway {address} is in no subnet of port {}", port.name.get_ref()),
+                )
                 .expected("expected an address inside one of the port's subnets")
                 .remedy("correct the gateway, or the prefix length of the port's address");
         }
@@ -238,7 +255,10 @@ fn check_interfaces(ports: &[PortSpec], report: &Report) {
         let same = |other: &&PortSpec| other.interface.get_ref() == port.interface.get_ref();
         if let Some(first) = ports.iter().take(index).find(same) {
             report
-                .error(port.interface.span(), format!("interface {} is a port already", port.interface.get_ref()))
+                .error(
+                    port.interface.span(),
+                    format!("interface {} is a port already", port.interface.get_ref()),
+                )
                 .related(first.interface.span(), "first here")
                 .remedy("give each port an interface of its own");
         }
@@ -250,7 +270,8 @@ fn check_overlaps(ports: &[PortSpec], report: &Report) {
     for (index, port) in ports.iter().enumerate() {
         for mine in port.reached() {
             for other in ports.iter().take(index) {
-                if let Some(theirs) = other.reached().find(|theirs| overlap(theirs.get_ref(), mine.get_ref())) {
+                if let Some(theirs) = other.reached().find(|theirs| overlap(theirs.get_ref(), mine.get_ref()))
+                {
                     report
                         .error(
                             mine.span(),

@@ -32,7 +32,12 @@ fn check_network(network: &Spanned<IpNet>, report: &Report) {
         report
             .error(network.span(), format!("{prefix} is a host's address, not a network"))
             .expected("host bits must be zero")
-            .remedy(format!("write {}, or {}/{} for the host alone", prefix.trunc(), prefix.addr(), prefix.max_prefix_len()));
+            .remedy(format!(
+                "write {}, or {}/{} for the host alone",
+                prefix.trunc(),
+                prefix.addr(),
+                prefix.max_prefix_len()
+            ));
     }
 }
 
@@ -43,7 +48,10 @@ fn check_families(child: &ChildSpec, report: &Report) {
             if !theirs.iter().any(|other| other.get_ref().addr().is_ipv4() == v4) && !theirs.is_empty() {
                 let family = if v4 { "IPv4" } else { "IPv6" };
                 report
-                    .error(network.span(), format!("{} has no partner: no {family} network in `{side}`", network.get_ref()))
+                    .error(
+                        network.span(),
+                        format!("{} has no partner: no {family} network in `{side}`", network.get_ref()),
+                    )
                     .expected("each family needs networks on both sides")
                     .remedy(format!("add an {family} network to `{side}`, or remove this one"));
             }
@@ -72,7 +80,9 @@ fn check_local(
         report
             .error(network.span(), format!("{prefix} is on no port of this gateway"))
             .expected("expected a network of a port, or one behind another connection")
-            .remedy("correct the network; one behind a router on a port belongs into that port's `networks` too");
+            .remedy(
+                "correct the network; one behind a router on a port belongs into that port's `networks` too",
+            );
     }
 }
 
@@ -80,7 +90,10 @@ fn check_remote(network: &Spanned<IpNet>, connection: &ConnectionSpec, ports: &[
     let prefix = network.get_ref();
     if prefix.prefix_len() == 0 {
         report
-            .error(network.span(), format!("{prefix} would send everything through {}", connection.name.get_ref()))
+            .error(
+                network.span(),
+                format!("{prefix} would send everything through {}", connection.name.get_ref()),
+            )
             .expected("refused: the tunnel's own packets to the peer would go into the tunnel")
             .remedy("name the networks behind the peer");
         return;
@@ -91,7 +104,10 @@ fn check_remote(network: &Spanned<IpNet>, connection: &ConnectionSpec, ports: &[
     });
     if let Some((port, reached)) = on_port {
         report
-            .error(network.span(), format!("{prefix} overlaps {} of port {}", reached.get_ref(), port.name.get_ref()))
+            .error(
+                network.span(),
+                format!("{prefix} overlaps {} of port {}", reached.get_ref(), port.name.get_ref()),
+            )
             .related(reached.span(), "here it is on our side")
             .expected("what is behind the VPN is never accepted in clear")
             .remedy("exchange `local` and `remote` if they are mixed up; else one side must be renumbered");
@@ -106,10 +122,16 @@ fn check_remote(network: &Spanned<IpNet>, connection: &ConnectionSpec, ports: &[
     }
 }
 
-fn check_clash(network: &Spanned<IpNet>, connection: &ConnectionSpec, before: &[ConnectionSpec], report: &Report) {
+fn check_clash(
+    network: &Spanned<IpNet>,
+    connection: &ConnectionSpec,
+    before: &[ConnectionSpec],
+    report: &Report,
+) {
     let prefix = network.get_ref();
     for other in before {
-        let theirs = other.children.iter().flat_map(|child| &child.remote).find(|r| overlap(r.get_ref(), prefix));
+        let theirs =
+            other.children.iter().flat_map(|child| &child.remote).find(|r| overlap(r.get_ref(), prefix));
         if let Some(theirs) = theirs {
             report
                 .error(
@@ -137,7 +159,11 @@ fn check_twins(connection: &ConnectionSpec, report: &Report) {
                 report
                     .error(
                         child.name.span(),
-                        format!("children {} and {} carry the same traffic", other.name.get_ref(), child.name.get_ref()),
+                        format!(
+                            "children {} and {} carry the same traffic",
+                            other.name.get_ref(),
+                            child.name.get_ref()
+                        ),
                     )
                     .related(other.name.span(), "the other child")
                     .remedy("put the networks into one child, or make them disjoint");

@@ -24,7 +24,12 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn new(report: &'a Report, title: impl Into<String>, span: Range<usize>, table: &'a DeTable<'a>) -> Self {
+    pub(super) fn new(
+        report: &'a Report,
+        title: impl Into<String>,
+        span: Range<usize>,
+        table: &'a DeTable<'a>,
+    ) -> Self {
         Self { report, title: title.into(), span, table, asked: RefCell::default() }
     }
 
@@ -247,7 +252,10 @@ impl<'a> Section<'a> {
 
     fn wrong_type<T>(&self, value: &Spanned<DeValue<'_>>, key: &str, expected: &str) -> Option<T> {
         self.report
-            .error(value.span(), format!("`{}` is {}", key.escape_debug(), with_article(value.get_ref().type_str())))
+            .error(
+                value.span(),
+                format!("`{}` is {}", key.escape_debug(), with_article(value.get_ref().type_str())),
+            )
             .expected(format!("expected {expected}"))
             .remedy(format!("write {expected} here"));
         None

@@ -71,7 +71,12 @@ pub(super) fn resolve(
         match resolved.zones.iter_mut().find(|zone| *zone.name == **name) {
             Some(zone) => zone.ports.push(id),
             None => {
-                let zone = Zone { id: number(resolved.zones.len()), name: name.as_str().into(), ports: vec![id], vpn: false };
+                let zone = Zone {
+                    id: number(resolved.zones.len()),
+                    name: name.as_str().into(),
+                    ports: vec![id],
+                    vpn: false,
+                };
                 resolved.zones.push(zone);
             }
         }
@@ -84,7 +89,9 @@ pub(super) fn resolve(
             if !has_ports {
                 report
                     .error(spec.name.span(), format!("zone {name} has neither port nor connection"))
-                    .remedy(format!("add `vpn = \"CONNECTION\"`, or `zone = \"{name}\"` to a port, or remove the zone"));
+                    .remedy(format!(
+                        "add `vpn = \"CONNECTION\"`, or `zone = \"{name}\"` to a port, or remove the zone"
+                    ));
             }
             continue;
         };
@@ -119,7 +126,10 @@ pub(super) fn resolve(
         && let Some(last) = specs.last().map(|spec| &spec.name).or(ports.last().map(|port| &port.name))
     {
         report
-            .error(last.span(), format!("there are {} ports and VPN zones", ports.len() + resolved.vpn_ports.len()))
+            .error(
+                last.span(),
+                format!("there are {} ports and VPN zones", ports.len() + resolved.vpn_ports.len()),
+            )
             .expected(format!("the programs' tables hold {}", PORTS_MAX - 1))
             .remedy("put several connections behind one zone");
     }
@@ -163,7 +173,9 @@ fn claim<'a>(
 pub(super) fn suggestion<'c>(word: &str, what: &str, known: impl Iterator<Item = &'c str> + Clone) -> String {
     match nearest(word, known.clone()) {
         Some(near) => format!("did you mean \"{near}\"?"),
-        None if known.clone().next().is_none() => format!("the file has no {what} yet; add one or remove this name"),
+        None if known.clone().next().is_none() => {
+            format!("the file has no {what} yet; add one or remove this name")
+        }
         None => format!("{what} here: {}", known.collect::<Vec<_>>().join(", ")),
     }
 }

@@ -1,0 +1,184 @@
+//! Making an authority, and issuing with it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use der::Decode;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use sekisho_ike::wire::id::Identification;
+use x509_cert::Certificate;
+use zeroize::Zeroizing;
+
+use super::file::{at, make_folder, refuse_existing, with_suffix, write_certificates, write_key};
+use super::{KeyKind, PkiError};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const ROOT_DAYS: u32 = 3650;
+const INTERMEDIATE_DAYS: u32 = 1825;
+/// Certificates are valid from this long ago on, for gateways whose clocks run behind.
+const CLOCK_SKEW: Duration = Duration::from_secs(300);
+/// id-kp-ipsecIKE (RFC 4945 section 5.1.3.12).
+const IPSEC_IKE: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 17];
+/// Bytes of a serial number; RFC 5280 section 4.1.2.2 allows 20.
+const SERIAL_BYTES: usize = 16;
+
+const ROOT: &str = "root";
+const INTERMEDIATE: &str = "intermediate";
+const CERTIFICATE_SUFFIX: &str = "crt.pem";
+const KEY_SUFFIX: &str = "key.pem";
+
+/// A new authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Initialised {
+    /// The root certificate: what the peers' `ca` names.
+    pub root: PathBuf,
+    /// Its key, needed only for a new intermediate.
+    pub root_key: PathBuf,
+    /// The intermediate certificate.
+    pub intermediate: PathBuf,
+    /// Its key, with which gateways' certificates are issued.
+    pub intermediate_key: PathBuf,
+}
+
+/// What to issue.
+#[derive(Clone, Debug)]
+pub struct Issue<'a> {
+    /// The authority's folder.
+    pub dir: &'a Path,
+    /// Identities that the certificate shall carry; the first is also its common name.
+    pub ids: &'a [Identification],
+    /// How long it is valid.
+    pub days: u32,
+    /// Its key.
+    pub key: KeyKind,
+    /// The files become `PREFIX.crt.pem` and `PREFIX.key.pem`.
+    pub prefix: &'a Path,
+}
+
+/// An issued certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// The certificate, and the intermediate's behind it.
+    pub chain: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// Makes a root and an intermediate in `dir`, whose names begin with `name`.
+pub fn init(dir: &Path, name: &str, key: KeyKind) -> Result<Initialised, PkiError> {
+    let files = |stem: &str| {
+        (with_suffix(&dir.join(stem), CERTIFICATE_SUFFIX), with_suffix(&dir.join(stem), KEY_SUFFIX))
+    };
+    let ((root, root_key), (intermediate, intermediate_key)) = (files(ROOT), files(INTERMEDIATE));
+    refuse_existing(&[&root, &root_key, &intermediate, &intermediate_key])?;
+    make_folder(dir)?;
+
+    let now = SystemTime::now();
+    let root_pair = key.generate()?;
+    let root_params = ca_params(&format!("{name} Root CA"), 1, now, ROOT_DAYS)?;
+    let root_certificate = root_params.self_signed(&root_pair)?;
+    let intermediate_pair = key.generate()?;
+    let intermediate_params = ca_params(&format!("{name} Intermediate CA"), 0, now, INTERMEDIATE_DAYS)?;
+    let intermediate_certificate =
+        intermediate_params.signed_by(&intermediate_pair, &Issuer::from_params(&root_params, &root_pair))?;
+
+    write_key(&root_key, &Zeroizing::new(root_pair.serialize_pem()))?;
+    write_certificates(&root, &root_certificate.pem())?;
+    write_key(&intermediate_key, &Zeroizing::new(intermediate_pair.serialize_pem()))?;
+    write_certificates(&intermediate, &intermediate_certificate.pem())?;
+    Ok(Initialised { root, root_key, intermediate, intermediate_key })
+}
+
+/// Issues a certificate by the intermediate.
+pub fn issue(request: &Issue<'_>) -> Result<Issued, PkiError> {
+    let Some(first) = request.ids.first() else { return Err(PkiError::NoIdentity) };
+    let chain = with_suffix(request.prefix, CERTIFICATE_SUFFIX);
+    let key = with_suffix(request.prefix, KEY_SUFFIX);
+    refuse_existing(&[&chain, &key])?;
+
+    let issuer_pem = read_authority(request.dir, "intermediate.crt.pem")?;
+    let issuer_key = read_authority(request.dir, "intermediate.key.pem")?;
+    let issuer_path = request.dir.join("intermediate.crt.pem");
+    let unreadable = |why: String| PkiError::Unreadable { path: issuer_path.clone(), why };
+    let issuer_der = CertificateDer::from_pem_slice(issuer_pem.as_bytes())
+        .map_err(|error| unreadable(error.to_string()))?;
+    let parsed = Certificate::from_der(&issuer_der).map_err(|error| unreadable(error.to_string()))?;
+    let issuer_end = parsed.tbs_certificate().validity().not_after.to_system_time();
+    let issuer = Issuer::from_ca_cert_der(&issuer_der, KeyPair::from_pem(&issuer_key)?)?;
+
+    let now = SystemTime::now();
+    let mut params = params(&first.to_string(), now, request.days)?;
+    if now + DAY * request.days > issuer_end {
+        return Err(PkiError::Outlives(issuer_end));
+    }
+    params.subject_alt_names = request.ids.iter().map(alternative_name).collect::<Result<_, _>>()?;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::Other(IPSEC_IKE.to_vec()),
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let pair = request.key.generate()?;
+    let certificate = params.signed_by(&pair, &issuer)?;
+
+    write_key(&key, &Zeroizing::new(pair.serialize_pem()))?;
+    write_certificates(&chain, &format!("{}{}", certificate.pem(), *issuer_pem))?;
+    Ok(Issued { chain, key })
+}
+
+fn ca_params(name: &str, path_length: u8, now: SystemTime, days: u32) -> Result<CertificateParams, PkiError> {
+    let mut params = params(name, now, days)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+fn params(common_name: &str, now: SystemTime, days: u32) -> Result<CertificateParams, PkiError> {
+    let mut serial = [0; SERIAL_BYTES];
+    SystemRandom::new()
+        .fill(&mut serial)
+        .map_err(|_| PkiError::Key("the system's randomness fails".into()))?;
+    // Positive, and never with a leading zero byte: one form in every tool that prints it.
+    serial[0] = serial[0] & 0x7f | 0x40;
+
+    let mut params = CertificateParams::default();
+    params.not_before = (now - CLOCK_SKEW).into();
+    params.not_after = (now + DAY * days).into();
+    params.serial_number = Some(SerialNumber::from(serial.to_vec()));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// The SubjectAltName that proves an identity (RFC 4945 section 3.1).
+fn alternative_name(id: &Identification) -> Result<SanType, PkiError> {
+    if let Some(address) = id.as_address() {
+        return Ok(SanType::IpAddress(address));
+    }
+    if let Some(name) = id.as_fqdn() {
+        return Ok(SanType::DnsName(name.try_into()?));
+    }
+    match id.as_rfc822() {
+        Some(mailbox) => Ok(SanType::Rfc822Name(mailbox.try_into()?)),
+        None => Err(PkiError::Identity(id.clone())),
+    }
+}
+
+fn read_authority(dir: &Path, name: &'static str) -> Result<Zeroizing<String>, PkiError> {
+    let path = dir.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(PkiError::NoAuthority { dir: dir.to_owned(), missing: name })
+        }
+        Err(error) => Err(at(&path)(error)),
+    }
+}
