@@ -109,7 +109,9 @@ pub enum EngineError {
         source: io::Error,
     },
     /// The device or the queue is not there.
-    #[error("device {device} has no receive queue {queue} or does not exist: check its name and `ethtool -l`")]
+    #[error(
+        "device {device} has no receive queue {queue} or does not exist: check its name and `ethtool -l`"
+    )]
     NoDevice {
         /// Its name.
         device: String,

@@ -94,11 +94,15 @@ impl Engine {
         let devices = config
             .outer
             .iter()
-            .map(|link| Device { ifindex: link.ifindex, mtu: usize::try_from(link.mtu).unwrap_or(usize::MAX) })
+            .map(|link| Device {
+                ifindex: link.ifindex,
+                mtu: usize::try_from(link.mtu).unwrap_or(usize::MAX),
+            })
             .collect();
         let (event_sender, events) = mpsc::sync_channel(EVENTS_MAX);
         let (requests, request_receiver) = mpsc::channel();
-        let wake = Arc::new(eventfd().map_err(|source| EngineError::Io { context: "eventfd".into(), source })?);
+        let wake =
+            Arc::new(eventfd().map_err(|source| EngineError::Io { context: "eventfd".into(), source })?);
         let drops = Arc::<DropCells>::default();
         // Half of the frames wait to be received into, the other half is under way.
         let fill_target = (config.frames / 2 / stations.len().max(1) as u32).clamp(1, config.ring_size);

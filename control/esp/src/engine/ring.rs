@@ -25,7 +25,12 @@ struct Mapping<T> {
 unsafe impl<T: Send> Send for Mapping<T> {}
 
 impl<T: Copy> Mapping<T> {
-    fn new(fd: BorrowedFd<'_>, offset: u64, offsets: libc::xdp_ring_offset, entries: u32) -> io::Result<Self> {
+    fn new(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        offsets: libc::xdp_ring_offset,
+        entries: u32,
+    ) -> io::Result<Self> {
         let overflow = || io::Error::from(io::ErrorKind::InvalidData);
         let bytes = usize::try_from(offsets.desc)
             .ok()

@@ -17,7 +17,7 @@ use super::config::L2Path;
 use super::counters::PairCells;
 use crate::sa::{Lifetimes, Outer, PortId, SaError, SaPair};
 use crate::transform::packet::SPI_MIN;
-use crate::transform::{OpeningKey, OuterHeader, ReplayWindow, SealingKey, SelectorPair};
+use crate::transform::{InnerPacket, OpeningKey, OuterHeader, ReplayWindow, SealingKey, SelectorPair};
 
 /// A pair of SAs as the worker uses it. Made on the caller's thread, so that the worker never expands keys.
 #[derive(Debug)]
@@ -216,6 +216,17 @@ pub(crate) struct Device {
 /// Where a pair stands in the table.
 pub(crate) type Slot = usize;
 
+/// Which pair a packet goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// This one.
+    Pair(Slot),
+    /// The port has pairs in use, this one first, but the packet is outside of all their selectors.
+    Outside(Slot),
+    /// The port has no pair in use.
+    NoneInUse,
+}
+
 /// One VPN port.
 #[derive(Debug, Default)]
 pub(crate) struct Port {
@@ -251,17 +262,30 @@ impl Table {
     /// The pair that receives with this SPI.
     pub(crate) fn inbound(&mut self, spi: u32) -> Option<&mut Pair> {
         let slot = *self.by_spi.get(&spi)?;
-        self.pairs.get_mut(slot)?.as_deref_mut()
+        self.pair_mut(slot)
     }
 
     pub(crate) fn port_mut(&mut self, port: PortId) -> Option<&mut Port> {
         self.ports.get_mut(usize::from(port))
     }
 
-    /// The pairs in use on a port, and the table they stand in.
-    pub(crate) fn active(&mut self, port: PortId) -> Option<(&[Slot], &mut [Option<Box<Pair>>])> {
-        let port = self.ports.get(usize::from(port))?;
-        Some((&port.active, &mut self.pairs))
+    /// The pair in use that carries this packet of a VPN port. `None`: there is no such port.
+    pub(crate) fn select(&self, port: PortId, packet: &InnerPacket) -> Option<Selection> {
+        let active = &self.ports.get(usize::from(port))?.active;
+        let matches =
+            |slot: Slot| self.pair(slot).is_some_and(|pair| pair.selectors.matches_outbound(packet));
+        Some(match active.iter().copied().find(|slot| matches(*slot)) {
+            Some(slot) => Selection::Pair(slot),
+            None => active.first().map_or(Selection::NoneInUse, |slot| Selection::Outside(*slot)),
+        })
+    }
+
+    fn pair(&self, slot: Slot) -> Option<&Pair> {
+        self.pairs.get(slot)?.as_deref()
+    }
+
+    pub(crate) fn pair_mut(&mut self, slot: Slot) -> Option<&mut Pair> {
+        self.pairs.get_mut(slot)?.as_deref_mut()
     }
 
     pub(crate) fn install(&mut self, mut pair: Box<Pair>, activate: bool) -> Result<(), SaError> {
@@ -290,7 +314,7 @@ impl Table {
     /// Puts the pair in use, in place of the port's pair with the same name.
     pub(crate) fn activate(&mut self, spi_in: u32) -> Result<(), SaError> {
         let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
-        let pair = self.pairs.get_mut(slot).and_then(Option::as_deref_mut).ok_or(SaError::Unknown(spi_in))?;
+        let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
         if pair.outbound.is_none() {
             return Err(SaError::Unknown(spi_in));
         }
@@ -328,10 +352,11 @@ impl Table {
     /// Wipes the outbound SA now and the inbound one after `linger`.
     pub(crate) fn remove(&mut self, spi_in: u32, linger: Duration, now: Instant) -> Result<(), SaError> {
         let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
-        let pair = self.pairs.get_mut(slot).and_then(Option::as_deref_mut).ok_or(SaError::Unknown(spi_in))?;
+        let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
         pair.outbound = None;
         pair.active = false;
-        if let Some(port) = self.ports.get_mut(usize::from(pair.port)) {
+        let port = usize::from(pair.port);
+        if let Some(port) = self.ports.get_mut(port) {
             port.active.retain(|active| *active != slot);
         }
         match now.checked_add(linger) {

@@ -36,9 +36,8 @@ impl Area {
     fn new(bytes: usize) -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
-        let start = unsafe {
-            libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
-        };
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -103,7 +102,9 @@ impl Umem {
         // SAFETY: a `Frame`'s index is below `frames` (made in `new` or checked in `reclaim`), so the range lies in
         // the mapping. The frame is not the kernel's, for giving it away consumes the `Frame`; and both `&mut`s make
         // this the only reference to it.
-        unsafe { std::slice::from_raw_parts_mut(self.area.start.as_ptr().add(frame.index as usize * size), size) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.area.start.as_ptr().add(frame.index as usize * size), size)
+        }
     }
 
     /// Takes back the frame at this address, and says where in it the address points. `None` for an address outside
@@ -143,10 +144,9 @@ mod tests {
     #[test]
     fn an_address_outside_is_refused() {
         let mut umem = Umem::new(2, 2048).unwrap();
-        let taken = umem.take().unwrap();
-        let address = umem.offset(&taken) + 300;
-        drop(taken);
-        // SAFETY: the frame was taken and dropped above, so nobody else holds it.
+        let Frame { index } = umem.take().unwrap();
+        let address = u64::from(index) * 2048 + 300;
+        // SAFETY: the frame was taken and undone above, so nobody else holds it.
         let (frame, at) = unsafe { umem.reclaim(address) }.unwrap();
         assert_eq!((umem.offset(&frame), at), (address - 300, 300));
         // SAFETY: no frame is made.

@@ -161,9 +161,7 @@ impl Worker {
                     let stations = self.outer.get(departure.device).cloned().unwrap_or_default();
                     (departure.frame, stations)
                 }),
-                Side::Outer => {
-                    self.pipeline.decrypt(buffer, place).map(|place| (place, self.inner.clone()))
-                }
+                Side::Outer => self.pipeline.decrypt(buffer, place).map(|place| (place, self.inner.clone())),
             };
             match turned {
                 Ok((place, stations)) => {

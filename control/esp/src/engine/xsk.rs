@@ -54,21 +54,20 @@ impl Socket {
         mode: XskMode,
         sibling: Option<&Socket>,
     ) -> Result<Self, EngineError> {
-        let io_error =
-            |context: &str| {
-                let context = format!("{context} on queue {queue} of {}", link.name);
-                move |source| EngineError::Io { context, source }
-            };
+        let io_error = |context: &str| {
+            let context = format!("{context} on queue {queue} of {}", link.name);
+            move |source| EngineError::Io { context, source }
+        };
         let fd = socket().map_err(|source| match source.raw_os_error() {
             Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => EngineError::NoAfXdp(source),
-            Some(libc::EPERM) => EngineError::Permission { context: "opening an AF_XDP socket".into(), source },
+            Some(libc::EPERM) => {
+                EngineError::Permission { context: "opening an AF_XDP socket".into(), source }
+            }
             _ => io_error("AF_XDP socket")(source),
         })?;
         if sibling.is_none() {
             register(fd.as_fd(), umem).map_err(|source| match source.raw_os_error() {
-                Some(libc::ENOBUFS | libc::ENOMEM) => {
-                    EngineError::MemoryLock { bytes: umem.bytes(), source }
-                }
+                Some(libc::ENOBUFS | libc::ENOMEM) => EngineError::MemoryLock { bytes: umem.bytes(), source },
                 Some(libc::EPERM) => {
                     EngineError::Permission { context: "registering packet memory".into(), source }
                 }
@@ -181,7 +180,9 @@ impl Socket {
                     return Ok(left != 0);
                 }
                 Err(code) => {
-                    return Err(code.map_or_else(|| io::ErrorKind::Other.into(), io::Error::from_raw_os_error));
+                    return Err(
+                        code.map_or_else(|| io::ErrorKind::Other.into(), io::Error::from_raw_os_error)
+                    );
                 }
             }
         }

@@ -243,7 +243,10 @@ impl Ports {
 /// Writes the ECN field of a checked packet, and mends the IPv4 header checksum (RFC 1624).
 pub(crate) fn set_ecn(packet: &mut [u8], version: Version, ecn: u8) {
     match (version, packet) {
-        (Version::V4, &mut [version_ihl, ref mut tos, _, _, _, _, _, _, _, _, ref mut c0, ref mut c1, ..]) => {
+        (
+            Version::V4,
+            &mut [version_ihl, ref mut tos, _, _, _, _, _, _, _, _, ref mut c0, ref mut c1, ..],
+        ) => {
             let old = u16::from_be_bytes([version_ihl, *tos]);
             *tos = *tos & !3 | ecn & 3;
             let new = u16::from_be_bytes([version_ihl, *tos]);
@@ -380,8 +383,10 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn checksum(header: &[u8]) -> u16 {
-        let mut sum: u32 =
-            header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+        let mut sum: u32 = header
+            .chunks(2)
+            .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+            .sum();
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
@@ -397,7 +402,12 @@ pub(crate) mod tests {
         datagram
     }
 
-    pub(crate) fn selector(first: &str, last: &str, protocol: u8, ports: std::ops::RangeInclusive<u16>) -> Selector {
+    pub(crate) fn selector(
+        first: &str,
+        last: &str,
+        protocol: u8,
+        ports: std::ops::RangeInclusive<u16>,
+    ) -> Selector {
         Selector { addresses: first.parse().unwrap()..=last.parse().unwrap(), protocol, ports }
     }
 
@@ -470,8 +480,14 @@ pub(crate) mod tests {
     #[test]
     fn selectors_tell_directions_and_families_apart() {
         let pair = SelectorPair::new(
-            &[any_of("10.1.0.0", "10.1.255.255"), any_of("2001:db8:0:1::", "2001:db8:0:1:ffff:ffff:ffff:ffff")],
-            &[any_of("10.2.0.0", "10.2.255.255"), any_of("2001:db8:0:2::", "2001:db8:0:2:ffff:ffff:ffff:ffff")],
+            &[
+                any_of("10.1.0.0", "10.1.255.255"),
+                any_of("2001:db8:0:1::", "2001:db8:0:1:ffff:ffff:ffff:ffff"),
+            ],
+            &[
+                any_of("10.2.0.0", "10.2.255.255"),
+                any_of("2001:db8:0:2::", "2001:db8:0:2:ffff:ffff:ffff:ffff"),
+            ],
         )
         .unwrap();
         let there = InnerPacket::parse(&ipv4([10, 1, 0, 0], [10, 2, 255, 255], 6, &[0; 20])).unwrap();
@@ -491,7 +507,7 @@ pub(crate) mod tests {
             &[
                 selector("10.2.0.0", "10.2.0.255", 6, 443..=443),
                 selector("10.2.0.0", "10.2.0.255", 1, 0x0800..=0x0800),
-                selector("10.2.0.0", "10.2.0.255", 132, 65535..=0),
+                selector("10.2.0.0", "10.2.0.255", 132, std::ops::RangeInclusive::new(65535, 0)),
             ],
         )
         .unwrap();

@@ -116,7 +116,8 @@ impl OuterHeader {
         let payload = match self.addresses {
             Addresses::V4 { source, destination } => {
                 let (ip, payload) = packet.split_first_chunk_mut::<IPV4_BYTES>().ok_or(OuterError::NoRoom)?;
-                let flags_id = if inner.dont_fragment { [0, 0, 0x40, 0] } else { id_and_no_flags(identification) };
+                let flags_id =
+                    if inner.dont_fragment { [0, 0, 0x40, 0] } else { id_and_no_flags(identification) };
                 *ip = ipv4(inner.traffic_class, total, flags_id, protocol, source, destination);
                 payload
             }
@@ -174,7 +175,13 @@ fn ipv4(
     header(fold(sum(&header([0, 0]))).to_be_bytes())
 }
 
-fn ipv6(traffic_class: u8, length: u16, protocol: u8, source: [u8; 16], destination: [u8; 16]) -> [u8; IPV6_BYTES] {
+fn ipv6(
+    traffic_class: u8,
+    length: u16,
+    protocol: u8,
+    source: [u8; 16],
+    destination: [u8; 16],
+) -> [u8; IPV6_BYTES] {
     let [l0, l1] = length.to_be_bytes();
     let mut header = [0; IPV6_BYTES];
     let fixed = [0x60 | traffic_class >> 4, traffic_class << 4, 0, 0, l0, l1, protocol, TTL];

@@ -99,7 +99,7 @@ impl ReplayWindow {
     fn place(&self, number: u64) -> (usize, u64) {
         // The count of words is a power of two and small.
         let mask = (self.seen.len() as u64).wrapping_sub(1);
-        ((number / WORD_BITS & mask) as usize, 1 << (number % WORD_BITS))
+        (((number / WORD_BITS) & mask) as usize, 1 << (number % WORD_BITS))
     }
 
     /// RFC 4303 appendix A2.1: the high half is the one that puts the number nearest to the window.

@@ -67,7 +67,8 @@ impl Lab {
         let engine_mac = text(engine_mac);
         for side in [Side::A, Side::B] {
             let (letter, space) = (side.letter(), lab.space(side));
-            let (plain, inner, wan) = (format!("plain-{letter}"), format!("inner-{letter}"), format!("wan-{letter}"));
+            let (plain, inner, wan) =
+                (format!("plain-{letter}"), format!("inner-{letter}"), format!("wan-{letter}"));
             run(&["ip", "link", "add", &inner, "type", "veth", "peer", "name", &plain, "netns", space]);
             for device in [&inner, &wan] {
                 run(&["ip", "link", "set", device, "up"]);
@@ -106,7 +107,20 @@ impl Lab {
     pub(crate) fn ping(&self, count: u32) -> bool {
         let count = count.to_string();
         let status = Command::new("ip")
-            .args(["netns", "exec", self.space(Side::A), "ping", "-n", "-q", "-i", "0.1", "-W", "1", "-c", &count])
+            .args([
+                "netns",
+                "exec",
+                self.space(Side::A),
+                "ping",
+                "-n",
+                "-q",
+                "-i",
+                "0.1",
+                "-W",
+                "1",
+                "-c",
+                &count,
+            ])
             .arg(Side::B.address())
             .stdout(Stdio::null())
             .status();

@@ -80,11 +80,8 @@ fn start(lab: &Lab, side: Side) -> Engine {
 
 fn point_paths(lab: &Lab, engine: &Engine, side: Side) {
     let (own, other) = (format!("wan-{}", side.letter()), format!("wan-{}", side.other().letter()));
-    let path = L2Path {
-        ifindex: lab.ifindex(&own),
-        source_mac: lab.mac(&own),
-        destination_mac: lab.mac(&other),
-    };
+    let path =
+        L2Path { ifindex: lab.ifindex(&own), source_mac: lab.mac(&own), destination_mac: lab.mac(&other) };
     for remote in ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"] {
         engine.set_path(remote.parse::<IpAddr>().unwrap(), path).unwrap();
     }
@@ -95,7 +92,7 @@ fn ping_udp_and_tcp_pass_between_two_engines() {
     let Some(lab) = Lab::new(engine_mac(PORT)) else { return };
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (a, b) = (start(&lab, Side::A), start(&lab, Side::B));
-    let _redirects: Vec<_> = [&a, &b].into_iter().flat_map(|engine| redirect::all(engine)).collect();
+    let _redirects: Vec<_> = [&a, &b].into_iter().flat_map(redirect::all).collect();
 
     // Nothing is known yet: the packet asks for an SA and does not leave.
     assert!(!lab.ping(1));
@@ -127,7 +124,10 @@ fn ping_udp_and_tcp_pass_between_two_engines() {
         assert!(out.outbound.packets > 200 && out.inbound.packets > 200);
         assert!(back.inbound.bytes > 16 << 20);
         for inbound in [out.inbound, back.inbound] {
-            assert_eq!((inbound.replay, inbound.integrity, inbound.selector, inbound.malformed), (0, 0, 0, 0));
+            assert_eq!(
+                (inbound.replay, inbound.integrity, inbound.selector, inbound.malformed),
+                (0, 0, 0, 0)
+            );
         }
         a.remove(spi_a, Duration::ZERO).unwrap();
         b.remove(spi_b, Duration::ZERO).unwrap();

@@ -41,9 +41,8 @@ type Attributes = [u64; 16];
 fn bpf(command: libc::c_long, attributes: &Attributes) -> io::Result<libc::c_long> {
     // SAFETY: the attributes outlive the call, are as long as told, and every pointer in them is to memory the caller
     // keeps alive.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes))
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
