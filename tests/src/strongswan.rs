@@ -73,12 +73,17 @@ pub struct Charon {
 impl Charon {
     /// Starts it at one of the gateways, which it turns into a plain router with a VPN.
     pub fn start(lab: &Lab, place: Place) -> Result<Self> {
+        topology::configure(lab, place)?;
+        Self::beside(lab, place)
+    }
+
+    /// Starts it at a place that has its addresses already.
+    pub fn beside(lab: &Lab, place: Place) -> Result<Self> {
         ensure!(
             Path::new(CHARON).is_file(),
             "strongSwan is not installed: `cargo xtask setup` brings it (packages charon-systemd, strongswan-swanctl and \
              libcharon-extra-plugins)"
         );
-        topology::configure(lab, place)?;
         let dir = lab.dir().join(format!("charon-{}", place.name()));
         for sub in ["x509", "x509ca", "private"] {
             let path = dir.join("swanctl").join(sub);
@@ -131,6 +136,14 @@ impl Charon {
     /// Closes the IKE SA and with it everything.
     pub fn terminate(&self) -> Result<()> {
         self.swanctl(&["--terminate", "--ike", NAME, "--timeout", "10"]).map(drop)
+    }
+
+    /// Forgets every SA without a word to the peer.
+    pub fn forget(&self) -> Result<()> {
+        if self.sas()?.trim().is_empty() {
+            return Ok(());
+        }
+        self.swanctl(&["--terminate", "--ike", NAME, "--force", "--timeout", "2"]).map(drop)
     }
 
     /// Closes the child SA only.

@@ -149,6 +149,26 @@ impl Site {
         Ok(())
     }
 
+    /// The same where strongSwan stands at the centre. It forgets the SAs it has first.
+    pub fn reconfigure_foreign(&mut self, clinic: &Settings, centre: &Connection) -> Result<()> {
+        self.clinic.stop_if_running()?;
+        let charon = self.charon()?;
+        charon.forget()?;
+        charon.load(centre)?;
+        self.held = None;
+        self.begun = Instant::now();
+        self.clinic = Sekishod::start(&self.lab, Place::Clinic, clinic)?;
+        Ok(())
+    }
+
+    /// The centre's gateway where it is strongSwan.
+    pub fn charon(&self) -> Result<&Charon> {
+        match &self.centre {
+            Peer::StrongSwan(charon) => Ok(charon),
+            Peer::Sekisho(_) => bail!("the centre is not strongSwan here"),
+        }
+    }
+
     /// A place's namespace.
     pub fn at(&self, place: Place) -> Namespace {
         self.lab.at(place)
