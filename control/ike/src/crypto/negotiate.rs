@@ -1,7 +1,7 @@
 //! Which algorithms: proposals to and from SA payloads (RFC 7296 sections 2.7 and 3.3), and the choice among them.
 //!
 //! An AEAD takes no integrity algorithm, so a configured proposal with AEADs and AES-CBC becomes two on the wire (RFC
-//! 5282 section 8); [`Terms`] is one of those.
+//! 5282 section 8); `Terms` is one of those.
 
 mod terms;
 
