@@ -5,10 +5,12 @@
 //! [`api`] and [`metrics`].
 
 pub mod api;
+pub mod cli;
 pub mod config;
-pub mod policy;
 pub mod daemon;
 pub mod filter;
 pub mod kernel;
 pub mod metrics;
+pub mod pki;
+pub mod policy;
 pub mod status;

@@ -72,7 +72,8 @@ fn main() -> ExitCode {
 }
 
 fn start_log(arguments: &Arguments) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&arguments.log_level)?;
+    // The loader's own log is for its authors; it comes back with `aya=debug,aya_obj=debug` in the filter.
+    let filter = EnvFilter::try_new(format!("aya=warn,aya_obj=warn,{}", arguments.log_level))?;
     // systemd sets JOURNAL_STREAM for services whose standard error is the journal.
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let format = match arguments.log_format {

@@ -18,7 +18,7 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachType, qdisc_add_clsact, qdisc_detach_program};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::kernel::Link;
 
@@ -150,6 +150,8 @@ impl Filter {
 
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS", flows_max);
+        // On a refusal the verifier's last words are enough; its full trace of a large program takes minutes.
+        loader.verifier_log_level(VerifierLogLevel::STATS);
         for name in MAPS {
             loader.map_pin_path(name, directory.join(name));
         }
