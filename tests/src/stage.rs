@@ -8,6 +8,9 @@ use anyhow::{Context, Result, anyhow};
 use crate::lab;
 use crate::scenario::site::Site;
 
+/// A test on a site: the figure it measured, or what was otherwise.
+pub type Test = fn(&mut Site) -> Result<String>;
+
 /// A site that is made when the first test wants it. If it can't be made, every test that wants it says so at once.
 #[derive(Clone)]
 pub struct Stage {

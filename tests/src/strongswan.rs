@@ -92,7 +92,8 @@ impl Charon {
         write(&dir.join("strongswan.conf"), &daemon_configuration(&dir))?;
         let mut command = Command::new(CHARON);
         command.env("STRONGSWAN_CONF", dir.join("strongswan.conf"));
-        let mut process = Process::start(lab, place, &mut command, &format!("charon-{}-output", place.name()))?;
+        let mut process =
+            Process::start(lab, place, &mut command, &format!("charon-{}-output", place.name()))?;
         let socket = dir.join("vici");
         until(Duration::from_secs(10), "charon's control socket", || {
             if let Some(status) = process.ended()? {
@@ -116,10 +117,15 @@ impl Charon {
             copy(root, &swanctl.join("x509ca/root.pem"))?;
             copy(&own.key, &swanctl.join("private/own.pem"))?;
             // strongSwan reads one certificate a file.
-            let chain = fs::read_to_string(&own.chain).with_context(|| format!("reading {}", own.chain.display()))?;
+            let chain =
+                fs::read_to_string(&own.chain).with_context(|| format!("reading {}", own.chain.display()))?;
             for (index, certificate) in chain.split_inclusive("-----END CERTIFICATE-----").enumerate() {
                 if certificate.contains("BEGIN CERTIFICATE") {
-                    let place = if index == 0 { "x509/own.pem".into() } else { format!("x509ca/intermediate{index}.pem") };
+                    let place = if index == 0 {
+                        "x509/own.pem".into()
+                    } else {
+                        format!("x509ca/intermediate{index}.pem")
+                    };
                     write(&swanctl.join(place), certificate.trim_start())?;
                 }
             }
@@ -180,7 +186,8 @@ impl Charon {
     /// Waits until the number of installed child SAs is this one.
     pub fn await_children(&self, count: usize) -> Result<()> {
         let what = format!("strongSwan with {count} child SA(s)");
-        until(Duration::from_secs(10), &what, || Ok((self.child_spis()?.len() == count).then_some(()))).map(drop)
+        until(Duration::from_secs(10), &what, || Ok((self.child_spis()?.len() == count).then_some(())))
+            .map(drop)
     }
 
     /// charon's log.

@@ -20,7 +20,8 @@ fn main() -> ExitCode {
     // They share a site.
     arguments.test_threads = Some(1);
     let stage = Stage::new(|| Site::strongswan("interop", |_| {}));
-    let mut trials = vec![Trial::test("lab::strongswan_with_strongswan", || stage::words(interop::case::control()))];
+    let mut trials =
+        vec![Trial::test("lab::strongswan_with_strongswan", || stage::words(interop::case::control()))];
     trials.extend(interop::case::trials(&stage));
     trials.extend(interop::refusal::trials(&stage));
     let conclusion = libtest_mimic::run(&arguments, trials);

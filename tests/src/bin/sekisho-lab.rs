@@ -85,7 +85,14 @@ fn run(command: Command) -> anyhow::Result<bool> {
         }),
         Command::Down => {
             let labs = demo::down()?;
-            println!("{}", if labs.is_empty() { "there was no lab".into() } else { format!("gone: {}", labs.join(", ")) });
+            println!(
+                "{}",
+                if labs.is_empty() {
+                    "there was no lab".into()
+                } else {
+                    format!("gone: {}", labs.join(", "))
+                }
+            );
             Ok(true)
         }
         Command::Plain => {

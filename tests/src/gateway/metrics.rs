@@ -17,7 +17,8 @@ pub struct Metrics(String);
 impl Sekishod {
     /// Scrapes the gateway's metrics, at the gateway itself: they are served on loopback.
     pub fn metrics(&self) -> Result<Metrics> {
-        http::get(&self.namespace, SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT)), "/metrics").map(Metrics)
+        http::get(&self.namespace, SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT)), "/metrics")
+            .map(Metrics)
     }
 }
 
@@ -32,7 +33,9 @@ impl Metrics {
                     Some(rest) => rest.split_once('}')?,
                     None => ("", rest),
                 };
-                let has = |(key, value): &(&str, &str)| set.split(',').any(|label| label == format!("{key}=\"{value}\""));
+                let has = |(key, value): &(&str, &str)| {
+                    set.split(',').any(|label| label == format!("{key}=\"{value}\""))
+                };
                 (labels.iter().all(has) && value.starts_with(' ')).then(|| value.trim().parse().ok())?
             })
             .unwrap_or_default()
@@ -46,16 +49,26 @@ impl Metrics {
 
     /// Lets Prometheus' own tool judge the page; `None` where it is not installed.
     pub fn judged_by_promtool(&self) -> Result<Option<()>> {
-        let child =
-            Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
         let mut child = match child {
             Ok(child) => child,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).context("starting promtool"),
         };
-        child.stdin.take().context("promtool has no stdin")?.write_all(self.0.as_bytes()).context("writing to promtool")?;
+        child
+            .stdin
+            .take()
+            .context("promtool has no stdin")?
+            .write_all(self.0.as_bytes())
+            .context("writing to promtool")?;
         let output = child.wait_with_output().context("waiting for promtool")?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         if !output.status.success() || !said.trim().is_empty() {
             bail!("promtool: {}\n{said}", output.status);
         }

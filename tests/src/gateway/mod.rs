@@ -72,7 +72,15 @@ impl Sekishod {
         let config = lab.dir().join(format!("{name}.toml"));
         fs::write(&config, settings.toml(&name)).with_context(|| format!("writing {}", config.display()))?;
         let log = lab.dir().join(format!("{name}.log"));
-        Ok(Self { namespace: lab.at(place), name, place, config, log, log_level: settings.log_level, process: None })
+        Ok(Self {
+            namespace: lab.at(place),
+            name,
+            place,
+            config,
+            log,
+            log_level: settings.log_level,
+            process: None,
+        })
     }
 
     /// Starts the daemon with the configuration that stands; returns once it answers.
@@ -85,7 +93,10 @@ impl Sekishod {
         until(START, "sekishod's first answer", || {
             if let Some(status) = process.ended()? {
                 // Asking on would only wait for nothing.
-                return Ok(Some(Err(anyhow::anyhow!("sekishod ended with {status}:\n{}", tail(&process.log(), 25)))));
+                return Ok(Some(Err(anyhow::anyhow!(
+                    "sekishod ended with {status}:\n{}",
+                    tail(&process.log(), 25)
+                ))));
             }
             // The previous daemon's answer, if it is still there, is not this one's.
             Ok((self.status()?.pid() == u64::from(process.pid())).then_some(Ok(())))
@@ -179,7 +190,9 @@ impl Sekishod {
         left.extend(
             links
                 .lines()
-                .filter(|link| link.contains(": sekisho") || link.contains("prog/xdp") || link.contains(" xdp "))
+                .filter(|link| {
+                    link.contains(": sekisho") || link.contains("prog/xdp") || link.contains(" xdp ")
+                })
                 .map(|link| format!("link {link}")),
         );
         let addresses = topology::ip_show(&self.namespace, &["-oneline", "addr", "show", "scope", "global"])?;

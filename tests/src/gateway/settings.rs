@@ -157,9 +157,13 @@ impl Settings {
         };
         for port in ports {
             let Interface { device, v4, v6 } = port;
-            let _ = writeln!(out, "\n[ports.{device}]\ninterface = \"{device}\"\naddresses = [\"{v4}\", \"{v6}\"]");
+            let _ = writeln!(
+                out,
+                "\n[ports.{device}]\ninterface = \"{device}\"\naddresses = [\"{v4}\", \"{v6}\"]"
+            );
             if *device == "wan" {
-                let _ = writeln!(out, "uplink = true\ngateways = [\"{}\", \"{}\"]", next_hops[0], next_hops[1]);
+                let _ =
+                    writeln!(out, "uplink = true\ngateways = [\"{}\", \"{}\"]", next_hops[0], next_hops[1]);
             }
         }
         let connection = self.connection();
@@ -206,7 +210,11 @@ impl Settings {
                 let _ = writeln!(out, "{key} = {}", list(proposals));
             }
         }
-        let _ = writeln!(out, "start = \"{}\"\ndpd = \"{}\"\nforce_udp = {}", self.start, self.dpd, self.force_udp);
+        let _ = writeln!(
+            out,
+            "start = \"{}\"\ndpd = \"{}\"\nforce_udp = {}",
+            self.start, self.dpd, self.force_udp
+        );
         for Child { name, local, remote } in &self.children {
             let _ = writeln!(
                 out,

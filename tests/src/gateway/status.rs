@@ -97,7 +97,10 @@ impl Connection<'_> {
     /// Whether ESP goes in UDP, for every child SA.
     pub fn udp_encapsulation(&self) -> bool {
         !self.children().is_empty()
-            && self.children().iter().all(|child| child.pointer("/udp_encapsulation") == Some(&Value::Bool(true)))
+            && self
+                .children()
+                .iter()
+                .all(|child| child.pointer("/udp_encapsulation") == Some(&Value::Bool(true)))
     }
 
     /// Sum of a counter over the child SAs: `inbound/packets`, `inbound/replay`, `outbound/unsent`, …

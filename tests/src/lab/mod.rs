@@ -43,7 +43,10 @@ impl Lab {
     /// after removing what an earlier lab of that name left behind.
     pub fn up(name: &str) -> Result<Self> {
         require_root()?;
-        if name.is_empty() || name.len() > 8 || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        if name.is_empty()
+            || name.len() > 8
+            || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        {
             bail!("a lab's name has 1 to 8 lower-case letters and digits, unlike {name:?}");
         }
         record::tear_down(name)?;

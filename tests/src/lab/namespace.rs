@@ -80,9 +80,7 @@ impl Namespace {
 
     /// The device's hardware address.
     pub fn mac(&self, device: &str) -> Result<[u8; 6]> {
-        self.run(|| {
-            link_address(device)?.addr().with_context(|| format!("{device} has no hardware address"))
-        })
+        self.run(|| link_address(device)?.addr().with_context(|| format!("{device} has no hardware address")))
     }
 
     fn enter(&self) -> Result<()> {

@@ -35,8 +35,9 @@ impl Process {
             .with_context(|| format!("opening {}", log.display()))?;
         let errors = file.try_clone().context("duplicating a file descriptor")?;
         command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0);
-        let child =
-            lab.at(place).run(|| command.spawn().with_context(|| format!("starting {what} at {}", place.name())))?;
+        let child = lab
+            .at(place)
+            .run(|| command.spawn().with_context(|| format!("starting {what} at {}", place.name())))?;
         let process = Self { child, what, log, kept: false };
         let name = Path::new(&process.what).file_name().unwrap_or_default().to_string_lossy().into_owned();
         lab.record().process(process.child.id(), &name)?;

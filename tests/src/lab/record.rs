@@ -85,9 +85,7 @@ impl Record {
 /// The labs that have a record: up, or left behind.
 pub fn labs() -> Result<Vec<String>> {
     match fs::read_dir(ROOT) {
-        Ok(entries) => Ok(entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect()),
+        Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).with_context(|| format!("reading {ROOT}")),
     }
@@ -136,9 +134,10 @@ fn parse(line: &str) -> Option<Entry> {
     match (words.next()?, words.next()?) {
         ("namespace", name) if is_plain(name) => Some(Entry::Namespace(name.to_owned())),
         ("gateway", name) if is_plain(name) => Some(Entry::Gateway(name.to_owned())),
-        ("process", pid) => {
-            Some(Entry::Process { pid: pid.parse().ok().filter(|pid| *pid > 1)?, start: words.next()?.parse().ok()? })
-        }
+        ("process", pid) => Some(Entry::Process {
+            pid: pid.parse().ok().filter(|pid| *pid > 1)?,
+            start: words.next()?.parse().ok()?,
+        }),
         _ => None,
     }
 }
@@ -202,7 +201,15 @@ mod tests {
     fn entries_are_read_back_and_nothing_else_is_taken_for_one() {
         assert_eq!(parse("namespace sk-demo-web"), Some(Entry::Namespace("sk-demo-web".into())));
         assert_eq!(parse("process 12 99 sekishod"), Some(Entry::Process { pid: 12, start: 99 }));
-        for bad in ["", "process", "process 1 5 init", "process x 5", "gateway ../../etc", "namespace a/b", "gateway "] {
+        for bad in [
+            "",
+            "process",
+            "process 1 5 init",
+            "process x 5",
+            "gateway ../../etc",
+            "namespace a/b",
+            "gateway ",
+        ] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
     }

@@ -151,8 +151,10 @@ fn addresses(place: Place) -> String {
             }
             // The carrier knows the way to every network behind the gateways: only their filters keep it out.
             for lan in 1..=4 {
-                let _ = writeln!(batch, "route add 192.168.{lan}.0/24 via {}", Place::Clinic.address(Family::V4));
-                let _ = writeln!(batch, "route add fd00:{lan}::/64 via {}", Place::Clinic.address(Family::V6));
+                let _ =
+                    writeln!(batch, "route add 192.168.{lan}.0/24 via {}", Place::Clinic.address(Family::V4));
+                let _ =
+                    writeln!(batch, "route add fd00:{lan}::/64 via {}", Place::Clinic.address(Family::V6));
             }
             for (network, family) in SERVER_NETWORKS.iter().zip(Family::BOTH) {
                 let _ = writeln!(batch, "route add {network} via {}", Place::Centre.address(family));

@@ -40,7 +40,14 @@ impl Stranger {
 }
 
 /// An IKE header (RFC 7296 section 3.1).
-fn ike_header(spis: (u64, u64), next_payload: u8, exchange: u8, flags: u8, message_id: u32, length: u32) -> Vec<u8> {
+fn ike_header(
+    spis: (u64, u64),
+    next_payload: u8,
+    exchange: u8,
+    flags: u8,
+    message_id: u32,
+    length: u32,
+) -> Vec<u8> {
     let mut header = Vec::with_capacity(28);
     header.extend_from_slice(&spis.0.to_be_bytes());
     header.extend_from_slice(&spis.1.to_be_bytes());
@@ -57,8 +64,16 @@ fn garbage_datagrams() -> Vec<Vec<u8>> {
     overlong_payload.extend_from_slice(&[0, 0, 0xff, 0xff]);
     let mut version_one = ike_header((7, 0), 1, 2, 0, 0, 28);
     version_one[17] = 0x10;
-    let noise: Vec<u8> = (0_u32..700).map(|i| u8::try_from(i.wrapping_mul(2_654_435_761) >> 24).unwrap_or(0)).collect();
-    vec![b"x".to_vec(), noise, init.get(..20).unwrap_or_default().to_vec(), init, overlong_payload, version_one]
+    let noise: Vec<u8> =
+        (0_u32..700).map(|i| u8::try_from(i.wrapping_mul(2_654_435_761) >> 24).unwrap_or(0)).collect();
+    vec![
+        b"x".to_vec(),
+        noise,
+        init.get(..20).unwrap_or_default().to_vec(),
+        init,
+        overlong_payload,
+        version_one,
+    ]
 }
 
 /// All of it, while the tunnel is up.
@@ -71,38 +86,52 @@ pub fn garbage(site: &mut Site) -> Result<String> {
     tunnel::pages(site).context("after the garbage")?;
     let after = (site.child_spis()?, site.ike_spis()?);
     ensure!(before == after, "the tunnel's SAs changed: {before:?} → {after:?}");
-    Ok(format!("counted: {malformed} malformed, {stray} of unknown IKE SAs, {esp} ESP of unknown SPIs; tunnel as before"))
+    Ok(format!(
+        "counted: {malformed} malformed, {stray} of unknown IKE SAs, {esp} ESP of unknown SPIs; tunnel as before"
+    ))
 }
 
 /// Truncated, noisy, overlong datagrams to both IKE ports. The log is rate-limited per path, the counter need not be:
 /// at least one of each burst counts.
 pub fn malformed_ike(site: &Site) -> Result<u64> {
     let stranger = Stranger::at_the_carrier(site)?;
-    grows(site, "failures of kind malformed", 1, |status| status.ike_failures("malformed"), || {
-        for datagram in garbage_datagrams() {
-            for family in Family::BOTH {
-                stranger.datagram(family, 500, &datagram)?;
-                // Behind the non-ESP marker (RFC 3948 section 2.2).
-                stranger.datagram(family, 4500, &[&[0; 4][..], &datagram].concat())?;
+    grows(
+        site,
+        "failures of kind malformed",
+        1,
+        |status| status.ike_failures("malformed"),
+        || {
+            for datagram in garbage_datagrams() {
+                for family in Family::BOTH {
+                    stranger.datagram(family, 500, &datagram)?;
+                    // Behind the non-ESP marker (RFC 3948 section 2.2).
+                    stranger.datagram(family, 4500, &[&[0; 4][..], &datagram].concat())?;
+                }
             }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }
 
 /// Requests under SPIs that name no IKE SA.
 pub fn unknown_ike_spi(site: &Site) -> Result<u64> {
     let stranger = Stranger::at_the_carrier(site)?;
-    grows(site, "failures of kind unknown-spi", 1, |status| status.ike_failures("unknown-spi"), || {
-        for id in 0..EACH {
-            // An INFORMATIONAL request with an encrypted payload that no one can open.
-            let mut message = ike_header((0x1111, 0x2222), 46, 37, 0x08, id, 28 + 4 + 60);
-            message.extend_from_slice(&[0, 0, 0, 64]);
-            message.extend_from_slice(&[0x5e; 60]);
-            stranger.datagram(Family::V4, 500, &message)?;
-        }
-        Ok(())
-    })
+    grows(
+        site,
+        "failures of kind unknown-spi",
+        1,
+        |status| status.ike_failures("unknown-spi"),
+        || {
+            for id in 0..EACH {
+                // An INFORMATIONAL request with an encrypted payload that no one can open.
+                let mut message = ike_header((0x1111, 0x2222), 46, 37, 0x08, id, 28 + 4 + 60);
+                message.extend_from_slice(&[0, 0, 0, 64]);
+                message.extend_from_slice(&[0x5e; 60]);
+                stranger.datagram(Family::V4, 500, &message)?;
+            }
+            Ok(())
+        },
+    )
 }
 
 /// ESP under an SPI that no SA has, in both forms and families: refused by the filter, every packet counted.
@@ -111,15 +140,21 @@ pub fn unknown_esp_spi(site: &Site) -> Result<u64> {
     let payload = esp_payload(STRAY_SPI);
     let expected = u64::from(EACH) * 4;
     let what = "packets of the WAN port with verdict esp-unknown-spi";
-    let counted = grows(site, what, expected, |status| status.verdict("wan", "esp-unknown-spi"), || {
-        for family in Family::BOTH {
-            for _ in 0..EACH {
-                stranger.injector.send(&stranger.addressing(family).raw(ESP, &payload)?)?;
-                stranger.datagram(family, 4500, &payload)?;
+    let counted = grows(
+        site,
+        what,
+        expected,
+        |status| status.verdict("wan", "esp-unknown-spi"),
+        || {
+            for family in Family::BOTH {
+                for _ in 0..EACH {
+                    stranger.injector.send(&stranger.addressing(family).raw(ESP, &payload)?)?;
+                    stranger.datagram(family, 4500, &payload)?;
+                }
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     ensure!(counted == expected, "{expected} ESP packets were sent, {counted} counted");
     Ok(counted)
 }
@@ -135,7 +170,9 @@ fn grows(
     let before = counter(&site.clinic.status()?);
     work()?;
     let what = format!("{least} more {what} than {before}");
-    until(Duration::from_secs(3), &what, || Ok((counter(&site.clinic.status()?) >= before + least).then_some(())))?;
+    until(Duration::from_secs(3), &what, || {
+        Ok((counter(&site.clinic.status()?) >= before + least).then_some(()))
+    })?;
     // What is still on its way counts too.
     std::thread::sleep(Duration::from_millis(100));
     Ok(counter(&site.clinic.status()?) - before)

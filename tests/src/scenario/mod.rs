@@ -11,9 +11,7 @@ pub mod separation;
 pub mod site;
 pub mod tunnel;
 
-use anyhow::Result;
-
-use site::Site;
+use crate::stage::Test;
 
 /// One of them.
 #[derive(Clone, Copy)]
@@ -21,7 +19,7 @@ pub struct Scenario {
     /// What holds, in a few words.
     pub name: &'static str,
     /// Shows it.
-    pub run: fn(&mut Site) -> Result<String>,
+    pub run: Test,
 }
 
 /// In the order of the demonstration; the last one ends the gateway.
@@ -47,4 +45,5 @@ pub const DEMONSTRATION: &[Scenario] = &[
 ];
 
 /// What ends a gateway: not with `demo --keep`.
-pub const ENDING: Scenario = Scenario { name: "stop removes everything", run: lifecycle::stop_removes_everything };
+pub const ENDING: Scenario =
+    Scenario { name: "stop removes everything", run: lifecycle::stop_removes_everything };

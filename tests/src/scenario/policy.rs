@@ -57,7 +57,8 @@ pub fn office_only_scans(site: &mut Site) -> Result<String> {
 pub fn internet_pcs_browse(site: &mut Site) -> Result<String> {
     let lan4 = site.at(Place::Lan4);
     for family in Family::BOTH {
-        let page = http::get(&lan4, Place::Web.socket(family, HTTP), "/").with_context(|| format!("over {family}"))?;
+        let page = http::get(&lan4, Place::Web.socket(family, HTTP), "/")
+            .with_context(|| format!("over {family}"))?;
         ensure!(page == WEB_PAGE, "another page came over {family}: {page:?}");
     }
     let echo = ping::ping(&lan4, Place::Web.address(Family::V4), 5, Duration::from_millis(20))?;
@@ -73,8 +74,8 @@ pub fn reception_has_no_internet(site: &mut Site) -> Result<String> {
         || {
             for family in Family::BOTH {
                 tcp::expect_silence(&lan1, Place::Web.socket(family, HTTP))?;
-                let answer =
-                    udp::ask(&lan1, Place::Web.socket(family, 53), Duration::from_millis(100)).unwrap_or_default();
+                let answer = udp::ask(&lan1, Place::Web.socket(family, 53), Duration::from_millis(100))
+                    .unwrap_or_default();
                 ensure!(answer.is_none(), "UDP from LAN1 was answered over {family}");
             }
             Ok(())

@@ -20,24 +20,30 @@ const SOURCE_PORT: u16 = 40_404;
 
 /// A host on LAN4 sends with LAN1's address what LAN1 would be allowed to send.
 pub fn spoofed_source(site: &mut Site) -> Result<String> {
-    refused(site, &Attack {
-        from: (Place::Lan4, "eth0"),
-        into: "lan4",
-        source: Place::Lan1,
-        destination: (Place::Lan3, PRINT),
-        reason: "spoofed-source",
-    })
+    refused(
+        site,
+        &Attack {
+            from: (Place::Lan4, "eth0"),
+            into: "lan4",
+            source: Place::Lan1,
+            destination: (Place::Lan3, PRINT),
+            reason: "spoofed-source",
+        },
+    )
 }
 
 /// The carrier sends in clear what only the VPN may bring: towards a LAN, and towards the gateway itself.
 pub fn vpn_address_in_clear(site: &mut Site) -> Result<String> {
-    let lan = refused(site, &Attack {
-        from: (Place::Internet, "clinic"),
-        into: "wan",
-        source: Place::Server,
-        destination: (Place::Lan1, HTTP),
-        reason: "vpn-address-in-clear",
-    })?;
+    let lan = refused(
+        site,
+        &Attack {
+            from: (Place::Internet, "clinic"),
+            into: "wan",
+            source: Place::Server,
+            destination: (Place::Lan1, HTTP),
+            reason: "vpn-address-in-clear",
+        },
+    )?;
     Ok(lan)
 }
 
@@ -74,6 +80,10 @@ fn refused(site: &Site, attack: &Attack) -> Result<String> {
     let seen = tap.stop()?;
     let arrived = seen.count(&Kind::Other(format!("TCP {SOURCE_PORT} to {port}")));
     ensure!(arrived == 0, "{arrived} forged packets arrived at {}", victim.name());
-    ensure!(after - before == expected, "{expected} forged packets, but {} counted as {reason}", after - before);
+    ensure!(
+        after - before == expected,
+        "{expected} forged packets, but {} counted as {reason}",
+        after - before
+    );
     Ok(format!("{expected} of {expected} refused, {reason} {before} → {after}"))
 }

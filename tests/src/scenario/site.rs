@@ -93,7 +93,8 @@ impl Services {
 
 /// A text that occurs nowhere by chance.
 pub fn canary() -> String {
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let seed =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
     format!("sekisho-canary-{seed:032x}")
 }
 
@@ -124,8 +125,10 @@ impl Site {
         let mut clinic = Settings::clinic(authority.credentials(Side::Clinic, KeyType::Ecdsa)?)
             .proposals("aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519");
         adapt(&mut clinic);
-        let proof =
-            Proof::Certificates { own: authority.issue(CENTRE_ID, KeyType::Ecdsa, "centre")?, root: authority.root() };
+        let proof = Proof::Certificates {
+            own: authority.issue(CENTRE_ID, KeyType::Ecdsa, "centre")?,
+            root: authority.root(),
+        };
         let canary = canary();
         let services = Services::start(lab.name(), &canary)?;
         let begun = Instant::now();

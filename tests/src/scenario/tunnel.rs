@@ -36,10 +36,17 @@ pub fn page_unseen(site: &mut Site) -> Result<String> {
     let (outside, inside) = (outside.stop()?, inside.stop()?);
     let saved = site.lab.dir().join("page_unseen.pcap");
     outside.write_pcap(&saved)?;
-    ensure!(inside.canaries >= 2, "the taps prove nothing: the server's cable did not show the canary either");
+    ensure!(
+        inside.canaries >= 2,
+        "the taps prove nothing: the server's cable did not show the canary either"
+    );
     ensure!(outside.canaries == 0, "the carrier saw the canary in {} frames", outside.canaries);
     ensure!(outside.esp() >= 8, "two pages in {} ESP packets?", outside.esp());
-    ensure!(outside.leaks().is_empty(), "the carrier saw more than IKE and ESP: {}", outside.leaks().join(", "));
+    ensure!(
+        outside.leaks().is_empty(),
+        "the carrier saw more than IKE and ESP: {}",
+        outside.leaks().join(", ")
+    );
     Ok(format!("carrier: {}, canary 0×; server's cable: canary {}×", outside.summary(), inside.canaries))
 }
 
@@ -74,8 +81,12 @@ pub fn throughput(site: &mut Site) -> Result<String> {
     site.await_tunnel()?;
     let lan1 = site.at(Place::Lan1);
     let before = tcp::retransmitted(&lan1)?;
-    let bulk =
-        tcp::bulk(&lan1, Place::Server.socket(Family::V4, BULK), &site.services.bulk_server, Duration::from_secs(3))?;
+    let bulk = tcp::bulk(
+        &lan1,
+        Place::Server.socket(Family::V4, BULK),
+        &site.services.bulk_server,
+        Duration::from_secs(3),
+    )?;
     let again = tcp::retransmitted(&lan1)? - before;
     // Far below any figure that is of interest: only a transfer that hardly moves is a failure here.
     ensure!(bulk.megabits() > 10.0, "only {:.1} Mbit/s", bulk.megabits());

@@ -31,7 +31,8 @@ pub fn serve(namespace: &Namespace, at: SocketAddr, page: &str) -> Result<Servic
 /// The body of a page that is answered with 200.
 pub fn get(namespace: &Namespace, at: SocketAddr, path: &str) -> Result<String> {
     let mut stream = connect(namespace, at)?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {at}\r\nConnection: close\r\n\r\n").context("asking for a page")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {at}\r\nConnection: close\r\n\r\n")
+        .context("asking for a page")?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES).read_to_end(&mut answer).context("reading a page")?;
     let answer = String::from_utf8(answer).context("the page is not UTF-8")?;

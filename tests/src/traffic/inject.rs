@@ -22,8 +22,12 @@ impl Injector {
             let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
                 .context("opening a packet socket")?;
             let address = link_address(device)?;
-            bind(socket.as_raw_fd(), &address).with_context(|| format!("binding a packet socket to {device}"))?;
-            Ok(Self { socket, mac: address.addr().with_context(|| format!("{device} has no hardware address"))? })
+            bind(socket.as_raw_fd(), &address)
+                .with_context(|| format!("binding a packet socket to {device}"))?;
+            Ok(Self {
+                socket,
+                mac: address.addr().with_context(|| format!("{device} has no hardware address"))?,
+            })
         })
     }
 

@@ -142,7 +142,9 @@ impl Echo {
                 Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(header), &payload).to_bytes().to_vec()
             }
             // The kernel fills in ICMPv6's checksum (RFC 3542 section 3.1).
-            IpAddr::V6(_) => etherparse::Icmpv6Header::new(Icmpv6Type::EchoRequest(header)).to_bytes().to_vec(),
+            IpAddr::V6(_) => {
+                etherparse::Icmpv6Header::new(Icmpv6Type::EchoRequest(header)).to_bytes().to_vec()
+            }
         };
         message.extend_from_slice(&payload);
         let now = Instant::now();

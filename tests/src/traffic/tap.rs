@@ -51,12 +51,17 @@ impl Tap {
     /// Listens, both directions, from now on.
     pub fn start(namespace: &Namespace, device: &str, canary: &str) -> Result<Self> {
         let (socket, index) = namespace.run(|| {
-            let socket =
-                socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll)
-                    .context("opening a packet socket")?;
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+                SockProtocol::EthAll,
+            )
+            .context("opening a packet socket")?;
             setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES).context("enlarging the tap's buffer")?;
             let address = link_address(device)?;
-            bind(socket.as_raw_fd(), &address).with_context(|| format!("binding a packet socket to {device}"))?;
+            bind(socket.as_raw_fd(), &address)
+                .with_context(|| format!("binding a packet socket to {device}"))?;
             Ok((socket, address.ifindex()))
         })?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -130,7 +135,9 @@ impl Seen {
         let mut leaks: Vec<String> = self
             .between
             .iter()
-            .filter_map(|((kind, from, to), count)| Some(format!("{} from {from} to {to} ({count}×)", other(kind)?)))
+            .filter_map(|((kind, from, to), count)| {
+                Some(format!("{} from {from} to {to} ({count}×)", other(kind)?))
+            })
             .collect();
         if leaks.is_empty() {
             leaks = self.kinds.keys().filter_map(other).collect();
@@ -141,8 +148,11 @@ impl Seen {
     /// One line: `312 ESP, 8 IKE, 4 ARP/NDP`.
     pub fn summary(&self) -> String {
         let neighbours = self.count(&Kind::Arp) + self.count(&Kind::Ndp) + self.count(&Kind::Mld);
-        let mut text =
-            format!("{} ESP, {} IKE, {neighbours} ARP/NDP", self.esp(), self.count(&Kind::Ike) + self.count(&Kind::Keepalive));
+        let mut text = format!(
+            "{} ESP, {} IKE, {neighbours} ARP/NDP",
+            self.esp(),
+            self.count(&Kind::Ike) + self.count(&Kind::Keepalive)
+        );
         for leak in self.leaks() {
             text.push_str(", ");
             text.push_str(&leak);

@@ -150,7 +150,8 @@ impl Talk {
 /// Opens a connection from a namespace.
 pub fn connect(namespace: &Namespace, to: SocketAddr) -> Result<TcpStream> {
     namespace.run(|| {
-        let stream = TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}"))?;
+        let stream =
+            TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}"))?;
         stream.set_read_timeout(Some(PATIENCE)).context("setting a timeout")?;
         stream.set_write_timeout(Some(PATIENCE)).context("setting a timeout")?;
         stream.set_nodelay(true).context("switching Nagle's algorithm off")?;
@@ -227,7 +228,12 @@ pub struct Transfer {
 
 impl Transfer {
     /// Begins to send as fast as TCP allows, or at most so many bytes a second.
-    pub fn start(namespace: &Namespace, to: SocketAddr, sink: &Service, bytes_per_second: Option<u32>) -> Result<Self> {
+    pub fn start(
+        namespace: &Namespace,
+        to: SocketAddr,
+        sink: &Service,
+        bytes_per_second: Option<u32>,
+    ) -> Result<Self> {
         let mut stream = connect(namespace, to)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

@@ -16,8 +16,12 @@ use sekisho_tests::traffic::{http, ping, tcp, udp};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("lab::without_a_filter_everything_reaches_everything", || stage::words(everything_reaches())),
-        Trial::test("lab::a_lab_that_was_killed_is_removed_by_the_next", || stage::words(removed_by_the_next())),
+        Trial::test("lab::without_a_filter_everything_reaches_everything", || {
+            stage::words(everything_reaches())
+        }),
+        Trial::test("lab::a_lab_that_was_killed_is_removed_by_the_next", || {
+            stage::words(removed_by_the_next())
+        }),
     ]
 }
 
@@ -39,10 +43,14 @@ fn everything_reaches() -> Result<String> {
         ] {
             tcp::ask(&lab.at(from), to.socket(family, port))?;
         }
-        ensure!(udp::ask(&lab.at(Place::Lan1), Place::Lan3.socket(family, 9100), Duration::from_secs(1))?.is_some());
+        ensure!(
+            udp::ask(&lab.at(Place::Lan1), Place::Lan3.socket(family, 9100), Duration::from_secs(1))?
+                .is_some()
+        );
         let page = http::get(&lab.at(Place::Lan1), Place::Server.socket(family, 80), "/")?;
         ensure!(page.contains(&canary), "the server's page is {page:?}");
-        let echo = ping::ping(&lab.at(Place::Server), Place::Lan1.address(family), 5, Duration::from_millis(5))?;
+        let echo =
+            ping::ping(&lab.at(Place::Server), Place::Lan1.address(family), 5, Duration::from_millis(5))?;
         ensure!(echo.lost() == 0, "{echo}");
     }
     let spoofed = Addressing {
@@ -54,11 +62,19 @@ fn everything_reaches() -> Result<String> {
     injector.send(&spoofed.syn((40_404, 80))?)?;
     injector.send(&spoofed.raw(ESP, &esp_payload(0x1234_5678))?)?;
     let inside = inside.stop()?;
-    ensure!(inside.count(&Kind::Other("TCP 40404 to 80".into())) >= 1, "the forged SYN did not arrive: {}", inside.summary());
+    ensure!(
+        inside.count(&Kind::Other("TCP 40404 to 80".into())) >= 1,
+        "the forged SYN did not arrive: {}",
+        inside.summary()
+    );
     ensure!(inside.count(&Kind::Esp) == 1, "the forged ESP did not arrive: {}", inside.summary());
     let seen = tap.stop()?;
     ensure!(seen.canaries >= 2, "the tap did not find the canary in {}", seen.summary());
-    ensure!(seen.leaks().iter().any(|leak| leak.starts_with("TCP")), "the tap saw no TCP: {}", seen.summary());
+    ensure!(
+        seen.leaks().iter().any(|leak| leak.starts_with("TCP")),
+        "the tap saw no TCP: {}",
+        seen.summary()
+    );
     let bulk = tcp::bulk(
         &lab.at(Place::Lan1),
         Place::Lan3.socket(Family::V4, 5001),

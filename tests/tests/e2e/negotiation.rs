@@ -9,7 +9,7 @@ use sekisho_tests::gateway::settings::Settings;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::scenario::site::{Site, certified, shared_key};
 use sekisho_tests::scenario::{rekey, tunnel};
-use sekisho_tests::stage::{self, Stage};
+use sekisho_tests::stage::{self, Stage, Test};
 use sekisho_tests::traffic::frame::Kind;
 use sekisho_tests::traffic::tap::Tap;
 
@@ -27,20 +27,23 @@ const SUITES: [(&str, &str); 6] = [
 pub(crate) const PSK: &str = "a test's key: correct horse battery staple 0123456789";
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let mut trials = Vec::new();
-    let mut add = |name: String, test: Box<dyn Fn(&mut Site) -> Result<String> + Send>| {
+    let suites = SUITES.map(|(ike, esp)| {
         let stage = stage.clone();
-        trials.push(Trial::test(format!("negotiation::{name}"), move || stage::words(stage.run(|site| test(site)))));
-    };
-    for (ike, esp) in SUITES {
-        add(format!("{ike}_{esp}"), Box::new(move |site| suite(site, ike, esp)));
-    }
-    add("rsa_certificates".into(), Box::new(rsa));
-    add("outside_ipv6".into(), Box::new(outside_ipv6));
-    add("forced_udp".into(), Box::new(forced_udp));
-    add("through_a_nat".into(), Box::new(through_a_nat));
-    add("on_demand".into(), Box::new(on_demand));
-    trials
+        let name = format!("negotiation::{ike}_{esp}");
+        Trial::test(name, move || stage::words(stage.run(|site| suite(site, ike, esp))))
+    });
+    let others: [(&str, Test); 5] = [
+        ("rsa_certificates", rsa),
+        ("outside_ipv6", outside_ipv6),
+        ("forced_udp", forced_udp),
+        ("through_a_nat", through_a_nat),
+        ("on_demand", on_demand),
+    ];
+    let others = others.map(|(name, test)| {
+        let stage = stage.clone();
+        Trial::test(format!("negotiation::{name}"), move || stage::words(stage.run(test)))
+    });
+    suites.into_iter().chain(others).collect()
 }
 
 /// Back to the settings of the demonstration.
@@ -62,11 +65,18 @@ fn suite(site: &mut Site, ike: &str, esp: &str) -> Result<String> {
     let status = site.clinic.status()?;
     let connection = status.connection("centre")?;
     for part in ike.split('-') {
-        ensure!(connection.ike_suite().contains(part), "{part} of {ike} is not in {}", connection.ike_suite());
+        ensure!(
+            connection.ike_suite().contains(part),
+            "{part} of {ike} is not in {}",
+            connection.ike_suite()
+        );
     }
     let cipher = esp.split('-').next().unwrap_or(esp);
     let suites = connection.child_suites();
-    ensure!(suites.iter().all(|suite| suite.starts_with(cipher)), "{cipher} is not what {suites:?} start with");
+    ensure!(
+        suites.iter().all(|suite| suite.starts_with(cipher)),
+        "{cipher} is not what {suites:?} start with"
+    );
     tunnel::page_unseen(site)?;
     // Rekeying negotiates again, this time with the key exchange of the ESP proposal.
     let rekeyed = rekey::child_without_loss(site)?;
@@ -89,7 +99,9 @@ fn outside_ipv6(site: &mut Site) -> Result<String> {
     let up = tunnel::up(site)?;
     let seen = carrier_during_pages(site)?;
     ensure!(
-        seen.between.keys().any(|(kind, from, _)| *kind == Kind::Esp && *from == Place::Clinic.address(Family::V6)),
+        seen.between
+            .keys()
+            .any(|(kind, from, _)| *kind == Kind::Esp && *from == Place::Clinic.address(Family::V6)),
         "no ESP in IPv6 was seen: {}",
         seen.summary()
     );
@@ -104,7 +116,10 @@ fn forced_udp(site: &mut Site) -> Result<String> {
         (clinic.outer, centre.outer, clinic.force_udp) = (outer, outer, true);
         site.reconfigure(&clinic, &centre)?;
         let up = tunnel::up(site)?;
-        ensure!(site.clinic.status()?.connection("centre")?.udp_encapsulation(), "the status says that ESP goes bare");
+        ensure!(
+            site.clinic.status()?.connection("centre")?.udp_encapsulation(),
+            "the status says that ESP goes bare"
+        );
         let seen = carrier_during_pages(site)?;
         ensure!(seen.count(&Kind::Esp) == 0, "bare ESP at the carrier: {}", seen.summary());
         ensure!(seen.count(&Kind::EspInUdp) > 0, "no ESP in UDP at the carrier: {}", seen.summary());

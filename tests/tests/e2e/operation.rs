@@ -11,10 +11,10 @@ use sekisho_tests::lab::plan::Place;
 use sekisho_tests::lab::process::Process;
 use sekisho_tests::scenario::site::Site;
 use sekisho_tests::scenario::tunnel;
-use sekisho_tests::stage::{self, Stage};
+use sekisho_tests::stage::{self, Stage, Test};
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, fn(&mut Site) -> Result<String>); 4] = [
+    let tests: [(&str, Test); 4] = [
         ("metrics_are_wellformed_and_agree_with_the_status", metrics),
         ("check_accepts_what_runs_and_explains_what_is_wrong", check),
         ("commands_about_unknown_connections_are_refused", unknown_connection),
@@ -35,12 +35,18 @@ fn metrics(site: &mut Site) -> Result<String> {
     let before = site.clinic.status()?;
     let page = site.clinic.metrics()?;
     let after = site.clinic.status()?;
-    ensure!(page.value("sekisho_connection_up", &[("connection", "centre")]) == 1.0, "the connection is not up");
+    ensure!(
+        page.value("sekisho_connection_up", &[("connection", "centre")]) == 1.0,
+        "the connection is not up"
+    );
     for (port, verdict) in [("lan1", "encrypt"), ("lan1", "policy"), ("wan", "decrypt"), ("wan", "policy")] {
         // Counters far below 2^52.
         let value = page.value("sekisho_port_packets_total", &[("port", port), ("verdict", verdict)]) as u64;
         let range = before.verdict(port, verdict)..=after.verdict(port, verdict);
-        ensure!(range.contains(&value), "{verdict} of {port}: {value} in the metrics, {range:?} in the status");
+        ensure!(
+            range.contains(&value),
+            "{verdict} of {port}: {value} in the metrics, {range:?} in the status"
+        );
         ensure!(value > 0, "{verdict} of {port} never occurred, though pages and attacks did");
     }
     let verdict = match page.judged_by_promtool()? {
@@ -66,7 +72,10 @@ fn check(site: &mut Site) -> Result<String> {
     let line = wrong.lines().position(|line| line.contains("lan33")).unwrap_or_default() + 1;
     let (accepted, said) = run(&broken)?;
     ensure!(!accepted, "a policy towards a zone that does not exist is accepted");
-    ensure!(said.contains(&format!("broken.toml:{line}:")), "the mistake is in line {line}, but check said:\n{said}");
+    ensure!(
+        said.contains(&format!("broken.toml:{line}:")),
+        "the mistake is in line {line}, but check said:\n{said}"
+    );
     Ok(format!("mistake found in line {line}"))
 }
 

@@ -27,7 +27,10 @@ const CASES: [(&str, Make, Expected); 6] = [
     (
         "wrong_psk",
         wrong_psk,
-        Expected { clinic: &["refused-by-peer", "authentication-failed"], centre: &["authentication-failed"] },
+        Expected {
+            clinic: &["refused-by-peer", "authentication-failed"],
+            centre: &["authentication-failed"],
+        },
     ),
     (
         "foreign_certificate",
@@ -85,7 +88,11 @@ fn refused(site: &mut Site, make: Make, expected: &Expected) -> Result<String> {
     let connection = status.connection("centre")?;
     ensure!(connection.state() != "up", "the connection is up");
     ensure!(connection.child_spis().is_empty(), "there are child SAs: {:?}", connection.child_spis());
-    ensure!(!connection.last_failure().is_empty(), "the status does not say why the connection is {}", connection.state());
+    ensure!(
+        !connection.last_failure().is_empty(),
+        "the status does not say why the connection is {}",
+        connection.state()
+    );
     tcp::expect_silence(&site.at(Place::Lan1), Place::Server.socket(Family::V4, 80))?;
     Ok(format!("clinic: {at_clinic}; centre: {at_centre}; status: {}", connection.last_failure()))
 }
@@ -100,7 +107,8 @@ fn counted(gateway: &Sekishod, kinds: &[&'static str], log_from: usize) -> Resul
     let metric = gateway.metrics()?.value("sekisho_ike_failures_total", &[("kind", kind)]);
     ensure!(metric >= 1.0, "the metrics of {} do not count {kind}", gateway.name());
     let log = gateway.log();
-    let line = log.get(log_from..).unwrap_or_default().lines().find(|line| line.contains(kind)).map(str::to_owned);
+    let line =
+        log.get(log_from..).unwrap_or_default().lines().find(|line| line.contains(kind)).map(str::to_owned);
     ensure!(line.is_some(), "the log of {} does not mention {kind}", gateway.name());
     Ok(kind)
 }
@@ -113,7 +121,8 @@ fn wrong_psk(site: &Site) -> Result<[Settings; 2]> {
 
 fn foreign_certificate(site: &Site) -> Result<[Settings; 2]> {
     let (ours, foreign) = (authority(site, "ours")?, authority(site, "foreign")?);
-    let Credentials::Certificates { chain, key, .. } = foreign.credentials(Side::Clinic, KeyType::Ecdsa)? else {
+    let Credentials::Certificates { chain, key, .. } = foreign.credentials(Side::Clinic, KeyType::Ecdsa)?
+    else {
         anyhow::bail!("an authority's credentials are certificates");
     };
     let clinic = Settings::clinic(Credentials::Certificates { chain, key, peer_ca: ours.root() });
@@ -123,8 +132,11 @@ fn foreign_certificate(site: &Site) -> Result<[Settings; 2]> {
 fn wrong_identity(site: &Site) -> Result<[Settings; 2]> {
     let ours = authority(site, "identities")?;
     let issued = ours.issue("stranger.example", KeyType::Ecdsa, "stranger")?;
-    let mut clinic =
-        Settings::clinic(Credentials::Certificates { chain: issued.chain, key: issued.key, peer_ca: ours.root() });
+    let mut clinic = Settings::clinic(Credentials::Certificates {
+        chain: issued.chain,
+        key: issued.key,
+        peer_ca: ours.root(),
+    });
     clinic.local_id = Some("stranger.example".into());
     Ok([clinic, Settings::centre(ours.credentials(Side::Centre, KeyType::Ecdsa)?)])
 }
@@ -132,7 +144,10 @@ fn wrong_identity(site: &Site) -> Result<[Settings; 2]> {
 fn no_common_ike_proposal(site: &Site) -> Result<[Settings; 2]> {
     let [clinic, centre] = negotiation::psk(site)?;
     let esp = "aes128gcm16-x25519";
-    Ok([clinic.proposals("aes128gcm16-prfsha256-x25519", esp), centre.proposals("aes256gcm16-prfsha256-x25519", esp)])
+    Ok([
+        clinic.proposals("aes128gcm16-prfsha256-x25519", esp),
+        centre.proposals("aes256gcm16-prfsha256-x25519", esp),
+    ])
 }
 
 fn no_common_esp_proposal(site: &Site) -> Result<[Settings; 2]> {

@@ -91,7 +91,9 @@ const CASES: [Case; 6] = [
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
     let mut trials = Vec::new();
     for case in &CASES {
-        for (initiator, role) in [(Initiator::Ours, "we_initiate"), (Initiator::StrongSwan, "strongswan_initiates")] {
+        for (initiator, role) in
+            [(Initiator::Ours, "we_initiate"), (Initiator::StrongSwan, "strongswan_initiates")]
+        {
             let (stage, name) = (stage.clone(), format!("{}::{role}", case.name));
             trials.push(Trial::test(name.clone(), move || {
                 let outcome = stage.run(|site| life(site, case, initiator));
@@ -112,12 +114,8 @@ pub(crate) fn control() -> Result<String> {
     let (clinic, centre) = (Charon::start(&lab, Place::Clinic)?, Charon::start(&lab, Place::Centre)?);
     let mut figures = Vec::new();
     for outer in Family::BOTH {
-        let at_centre = foreign(
-            outer,
-            Proof::Psk(PSK.into()),
-            "aes128gcm16-prfsha256-x25519",
-            "aes128gcm16-x25519",
-        );
+        let at_centre =
+            foreign(outer, Proof::Psk(PSK.into()), "aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519");
         let at_clinic = Connection {
             local: at_centre.remote,
             remote: at_centre.local,
@@ -131,8 +129,12 @@ pub(crate) fn control() -> Result<String> {
         clinic.load(&at_clinic)?;
         clinic.initiate()?;
         for family in Family::BOTH {
-            let echo =
-                ping::ping(&lab.at(Place::Lan1), Place::Server.address(family), 10, Duration::from_millis(10))?;
+            let echo = ping::ping(
+                &lab.at(Place::Lan1),
+                Place::Server.address(family),
+                10,
+                Duration::from_millis(10),
+            )?;
             ensure!(echo.lost() == 0, "{family} in {outer}: {echo}");
         }
         clinic.terminate()?;
@@ -150,7 +152,8 @@ fn configured(site: &Site, case: &Case, initiator: Initiator) -> Result<(Setting
             (Settings::clinic(credentials), Proof::Psk(PSK.into()))
         }
         Means::Certificates(keys) => {
-            let dir = site.lab.dir().join(format!("pki-{}-{}", case.name, matches!(initiator, Initiator::Ours)));
+            let dir =
+                site.lab.dir().join(format!("pki-{}-{}", case.name, matches!(initiator, Initiator::Ours)));
             let authority = Authority::create(&dir)?;
             let own = authority.issue(CENTRE_ID, keys, "swan")?;
             (
@@ -229,7 +232,8 @@ fn delete_from_strongswan(site: &Site) -> Result<()> {
 
 fn delete_from_us(site: &Site) -> Result<()> {
     site.clinic.sekisho(&["down", "centre"])?;
-    until(PATIENCE, "no SA left at strongSwan", || Ok(site.charon()?.sas()?.trim().is_empty().then_some(()))).map(drop)?;
+    until(PATIENCE, "no SA left at strongSwan", || Ok(site.charon()?.sas()?.trim().is_empty().then_some(())))
+        .map(drop)?;
     let state = site.clinic.status()?.connection("centre")?.state().to_owned();
     if state != "down" {
         bail!("after `sekisho down` the connection is {state}");

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use sekisho_tests::gateway::certificates::{Issued, write_psk};
 use sekisho_tests::gateway::settings::{CENTRE_ID, CLINIC_ID, Credentials, Settings};
@@ -16,7 +16,7 @@ use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::scenario::site::{Site, foreign};
 use sekisho_tests::scenario::tunnel;
-use sekisho_tests::stage::{self, Stage};
+use sekisho_tests::stage::{self, Stage, Test};
 use sekisho_tests::strongswan::{Charon, Connection, Proof};
 
 use super::case::PSK;
@@ -26,7 +26,7 @@ const IKE: &str = "aes128gcm16-prfsha256-x25519";
 const ESP: &str = "aes128gcm16-x25519";
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, fn(&mut Site) -> Result<String>); 9] = [
+    let tests: [(&str, Test); 9] = [
         ("wrong_psk::we_initiate", |site| wrong_psk(site, true)),
         ("wrong_psk::strongswan_initiates", |site| wrong_psk(site, false)),
         ("no_common_proposal::we_initiate", |site| no_common_proposal(site, true)),
@@ -54,7 +54,8 @@ pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
 }
 
 fn usual(site: &Site, we_initiate: bool) -> Result<(Settings, Connection)> {
-    let mut clinic = Settings::clinic(write_psk(&site.lab.dir().join("interop.psk"), PSK)?).proposals(IKE, ESP);
+    let mut clinic =
+        Settings::clinic(write_psk(&site.lab.dir().join("interop.psk"), PSK)?).proposals(IKE, ESP);
     clinic.start = if we_initiate { "manual" } else { "answer" };
     Ok((clinic, foreign(Family::V4, Proof::Psk(PSK.into()), IKE, ESP)))
 }
@@ -80,7 +81,11 @@ fn refused(
     ensure!(site.clinic.log().contains(kind), "the log does not mention {kind}");
     let status = site.clinic.status()?;
     let connection = status.connection("centre")?;
-    ensure!(connection.state() != "up" && connection.child_spis().is_empty(), "our side is {}", connection.describe());
+    ensure!(
+        connection.state() != "up" && connection.child_spis().is_empty(),
+        "our side is {}",
+        connection.describe()
+    );
     ensure!(site.charon()?.child_spis()?.is_empty(), "strongSwan has child SAs");
     Ok(format!("refused: {kind}"))
 }
@@ -97,14 +102,16 @@ fn wrong_psk(site: &mut Site, we_initiate: bool) -> Result<String> {
 fn no_common_proposal(site: &mut Site, we_initiate: bool) -> Result<String> {
     let (clinic, mut centre) = usual(site, we_initiate)?;
     centre.ike = "aes256-sha512-modp4096".into();
-    let kinds: &[&str] = if we_initiate { &["no-proposal-chosen", "refused-by-peer"] } else { &["no-proposal-chosen"] };
+    let kinds: &[&str] =
+        if we_initiate { &["no-proposal-chosen", "refused-by-peer"] } else { &["no-proposal-chosen"] };
     refused(site, (clinic, centre), we_initiate, kinds)
 }
 
 fn no_overlap(site: &mut Site, we_initiate: bool) -> Result<String> {
     let (clinic, mut centre) = usual(site, we_initiate)?;
     centre.remote_ts = vec!["192.168.2.0/24".into()];
-    let kinds: &[&str] = if we_initiate { &["ts-unacceptable", "refused-by-peer"] } else { &["ts-unacceptable"] };
+    let kinds: &[&str] =
+        if we_initiate { &["ts-unacceptable", "refused-by-peer"] } else { &["ts-unacceptable"] };
     refused(site, (clinic, centre), we_initiate, kinds)
 }
 
@@ -116,7 +123,8 @@ enum Fault {
 
 /// strongSwan shows a certificate that must not be accepted.
 fn certificate(site: &mut Site, fault: Fault, we_initiate: bool) -> Result<String> {
-    let dir = site.lab.dir().join(format!("pki-{}", if fault == Fault::Expired { "expired" } else { "stranger" }));
+    let dir =
+        site.lab.dir().join(format!("pki-{}", if fault == Fault::Expired { "expired" } else { "stranger" }));
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let (root, other_root) = (Root::create("lab root")?, Root::create("another root")?);
     let root_file = dir.join("root.crt.pem");
@@ -126,7 +134,8 @@ fn certificate(site: &mut Site, fault: Fault, we_initiate: bool) -> Result<Strin
         Fault::Expired => root.issue(&dir, "centre", CENTRE_ID, 2021)?,
         Fault::Foreign => other_root.issue(&dir, "centre", CENTRE_ID, 2100)?,
     };
-    let credentials = Credentials::Certificates { chain: own.chain, key: own.key, peer_ca: root_file.clone() };
+    let credentials =
+        Credentials::Certificates { chain: own.chain, key: own.key, peer_ca: root_file.clone() };
     let mut clinic = Settings::clinic(credentials).proposals(IKE, ESP);
     clinic.start = if we_initiate { "manual" } else { "answer" };
     let centre = foreign(Family::V4, Proof::Certificates { own: theirs, root: root_file }, IKE, ESP);
@@ -155,7 +164,8 @@ impl Root {
     fn issue(&self, dir: &Path, name: &str, id: &str, until_year: i32) -> Result<Issued> {
         let mut params = CertificateParams::new(vec![id.to_owned()]).context("naming a certificate")?;
         params.distinguished_name.push(DnType::CommonName, id);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(until_year, 1, 1);
         let key = KeyPair::generate().context("generating a key")?;
