@@ -198,6 +198,7 @@ impl Channel {
             created,
             rekey_at: None,
             last_heard: Some(self.last_heard),
+            busy: self.is_waiting() || phase != Phase::Established,
             children: Vec::new(),
         }
     }

@@ -148,8 +148,10 @@ impl Established {
                 loser.phase = ChildPhase::Replaced;
             }
         }
-        // The peer may have deleted the old pair meanwhile.
-        let replaces = rekeys.filter(|old| self.children.contains_key(old));
+        // The peer may have deleted the old pair meanwhile, or the caller given it up.
+        let present =
+            |old: &ChildHandle| self.children.get(old).is_some_and(|old| old.phase != ChildPhase::Removed);
+        let replaces = rekeys.filter(present);
         self.install(ctx, NewChild { terms, keymat, initiated: true, activate: true, replaces });
         if let Some(old) = replaces {
             self.enqueue(Task::DeleteChild(old));

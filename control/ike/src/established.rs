@@ -498,6 +498,7 @@ impl Established {
         IkeStatus {
             remote_id: Some(self.remote_id.clone()),
             rekey_at: Some(self.rekey_at),
+            busy: self.channel.is_waiting() || !self.tasks.is_empty() || !self.deferred.is_empty(),
             children: self
                 .children
                 .values()

@@ -71,6 +71,8 @@ pub struct IkeStatus {
     pub rekey_at: Option<Instant>,
     /// When the last authentic message came.
     pub last_heard: Option<Instant>,
+    /// An exchange is under way, or something waits to be asked of the peer.
+    pub busy: bool,
     /// Its child SAs.
     pub children: Vec<ChildStatus>,
 }

@@ -353,6 +353,7 @@ impl InitSent {
             created: self.started,
             rekey_at: None,
             last_heard: None,
+            busy: true,
             children: Vec::new(),
         }
     }

@@ -1,0 +1,454 @@
+//! Two endpoints joined by a network with latency, loss, reordering, duplication and a NAT, on virtual time; and a model
+//! of both data paths that notices when a packet would be lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime};
+
+use sekisho_ike::crypto::random::{Random, SeededRandom};
+use sekisho_ike::event::{ChildHandle, CloseReason, Event, Failure, FailureKind, IkeHandle, Path, Transmit};
+use sekisho_ike::nat::{IKE_PORT, KEEPALIVE};
+use sekisho_ike::{ChildSa, Endpoint, EndpointConfig};
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Side {
+    /// The clinic: begins in most tests.
+    A,
+    /// The centre.
+    B,
+}
+
+impl Side {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Side::A => Side::B,
+            Side::B => Side::A,
+        }
+    }
+}
+
+/// One gateway, and what its data path would hold.
+pub(crate) struct Node {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) address: IpAddr,
+    /// Nothing is sent or received while it is off.
+    pub(crate) up: bool,
+    pub(crate) events: Vec<Event>,
+    pub(crate) failures: Vec<Failure>,
+    /// Installed pairs.
+    pub(crate) children: BTreeMap<ChildHandle, ChildSa>,
+    /// Removed pairs whose inbound SA still receives.
+    lingering: BTreeMap<u32, Instant>,
+    /// The pair that each child sends with, by name.
+    pub(crate) outbound: BTreeMap<String, ChildHandle>,
+    pub(crate) established: BTreeSet<IkeHandle>,
+    pub(crate) closed: Vec<CloseReason>,
+}
+
+/// What happens to datagrams on the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network {
+    pub(crate) latency: Duration,
+    /// Up to this much more, at random: reorders.
+    pub(crate) jitter: Duration,
+    pub(crate) loss_percent: u32,
+    pub(crate) duplicate_percent: u32,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            latency: Duration::from_millis(20),
+            jitter: Duration::ZERO,
+            loss_percent: 0,
+            duplicate_percent: 0,
+        }
+    }
+}
+
+/// In front of A: rewrites source addresses and ports.
+pub(crate) struct Nat {
+    pub(crate) public: IpAddr,
+    /// Inner port to outer port.
+    mappings: BTreeMap<u16, u16>,
+    next_port: u16,
+}
+
+impl Nat {
+    fn outward(&mut self, port: u16) -> SocketAddr {
+        let next_port = &mut self.next_port;
+        let outer = *self.mappings.entry(port).or_insert_with(|| {
+            *next_port += 1;
+            *next_port
+        });
+        SocketAddr::new(self.public, outer)
+    }
+
+    fn inward(&self, port: u16) -> Option<u16> {
+        self.mappings.iter().find(|(_, outer)| **outer == port).map(|(inner, _)| *inner)
+    }
+
+    /// The device restarts: every flow gets another port.
+    pub(crate) fn rebind(&mut self) {
+        self.mappings.clear();
+    }
+}
+
+pub(crate) struct Pair {
+    pub(crate) start: Instant,
+    pub(crate) now: Instant,
+    pub(crate) a: Node,
+    pub(crate) b: Node,
+    pub(crate) network: Network,
+    pub(crate) nat: Option<Nat>,
+    in_flight: BTreeMap<(Instant, u64), (Side, Transmit)>,
+    sequence: u64,
+    chance: SeededRandom,
+    /// Everything that was sent, before the network had its way.
+    pub(crate) sent: Vec<(Side, Transmit)>,
+    /// Whether packets of the data path are assumed to flow all the time.
+    pub(crate) traffic: bool,
+    /// Whether no packet may be lost; checked after every step.
+    pub(crate) lossless: bool,
+}
+
+/// May 2026, since 1970.
+pub(crate) const WALL: Duration = Duration::from_secs(1_780_000_000);
+pub(crate) const ADDRESS_A: &str = "198.51.100.2";
+pub(crate) const ADDRESS_B: &str = "203.0.113.2";
+const NAT_INSIDE: &str = "192.168.1.2";
+
+impl Pair {
+    pub(crate) fn new(a: EndpointConfig, b: EndpointConfig) -> Self {
+        Self::seeded(1, a, b)
+    }
+
+    pub(crate) fn seeded(seed: u64, a: EndpointConfig, b: EndpointConfig) -> Self {
+        let now = Instant::now();
+        let node = |config, seed, address: &str| Node {
+            endpoint: Endpoint::new(
+                config,
+                Box::new(SeededRandom::new(seed)),
+                now,
+                SystemTime::UNIX_EPOCH + WALL,
+            ),
+            address: address.parse().expect("address"),
+            up: true,
+            events: Vec::new(),
+            failures: Vec::new(),
+            children: BTreeMap::new(),
+            lingering: BTreeMap::new(),
+            outbound: BTreeMap::new(),
+            established: BTreeSet::new(),
+            closed: Vec::new(),
+        };
+        Self {
+            start: now,
+            now,
+            a: node(a, seed.wrapping_mul(2), ADDRESS_A),
+            b: node(b, seed.wrapping_mul(2) + 1, ADDRESS_B),
+            network: Network::default(),
+            nat: None,
+            in_flight: BTreeMap::new(),
+            sequence: 0,
+            chance: SeededRandom::new(seed ^ 0x5eed),
+            sent: Vec::new(),
+            traffic: true,
+            lossless: false,
+        }
+    }
+
+    /// Puts A behind a NAT.
+    pub(crate) fn behind_nat(mut self) -> Self {
+        self.nat = Some(Nat { public: self.a.address, mappings: BTreeMap::new(), next_port: 20_000 });
+        self.a.address = NAT_INSIDE.parse().expect("address");
+        self
+    }
+
+    pub(crate) fn node(&mut self, side: Side) -> &mut Node {
+        match side {
+            Side::A => &mut self.a,
+            Side::B => &mut self.b,
+        }
+    }
+
+    /// One mutation of one endpoint, and all it brings about.
+    pub(crate) fn act<T>(&mut self, side: Side, change: impl FnOnce(&mut Endpoint, Instant) -> T) -> T {
+        let now = self.now;
+        let result = change(&mut self.node(side).endpoint, now);
+        self.drain(side);
+        result
+    }
+
+    pub(crate) fn initiate(&mut self, side: Side) -> IkeHandle {
+        let remote = match (side, &self.nat) {
+            (Side::B, Some(nat)) => nat.public,
+            _ => self.node(side.other()).address,
+        };
+        let local = SocketAddr::new(self.node(side).address, IKE_PORT);
+        let remote = SocketAddr::new(remote, IKE_PORT);
+        self.act(side, |endpoint, now| endpoint.initiate(now, "tunnel", local, remote)).expect("initiate")
+    }
+
+    /// Lets so much time pass.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(at) = self.next().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.step();
+        }
+        self.now = until;
+    }
+
+    /// Runs until nothing is on the way and nobody waits for an answer, at most for so long. Panics when it does not
+    /// come to rest.
+    pub(crate) fn settle(&mut self) {
+        let until = self.now + Duration::from_secs(600);
+        loop {
+            let busy = !self.in_flight.is_empty() || self.a.is_busy() || self.b.is_busy();
+            if !busy {
+                return;
+            }
+            let at = self.next().expect("something is due");
+            assert!(at <= until, "does not come to rest");
+            self.now = self.now.max(at);
+            self.step();
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let delivery = self.in_flight.keys().next().map(|(at, _)| *at);
+        let timers =
+            [&self.a, &self.b].into_iter().filter(|node| node.up).filter_map(|n| n.endpoint.poll_timeout());
+        timers.chain(delivery).min()
+    }
+
+    fn step(&mut self) {
+        while let Some(((at, number), _)) = self.in_flight.first_key_value()
+            && *at <= self.now
+        {
+            let key = (*at, *number);
+            let Some((to, transmit)) = self.in_flight.remove(&key) else { break };
+            self.deliver(to, &transmit);
+        }
+        for side in [Side::A, Side::B] {
+            let now = self.now;
+            if self.node(side).up && self.node(side).endpoint.poll_timeout().is_some_and(|at| at <= now) {
+                self.act(side, |endpoint, now| endpoint.handle_timeout(now));
+            }
+        }
+        if self.traffic {
+            self.flow();
+        }
+    }
+
+    /// Packets flow both ways: the first one on a new pair is reported, and none may meet a gateway without its SA.
+    fn flow(&mut self) {
+        for side in [Side::A, Side::B] {
+            let sending: Vec<_> =
+                self.node(side).sending().map(|child| (child.spi_out, child.name.clone())).collect();
+            for (spi, name) in sending {
+                let now = self.now;
+                let other = self.node(side.other());
+                let received =
+                    other.children.values().find(|child| child.spi_in == spi).map(|child| child.child);
+                let lingers = other.lingering.get(&spi).is_some_and(|until| *until >= now);
+                assert!(
+                    !self.lossless || received.is_some() || lingers,
+                    "{side:?} sends {name} with SPI {spi:08x}, which the other does not have"
+                );
+                if let Some(child) = received
+                    && self.node(side.other()).up
+                {
+                    // The data path does not know whether the engine still has it.
+                    let _ = self.act(side.other(), |endpoint, now| endpoint.child_first_inbound(now, child));
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self, side: Side) {
+        let now = self.now;
+        // Events first: a reply must not leave before its SAs are installed.
+        self.node(side).take_events(now);
+        let mut transmits = Vec::new();
+        while let Some(transmit) = self.node(side).endpoint.poll_transmit() {
+            transmits.push(transmit);
+        }
+        for transmit in transmits {
+            self.sent.push((side, transmit.clone()));
+            if self.node(side).up {
+                self.send(side, transmit);
+            }
+        }
+    }
+
+    fn send(&mut self, from: Side, mut transmit: Transmit) {
+        assert_eq!(transmit.path.local.ip(), self.node(from).address, "sends from its own address");
+        if let (Side::A, Some(nat)) = (from, &mut self.nat) {
+            transmit.path.local = nat.outward(transmit.path.local.port());
+        }
+        if let (Side::B, Some(nat)) = (from, &self.nat) {
+            let Some(inner) = nat.inward(transmit.path.remote.port()) else { return };
+            transmit.path.remote = SocketAddr::new(self.a.address, inner);
+        }
+        let copies = if self.roll(self.network.duplicate_percent) { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.roll(self.network.loss_percent) {
+                continue;
+            }
+            let jitter = match u32::try_from(self.network.jitter.as_micros()).expect("small") {
+                0 => 0,
+                most => self.chance.next_u32() % most,
+            };
+            let at = self.now + self.network.latency + Duration::from_micros(jitter.into());
+            self.sequence += 1;
+            self.in_flight.insert((at, self.sequence), (from.other(), transmit.clone()));
+        }
+    }
+
+    fn roll(&mut self, percent: u32) -> bool {
+        percent > 0 && self.chance.next_u32() % 100 < percent
+    }
+
+    fn deliver(&mut self, to: Side, transmit: &Transmit) {
+        if !self.node(to).up {
+            return;
+        }
+        let path = Path { local: transmit.path.remote, remote: transmit.path.local };
+        self.act(to, |endpoint, now| endpoint.handle_datagram(now, path, &transmit.bytes));
+    }
+
+    /// Hands a datagram to a side as if it came from the other's address.
+    pub(crate) fn inject(&mut self, to: Side, path: Path, bytes: &[u8]) {
+        self.act(to, |endpoint, now| endpoint.handle_datagram(now, path, bytes));
+    }
+
+    /// Both sides hold the same IKE SAs and child SAs, with the same keys crosswise.
+    pub(crate) fn assert_agreement(&mut self) {
+        let ikes = |node: &Node| -> BTreeSet<_> {
+            node.endpoint.ike_sas().map(|sa| (sa.spi_i, sa.spi_r, sa.suite)).collect()
+        };
+        assert_eq!(ikes(&self.a), ikes(&self.b), "the same IKE SAs");
+        assert_eq!(self.a.children.len(), self.b.children.len(), "as many children");
+        for ours in self.a.children.values() {
+            let theirs = self.b.children.values().find(|theirs| theirs.spi_in == ours.spi_out);
+            let theirs = theirs.unwrap_or_else(|| panic!("B lacks the pair of {ours:?}"));
+            assert_eq!(theirs.spi_out, ours.spi_in);
+            assert_eq!(theirs.suite, ours.suite);
+            assert_eq!(theirs.udp_encapsulation, ours.udp_encapsulation);
+            assert_eq!(theirs.keys_in.encryption, ours.keys_out.encryption);
+            assert_eq!(theirs.keys_out.encryption, ours.keys_in.encryption);
+            assert_eq!(theirs.keys_in.integrity, ours.keys_out.integrity);
+            assert_eq!(theirs.keys_out.integrity, ours.keys_in.integrity);
+            assert_ne!(ours.keys_in.encryption, ours.keys_out.encryption);
+            assert_eq!((&theirs.local, &theirs.remote), (&ours.remote, &ours.local));
+        }
+        for node in [&self.a, &self.b] {
+            let known: BTreeSet<_> =
+                node.endpoint.ike_sas().flat_map(|sa| sa.children).map(|child| child.child).collect();
+            let installed: BTreeSet<_> = node.children.keys().copied().collect();
+            assert_eq!(known, installed, "the engine knows what it had installed");
+        }
+    }
+
+    /// One IKE SA with so many children on both sides, agreed on and without leftovers.
+    pub(crate) fn assert_up(&mut self, children: usize) {
+        self.assert_agreement();
+        for node in [&self.a, &self.b] {
+            assert_eq!(node.established.len(), 1, "failures: {:?}", node.failures);
+            assert_eq!(node.children.len(), children, "failures: {:?}", node.failures);
+            assert_eq!(node.sending().count(), children);
+        }
+    }
+
+    /// Both sides are as they were before anything happened.
+    pub(crate) fn assert_empty(&mut self) {
+        for node in [&self.a, &self.b] {
+            let stats = node.endpoint.stats();
+            assert_eq!((stats.half_open, stats.established, stats.retired, stats.children), (0, 0, 0, 0));
+            assert_eq!(node.endpoint.poll_timeout(), None, "no timer is left");
+            assert!(node.children.is_empty() && node.established.is_empty());
+        }
+    }
+}
+
+impl Node {
+    fn is_busy(&self) -> bool {
+        let stats = self.endpoint.stats();
+        self.up && (stats.half_open > 0 || self.endpoint.ike_sas().any(|sa| sa.busy))
+    }
+
+    /// The pairs that packets leave by.
+    pub(crate) fn sending(&self) -> impl Iterator<Item = &ChildSa> {
+        self.outbound.values().filter_map(|handle| self.children.get(handle))
+    }
+
+    pub(crate) fn failed(&self, kind: FailureKind) -> bool {
+        self.failures.iter().any(|failure| failure.kind == kind)
+    }
+
+    /// The only IKE SA.
+    pub(crate) fn ike(&self) -> IkeHandle {
+        assert_eq!(self.established.len(), 1);
+        *self.established.first().expect("one")
+    }
+
+    /// The only child.
+    pub(crate) fn child(&self) -> ChildHandle {
+        assert_eq!(self.children.len(), 1);
+        *self.children.keys().next().expect("one")
+    }
+
+    /// Does what the daemon does, and checks that it can be done.
+    fn take_events(&mut self, now: Instant) {
+        while let Some(event) = self.endpoint.poll_event() {
+            match &event {
+                Event::IkeEstablished(ike) => {
+                    assert!(self.established.insert(ike.ike), "established once");
+                }
+                Event::IkeRekeyed { ike, .. } => assert!(self.established.contains(ike)),
+                Event::IkeClosed { ike, reason, .. } => {
+                    self.established.remove(ike);
+                    self.closed.push(*reason);
+                }
+                Event::ChildInstall(child) => {
+                    assert!(
+                        self.children.values().all(|other| other.spi_in != child.spi_in),
+                        "SPIs are unique"
+                    );
+                    assert!(child.replaces.is_none_or(|old| self.children.contains_key(&old)));
+                    if child.activate_outbound {
+                        self.outbound.insert(child.name.to_string(), child.child);
+                    }
+                    self.children.insert(child.child, (**child).clone());
+                }
+                Event::ChildActivateOutbound { child } => {
+                    let child = self.children.get(child).expect("installed");
+                    self.outbound.insert(child.name.to_string(), child.child);
+                }
+                Event::ChildRemove { child, linger, .. } => {
+                    let child = self.children.remove(child).expect("removed once, after it was installed");
+                    self.lingering.insert(child.spi_in, now + *linger);
+                    self.outbound.retain(|_, handle| *handle != child.child);
+                }
+                Event::PathChanged { path, .. } => {
+                    for child in self.children.values_mut() {
+                        child.path = *path;
+                    }
+                }
+                Event::Failure(failure) => {
+                    assert!(failure.detail.len() > 20, "says something: {failure:?}");
+                    self.failures.push(failure.clone());
+                }
+            }
+            self.events.push(event);
+        }
+    }
+}
+
+/// Whether a datagram is a NAT keepalive.
+pub(crate) fn is_keepalive(transmit: &Transmit) -> bool {
+    transmit.bytes == KEEPALIVE
+}
