@@ -9,8 +9,9 @@ use super::tunnel;
 use crate::gateway::status::Status;
 use crate::lab::patience::until;
 use crate::lab::plan::{Family, Place};
-use crate::traffic::frame::{Addressing, ESP, esp_payload};
+use crate::traffic::frame::{Addressing, ESP, Kind, classify, esp_payload};
 use crate::traffic::inject::Injector;
+use crate::traffic::tap::Tap;
 
 /// An SPI that is no one's: beyond what is ever handed out by chance twice, and not in the range reserved by IANA.
 const STRAY_SPI: u32 = 0xdead_beef;
@@ -157,6 +158,71 @@ pub fn unknown_esp_spi(site: &Site) -> Result<u64> {
     )?;
     ensure!(counted == expected, "{expected} ESP packets were sent, {counted} counted");
     Ok(counted)
+}
+
+/// The carrier records ESP and sends it again, as it was and with another sequence number: not one packet of it gets
+/// through (RFC 4303 section 3.4.3).
+pub fn replayed_esp(site: &mut Site) -> Result<String> {
+    site.await_tunnel()?;
+    let clinic = Place::Clinic.address(Family::V4);
+    let carrier = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
+    tunnel::pages(site)?;
+    let seen = carrier.stop()?;
+    let recorded = seen.frames_to(clinic, &[Kind::Esp, Kind::EspInUdp]);
+    ensure!(recorded.len() >= 4, "two pages came in only {} ESP packets", recorded.len());
+    let forged =
+        recorded.iter().map(|frame| with_later_sequence_number(frame)).collect::<Result<Vec<_>>>()?;
+    let expected = u64::try_from(recorded.len())?;
+    let injector = Injector::open(&site.at(Place::Internet), "clinic")?;
+    let inside = Tap::start(&site.at(Place::Lan1), "eth0", &site.canary)?;
+    let sum =
+        |counter| move |status: &Status| status.connection("centre").map_or(0, |c| c.child_sum(counter));
+    let replayed = grows(site, "replayed packets", expected, sum("inbound/replay"), || {
+        recorded.iter().try_for_each(|frame| injector.send(frame))
+    })?;
+    let broken = grows(site, "packets of failed integrity", expected, sum("inbound/integrity"), || {
+        forged.iter().try_for_each(|frame| injector.send(frame))
+    })?;
+    let inside = inside.stop()?;
+    ensure!(inside.canaries == 0, "a recorded page arrived again");
+    ensure!((replayed, broken) == (expected, expected), "{expected} of each were sent");
+    tunnel::pages(site).context("after the replay")?;
+    Ok(format!("{replayed} replayed and {broken} forged packets refused and counted"))
+}
+
+/// A recorded ESP frame over IPv4 with a sequence number that has not been used yet, and the old integrity check value.
+fn with_later_sequence_number(frame: &[u8]) -> Result<Vec<u8>> {
+    const ETHERNET_AND_IPV4: usize = 14 + 20;
+    let spi = if classify(frame).0 == Kind::EspInUdp { ETHERNET_AND_IPV4 + 8 } else { ETHERNET_AND_IPV4 };
+    let mut forged = frame.to_vec();
+    let number =
+        forged.get_mut(spi + 4..).and_then(<[u8]>::first_chunk_mut::<4>).context("a frame without ESP")?;
+    *number = u32::from_be_bytes(*number).wrapping_add(10_000).to_be_bytes();
+    Ok(forged)
+}
+
+/// The carrier records a whole rekey and sends it again, request by request and answer by answer: the SAs stay what
+/// they are (RFC 7296 section 2.3).
+pub fn replayed_ike(site: &mut Site) -> Result<String> {
+    site.await_tunnel()?;
+    let carrier = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
+    let children = site.child_spis()?;
+    site.clinic.sekisho(&["rekey", "centre"])?;
+    until(Duration::from_secs(5), "the rekey", || Ok((site.child_spis()? != children).then_some(())))?;
+    let seen = carrier.stop()?;
+    let recorded = seen.frames_to(Place::Clinic.address(Family::V4), &[Kind::Ike]);
+    ensure!(!recorded.is_empty(), "no IKE was seen during a rekey: {}", seen.summary());
+    let before = (site.child_spis()?, site.ike_spis()?);
+    let injector = Injector::open(&site.at(Place::Internet), "clinic")?;
+    for frame in &recorded {
+        injector.send(frame)?;
+    }
+    // Long enough for whatever it could have set off.
+    std::thread::sleep(Duration::from_millis(500));
+    tunnel::pages(site).context("after the replay")?;
+    let after = (site.child_spis()?, site.ike_spis()?);
+    ensure!(before == after, "the SAs changed: {before:?} → {after:?}");
+    Ok(format!("{} IKE messages sent again, SAs as before", recorded.len()))
 }
 
 /// How much a counter has grown once it has grown by at least so much.

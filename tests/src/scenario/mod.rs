@@ -38,6 +38,8 @@ pub const DEMONSTRATION: &[Scenario] = &[
     Scenario { name: "child SA rekey loses no packet", run: rekey::child_without_loss },
     Scenario { name: "IKE SA rekey loses no packet", run: rekey::ike_without_loss },
     Scenario { name: "garbage and unknown SPIs change nothing", run: hostile::garbage },
+    Scenario { name: "recorded and forged ESP is refused", run: hostile::replayed_esp },
+    Scenario { name: "recorded IKE changes nothing", run: hostile::replayed_ike },
     Scenario { name: "down closes the tunnel, nothing leaks", run: lifecycle::down_leaks_nothing },
     Scenario { name: "up opens it again", run: lifecycle::up_again },
     Scenario { name: "daemon killed: the filter stays in force", run: lifecycle::crash_keeps_filter },

@@ -17,6 +17,8 @@ use crate::lab::namespace::Namespace;
 
 /// How long a reply may take before its request counts as lost.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Patience for what should be refused: the filter drops without a word, so only time tells.
+const REFUSAL: Duration = Duration::from_millis(400);
 static IDENTIFIER: AtomicU16 = AtomicU16::new(1);
 
 /// A stream that runs.
@@ -80,7 +82,7 @@ impl Stream {
                 due += interval;
                 echo.collect(due)?;
             }
-            echo.finish()
+            echo.finish(PATIENCE)
         });
         Ok(Self { stop, thread })
     }
@@ -99,7 +101,15 @@ pub fn ping(namespace: &Namespace, to: IpAddr, count: usize, interval: Duration)
         echo.request()?;
         echo.collect(Instant::now() + interval)?;
     }
-    echo.finish()
+    echo.finish(PATIENCE)
+}
+
+/// Holds if a request gets no reply.
+pub fn expect_silence(namespace: &Namespace, to: IpAddr) -> Result<()> {
+    let mut echo = namespace.run(|| Echo::open(to))?;
+    echo.request()?;
+    ensure!(echo.finish(REFUSAL)?.answered == 0, "{to} should not have answered an ICMP echo request");
+    Ok(())
 }
 
 struct Echo {
@@ -219,8 +229,8 @@ impl Echo {
         }
     }
 
-    fn finish(mut self) -> Result<Outcome> {
-        let deadline = Instant::now() + PATIENCE;
+    fn finish(mut self, patience: Duration) -> Result<Outcome> {
+        let deadline = Instant::now() + patience;
         while !self.waiting.is_empty() && Instant::now() < deadline {
             self.collect(Instant::now() + Duration::from_millis(10))?;
         }

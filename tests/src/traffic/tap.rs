@@ -126,6 +126,15 @@ impl Seen {
         self.count(&Kind::Esp) + self.count(&Kind::EspInUdp)
     }
 
+    /// The kept frames towards an address, of these kinds, as they were on the wire.
+    pub fn frames_to(&self, to: IpAddr, kinds: &[Kind]) -> Vec<&[u8]> {
+        let wanted = |frame: &[u8]| {
+            let (kind, ends) = classify(frame);
+            kinds.contains(&kind) && ends.is_some_and(|(_, destination)| destination == to)
+        };
+        self.frames.iter().map(|(_, frame)| frame.as_slice()).filter(|frame| wanted(frame)).collect()
+    }
+
     /// What is neither IKE, ESP nor a neighbour's business, in words.
     pub fn leaks(&self) -> Vec<String> {
         let other = |kind: &Kind| match kind {
