@@ -78,7 +78,7 @@ struct Handle {
 }
 
 impl Engine {
-    /// Opens the sockets and starts the worker thread. Devices must exist and be up; frames arrive once the caller has
+    /// Opens the sockets and starts the worker thread. Devices must exist; frames arrive once the caller has
     /// put [`Engine::sockets`] into the XSKMAP and an XDP program on each device redirects into it.
     pub fn start(config: EngineConfig) -> Result<Engine, EngineError> {
         check(&config)?;

@@ -26,7 +26,7 @@ const ICV_BYTES: usize = 16;
 pub struct Layout {
     /// Initialisation vector after the ESP header.
     pub iv: usize,
-    /// Payload, padding and trailer together are a multiple of this.
+    /// Payload, padding and trailer together are a multiple of this power of two.
     pub alignment: usize,
     /// Integrity check value at the end.
     pub icv: usize,
@@ -53,8 +53,8 @@ impl Layout {
     /// Bytes of padding, trailer and ICV behind an inner packet of this length.
     pub const fn tailroom(self, inner: usize) -> usize {
         let trailer = super::packet::TRAILER_BYTES;
-        let used = (inner % self.alignment + trailer) % self.alignment;
-        let padding = if used == 0 { 0 } else { self.alignment - used };
+        // The alignment is a power of two.
+        let padding = inner.wrapping_add(trailer).wrapping_neg() & (self.alignment - 1);
         padding + trailer + self.icv
     }
 }
@@ -103,8 +103,8 @@ impl SealingKey {
     pub(super) fn write_iv(&self, sequence: u64, iv: &mut [u8]) {
         match &*self.cipher {
             // RFC 4106 section 3.1: unique for the key is enough, so the counter itself serves.
-            Cipher::Aead { .. } => copy(iv, &sequence.to_be_bytes()),
-            Cipher::Cbc { .. } => copy(iv, &self.iv.block(sequence)),
+            Cipher::Aead { .. } => copy::<8>(iv, &sequence.to_be_bytes()),
+            Cipher::Cbc { .. } => copy::<BLOCK_BYTES>(iv, &self.iv.block(sequence)),
         }
     }
 
@@ -122,12 +122,12 @@ impl SealingKey {
                 let tag = key
                     .seal_in_place_separate_tag(nonce(salt, iv), sequence.additional_data(esp), text)
                     .map_err(|_| SealError::TooLong)?;
-                copy(icv, tag.as_ref());
+                copy::<ICV_BYTES>(icv, tag.as_ref());
             }
             Cipher::Cbc { block, mac } => {
                 let (_, iv) = header.split_last_chunk::<BLOCK_BYTES>().ok_or(SealError::NoRoom)?;
                 block.encrypt(iv, text);
-                copy(icv, &authenticate(mac, header, text, sequence));
+                copy::<ICV_BYTES>(icv, &authenticate(mac, header, text, sequence));
             }
         }
         Ok(())
@@ -206,12 +206,8 @@ impl Cipher {
 }
 
 /// RFC 4106 section 4, RFC 7634 section 2: salt, then the IV of the packet.
-fn nonce(salt: &[u8; SALT_BYTES], iv: &[u8; 8]) -> Nonce {
-    let mut bytes = [0; aead::NONCE_LEN];
-    let (head, tail) = bytes.split_at_mut(SALT_BYTES);
-    copy(head, salt);
-    copy(tail, iv);
-    Nonce::assume_unique_for_key(bytes)
+fn nonce(&[s0, s1, s2, s3]: &[u8; SALT_BYTES], &[i0, i1, i2, i3, i4, i5, i6, i7]: &[u8; 8]) -> Nonce {
+    Nonce::assume_unique_for_key([s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7])
 }
 
 /// RFC 4303 section 2.8: the ICV covers the ESP header, the IV and the ciphertext, and the high half of an extended
@@ -224,7 +220,7 @@ fn authenticate(mac: &hmac::Key, header: &[u8], text: &[u8], sequence: Sequence)
         context.update(&high.to_be_bytes());
     }
     let mut icv = [0; ICV_BYTES];
-    copy(&mut icv, context.sign().as_ref());
+    copy::<ICV_BYTES>(&mut icv, context.sign().as_ref());
     icv
 }
 
@@ -282,9 +278,10 @@ impl IvGenerator {
     }
 }
 
-/// Copies as much as fits: both lengths are fixed by the layout, and neither can make this panic.
-fn copy(to: &mut [u8], from: &[u8]) {
-    for (to, from) in to.iter_mut().zip(from) {
+/// Copies the first `N` bytes where both sides have them, as the layout makes sure; a fixed length is one or two
+/// moves, and nothing here can panic.
+fn copy<const N: usize>(to: &mut [u8], from: &[u8]) {
+    if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk::<N>()) {
         *to = *from;
     }
 }

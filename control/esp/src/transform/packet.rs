@@ -40,7 +40,7 @@ pub const NEXT_HEADER_NONE: u8 = 59;
 pub const SPI_MIN: u32 = 256;
 
 /// Padding is 1, 2, 3… (RFC 4303 section 2.4).
-const PADDING: [u8; 255] = {
+static PADDING: [u8; 255] = {
     let mut bytes = [0; 255];
     let mut i = 0;
     while i < bytes.len() {
@@ -180,7 +180,7 @@ impl SealingKey {
 
         let (_, trailer) = text.split_at_mut_checked(length).ok_or(SealError::NoRoom)?;
         let (padding, last) = trailer.split_last_chunk_mut::<TRAILER_BYTES>().ok_or(SealError::NoRoom)?;
-        padding.iter_mut().zip(PADDING).for_each(|(byte, value)| *byte = value);
+        padding.iter_mut().zip(&PADDING).for_each(|(byte, value)| *byte = *value);
         // At most one block less one byte.
         *last = [padding.len() as u8, next_header];
 
@@ -203,7 +203,7 @@ impl OpeningKey {
         let packet = buffer.get_mut(esp).ok_or(OpenError::Truncated)?;
         let (header, rest) = packet.split_at_mut_checked(layout.headroom()).ok_or(OpenError::Truncated)?;
         let text_bytes = rest.len().checked_sub(layout.icv).ok_or(OpenError::Truncated)?;
-        if text_bytes < TRAILER_BYTES || text_bytes % layout.alignment != 0 {
+        if text_bytes < TRAILER_BYTES || text_bytes & (layout.alignment - 1) != 0 {
             return Err(OpenError::Truncated);
         }
 

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+/// Queues of every device.
+pub(crate) const QUEUES: u32 = 2;
+
 static LABS: AtomicU32 = AtomicU32::new(0);
 
 /// One of the two gateways.
@@ -63,13 +66,13 @@ impl Lab {
         // SAFETY: plain system call; it moves this thread alone.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
         run(&["ip", "link", "set", "lo", "up"]);
-        run(&["ip", "link", "add", "wan-a", "type", "veth", "peer", "name", "wan-b"]);
+        veth("wan-a", &["name", "wan-b"]);
         let engine_mac = text(engine_mac);
         for side in [Side::A, Side::B] {
             let (letter, space) = (side.letter(), lab.space(side));
             let (plain, inner, wan) =
                 (format!("plain-{letter}"), format!("inner-{letter}"), format!("wan-{letter}"));
-            run(&["ip", "link", "add", &inner, "type", "veth", "peer", "name", &plain, "netns", space]);
+            veth(&inner, &["name", &plain, "netns", space]);
             for device in [&inner, &wan] {
                 run(&["ip", "link", "set", device, "up"]);
             }
@@ -196,9 +199,24 @@ impl Drop for Lab {
     }
 }
 
-fn run(words: &[&str]) {
+/// A veth pair, each end with as many queues as the engine gets sockets.
+fn veth(name: &str, peer: &[&str]) {
+    let queues = QUEUES.to_string();
+    let queues = ["numrxqueues", &queues, "numtxqueues", &queues];
+    run(&[&["ip", "link", "add", name], &queues[..], &["type", "veth", "peer"], peer, &queues].concat());
+}
+
+pub(crate) fn run(words: &[&str]) {
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Processor time this process has used.
+pub(crate) fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is writable and outlives the call.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) }, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn text(mac: [u8; 6]) -> String {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use lab::{Lab, Side};
 use sekisho_abi::port::engine_mac;
-use sekisho_esp::engine::{DropReason, Engine, EngineConfig, L2Path, Link};
+use sekisho_esp::engine::{DropReason, Engine, EngineConfig, EngineError, L2Path, Link};
 use sekisho_esp::sa::{Keys, Lifetimes, Outer, SaEvent, SaPair, SaTable, Selector, Transform};
 
 const PORT: u16 = 9;
@@ -71,7 +71,7 @@ fn pairs(transform: Transform, local: &str, remote: &str, udp_encapsulation: boo
 }
 
 fn start(lab: &Lab, side: Side) -> Engine {
-    let link = |name: String, mtu| Link { ifindex: lab.ifindex(&name), name, queues: 1, mtu };
+    let link = |name: String, mtu| Link { ifindex: lab.ifindex(&name), name, queues: lab::QUEUES, mtu };
     let inner = link(format!("inner-{}", side.letter()), 1400);
     let wan = link(format!("wan-{}", side.letter()), 1500);
     let config = EngineConfig { frames: 4096, ..EngineConfig::new(inner, lab.plain_mac(side), vec![wan]) };
@@ -136,9 +136,14 @@ fn ping_udp_and_tcp_pass_between_two_engines() {
     }
 
     let statistics = a.statistics();
-    assert_eq!(statistics.sockets.len(), 2);
+    assert_eq!(statistics.sockets.len(), 2 * lab::QUEUES as usize);
+    for device in ["inner-a", "wan-a"] {
+        let sockets = statistics.sockets.iter().filter(|socket| socket.name == device);
+        let (received, sent) =
+            sockets.fold((0, 0), |(rx, tx), socket| (rx + socket.rx_packets, tx + socket.tx_packets));
+        assert!(received > 1000 && sent > 1000, "{device}: {received} received, {sent} sent");
+    }
     for socket in &statistics.sockets {
-        assert!(socket.rx_packets > 0 && socket.tx_packets > 0, "{socket:?}");
         assert_eq!((socket.tx_invalid_descs, socket.rx_invalid_descs, socket.zero_copy), (0, 0, false));
     }
     let no_sa = statistics.drops.iter().find(|(reason, _)| *reason == DropReason::NoSa).unwrap().1;
@@ -152,8 +157,46 @@ fn an_engine_starts_again_on_the_same_devices() {
     for _ in 0..3 {
         drop(start(&lab, Side::A));
     }
-    let missing = Link { ifindex: 9999, name: "sk-none".into(), queues: 1, mtu: 1500 };
-    let inner = Link { ifindex: lab.ifindex("inner-a"), name: "inner-a".into(), queues: 1, mtu: 1500 };
-    let error = Engine::start(EngineConfig::new(inner, [2; 6], vec![missing])).unwrap_err();
-    assert!(error.to_string().contains("sk-none"), "{error}");
+}
+
+#[test]
+fn refusals_name_the_device_and_the_remedy() {
+    let Some(lab) = Lab::new(engine_mac(PORT)) else { return };
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let refusal = |name: &str, ifindex: u32, queues: u32| {
+        let inner = Link { ifindex: lab.ifindex("inner-a"), name: "inner-a".into(), queues: 1, mtu: 1500 };
+        let outer = Link { ifindex, name: name.into(), queues, mtu: 1500 };
+        let config = EngineConfig { frames: 1024, ..EngineConfig::new(inner, [2; 6], vec![outer]) };
+        Engine::start(config).unwrap_err()
+    };
+    let wan = lab.ifindex("wan-a");
+    let error = refusal("sk-none", 9999, 1);
+    assert!(matches!(&error, EngineError::NoDevice { device, .. } if device == "sk-none"), "{error}");
+    let error = refusal("wan-a", wan, lab::QUEUES + 1);
+    assert!(matches!(error, EngineError::NoDevice { queue: lab::QUEUES, .. }), "{error}");
+    let error = refusal("wan-a", wan, 0);
+    assert!(matches!(error, EngineError::Config(_)), "{error}");
+    let held = start(&lab, Side::A);
+    let error = refusal("wan-a", wan, 1);
+    assert!(matches!(&error, EngineError::Busy { device, .. } if device == "inner-a"), "{error}");
+    drop(held);
+}
+
+#[test]
+fn an_engine_whose_device_is_gone_neither_spins_nor_hangs() {
+    let Some(lab) = Lab::new(engine_mac(PORT)) else { return };
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let engine = start(&lab, Side::A);
+    let _redirects = redirect::all(&engine);
+    point_paths(&lab, &engine, Side::A);
+    let [pair, _] = pairs(Transform::Aes128Gcm16, "192.0.2.1:500", "192.0.2.2:500", false, 7);
+    let spi = pair.spi_in;
+    engine.install(pair, true).unwrap();
+    lab::run(&["ip", "link", "delete", "wan-a"]);
+    assert!(!lab.ping(3));
+    let before = lab::cpu_time();
+    std::thread::sleep(Duration::from_millis(500));
+    let used = lab::cpu_time() - before;
+    assert!(used < Duration::from_millis(100), "{used:?} of 500 ms without traffic");
+    engine.remove(spi, Duration::ZERO).unwrap();
 }

@@ -1,6 +1,7 @@
 //! The smallest XDP program there is: every frame goes to the AF_XDP socket of its receive queue. Written as
 //! instructions, so that the test needs no compiler for BPF.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -21,16 +22,19 @@ pub(crate) struct Redirect {
     _map: OwnedFd,
 }
 
-/// Redirects every device of an engine into its sockets.
+/// Redirects every queue of every device of an engine into its socket.
 pub(crate) fn all(engine: &Engine) -> Vec<Redirect> {
-    engine
-        .sockets()
-        .map(|(ifindex, queue, fd)| {
-            assert_eq!(queue, 0, "the lab's devices have one queue");
-            let map = map_create().unwrap();
-            map_update(&map, queue, fd.as_raw_fd() as u32).unwrap();
+    let devices: BTreeSet<u32> = engine.sockets().map(|(ifindex, ..)| ifindex).collect();
+    devices
+        .into_iter()
+        .map(|device| {
+            let sockets: Vec<_> = engine.sockets().filter(|(ifindex, ..)| *ifindex == device).collect();
+            let map = map_create(sockets.len() as u32).unwrap();
+            for (_, queue, fd) in sockets {
+                map_update(&map, queue, fd.as_raw_fd() as u32).unwrap();
+            }
             let program = load(&map).unwrap();
-            Redirect { _link: link(&program, ifindex).unwrap(), _map: map }
+            Redirect { _link: link(&program, device).unwrap(), _map: map }
         })
         .collect()
 }
@@ -57,11 +61,11 @@ fn words(first: u32, second: u32) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn map_create() -> io::Result<OwnedFd> {
+fn map_create(entries: u32) -> io::Result<OwnedFd> {
     let mut attributes = Attributes::default();
     // map_type, key_size; value_size, max_entries.
     attributes[0] = words(BPF_MAP_TYPE_XSKMAP, 4);
-    attributes[1] = words(4, 1);
+    attributes[1] = words(4, entries);
     bpf(BPF_MAP_CREATE, &attributes).map(descriptor)
 }
 
