@@ -359,6 +359,7 @@ impl Table {
         if let Some(port) = self.ports.get_mut(port) {
             port.active.retain(|active| *active != slot);
         }
+        self.lingering.retain(|(_, spi)| *spi != spi_in);
         match now.checked_add(linger) {
             Some(until) if !linger.is_zero() => self.lingering.push((until, spi_in)),
             _ => self.forget(spi_in),
@@ -367,6 +368,8 @@ impl Table {
     }
 
     fn forget(&mut self, spi_in: u32) {
+        // A later pair may have the same SPI: nothing of this one may be left to expire then.
+        self.lingering.retain(|(_, spi)| *spi != spi_in);
         if let Some(place) = self.by_spi.remove(&spi_in).and_then(|slot| self.pairs.get_mut(slot)) {
             *place = None;
         }
@@ -374,8 +377,7 @@ impl Table {
 
     /// Wipes what has lingered long enough.
     pub(crate) fn expire(&mut self, now: Instant) {
-        while let Some(index) = self.lingering.iter().position(|(until, _)| *until <= now) {
-            let (_, spi_in) = self.lingering.swap_remove(index);
+        while let Some(&(_, spi_in)) = self.lingering.iter().find(|(until, _)| *until <= now) {
             self.forget(spi_in);
         }
     }

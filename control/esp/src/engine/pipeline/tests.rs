@@ -398,6 +398,19 @@ fn a_rekey_loses_no_packet() {
 }
 
 #[test]
+fn an_spi_used_again_does_not_inherit_the_end_of_the_one_before() {
+    let (mut a, mut b) = gateways(pair_a(plain()));
+    let now = b.pipeline.now;
+    b.pipeline.table.remove(0xbbbb_0001, Duration::from_secs(5), now).unwrap();
+    b.pipeline.table.remove(0xbbbb_0001, Duration::ZERO, now).unwrap();
+    assert!(b.pipeline.table.remove(0xbbbb_0001, Duration::ZERO, now).is_err());
+    assert_eq!(b.pipeline.table.next_expiry(), None);
+    b.install(mirrored(&pair_a(plain())), true);
+    b.pipeline.table.expire(now + Duration::from_secs(9));
+    assert!(b.decrypt(&a.encrypt(PORT_A, &ping()).unwrap()).is_ok());
+}
+
+#[test]
 fn two_connections_on_one_port_are_told_apart_by_selectors() {
     let (mut a, _) = gateways(pair_a(plain()));
     let other = SaPair {
