@@ -1,4 +1,4 @@
-//! The user-space engine: ESP over AF_XDP behind [`SaTable`](crate::sa::SaTable).
+//! The user-space engine: ESP over AF_XDP behind [`SaTable`].
 //!
 //! ```text
 //!             kernel and XDP filter                                    network
