@@ -84,7 +84,7 @@ fn resolve(path: &Path, table: &Spanned<DeTable<'_>>, now: SystemTime, report: &
                 Some(Port {
                     id,
                     name: port.name.into_inner().into(),
-                    interface: port.interface.into_inner().into(),
+                    interface: port.interface?.into_inner().into(),
                     zone: zone.id,
                     addresses: port.addresses.into_iter().map(Spanned::into_inner).collect(),
                     networks: port.networks.into_iter().map(Spanned::into_inner).collect(),

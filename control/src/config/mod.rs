@@ -20,6 +20,8 @@ mod policies;
 mod ports;
 mod selectors;
 mod table;
+#[cfg(test)]
+mod tests;
 mod zones;
 
 use std::net::{IpAddr, SocketAddr};

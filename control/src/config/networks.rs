@@ -9,17 +9,16 @@ use sekisho_abi::{Address, mapped};
 
 use super::Config;
 
-/// Sources and destinations that are valid on no wire (RFC 6890, RFC 1122 section 3.2.1.3, RFC 4291 section 2.7),
-/// with 224.0.0.0/4 and ff00::/8 left out: these are destinations, and the programs judge multicast before they ask
-/// whose an address is. Documentation prefixes are left out too: test networks are made of them.
-const MARTIANS_V4: [(Ipv4Addr, u8); 4] = [
+/// Sources and destinations that are valid on no wire (RFC 6890, RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
+/// Groups are left out: they are destinations, and the programs judge them before they ask whose an address is; so is
+/// link-local IPv6, of which every link has its own. Documentation prefixes are left out too: test networks are made
+/// of them.
+const MARTIANS_V4: [(Ipv4Addr, u8); 3] = [
     // "This network": the programs know DHCP's 0.0.0.0 before they ask.
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
     // Link-local (RFC 3927 section 2.7: never forwarded).
     (Ipv4Addr::new(169, 254, 0, 0), 16),
-    // Reserved, and the limited broadcast.
-    (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 const MARTIANS_V6: [(Ipv6Addr, u8); 3] = [
     // Unspecified, loopback and the deprecated IPv4-compatible ones. IPv4-mapped addresses (::ffff:0:0/96) are IPv4's
@@ -77,5 +76,40 @@ pub fn trie_prefix(prefix: IpNet) -> (u32, Address) {
 fn martians() -> impl Iterator<Item = IpNet> {
     let v4 = MARTIANS_V4.iter().filter_map(|(address, bits)| Ipv4Net::new(*address, *bits).ok());
     let v6 = MARTIANS_V6.iter().filter_map(|(address, bits)| Ipv6Net::new(*address, *bits).ok());
-    v4.map(IpNet::V4).chain(v6.map(IpNet::V6))
+    v4.chain(reserved()).map(IpNet::V4).chain(v6.map(IpNet::V6))
+}
+
+/// 240.0.0.0/4 without 255.255.255.255, to which a DHCP server answers: at every length the neighbour of the prefix
+/// that holds it.
+fn reserved() -> impl Iterator<Item = Ipv4Net> {
+    (5..=32u8).filter_map(|bits| {
+        let neighbour = (u32::MAX << (32 - bits)) ^ (1 << (32 - bits));
+        Ipv4Net::new(neighbour.into(), bits).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trie_prefix_of_ipv4_counts_from_the_mapped_form() {
+        let (bits, address) = trie_prefix("10.2.3.4/16".parse().expect("a prefix"));
+        assert_eq!((bits, address), (112, mapped([10, 2, 0, 0])));
+        let (bits, address) = trie_prefix("fd00:1::5/32".parse().expect("a prefix"));
+        assert_eq!(bits, 32);
+        assert_eq!(address[..4], [0xfd, 0, 0, 1]);
+        assert_eq!(address[4..], [0; 12]);
+    }
+
+    #[test]
+    fn reserved_is_240_4_without_the_broadcast() {
+        let owns = |address: [u8; 4]| reserved().filter(|net| net.contains(&Ipv4Addr::from(address))).count();
+        for address in [[240, 0, 0, 0], [251, 1, 2, 3], [255, 255, 255, 254], [255, 0, 0, 0]] {
+            assert_eq!(owns(address), 1, "{address:?}");
+        }
+        for address in [[255, 255, 255, 255], [239, 255, 255, 255], [10, 0, 0, 1]] {
+            assert_eq!(owns(address), 0, "{address:?}");
+        }
+    }
 }

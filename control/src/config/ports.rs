@@ -13,7 +13,8 @@ use super::table::Section;
 /// One port as the file has it.
 pub(super) struct PortSpec {
     pub(super) name: Spanned<String>,
-    pub(super) interface: Spanned<String>,
+    /// `None` where a finding has been made of it.
+    pub(super) interface: Option<Spanned<String>>,
     pub(super) zone: Spanned<String>,
     pub(super) addresses: Vec<Spanned<IpNet>>,
     pub(super) networks: Vec<Spanned<Route>>,
@@ -45,7 +46,7 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<PortSpec> {
             file.missing("[ports.NAME]", "{ interface = \"eth0\", addresses = [\"192.168.1.1/24\"] }");
     }
     let ports: Vec<PortSpec> =
-        sections.into_iter().filter_map(|(name, section)| read_port(name, section, report)).collect();
+        sections.into_iter().map(|(name, section)| read_port(name, section, report)).collect();
     for port in &ports {
         check_addresses(port, report);
         check_networks(port, report);
@@ -56,7 +57,7 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<PortSpec> {
     ports
 }
 
-fn read_port(name: Spanned<String>, section: Section<'_>, report: &Report) -> Option<PortSpec> {
+fn read_port(name: Spanned<String>, section: Section<'_>, report: &Report) -> PortSpec {
     let name = read_name(name, "a port", report);
     let interface = match section.string("interface") {
         Some(interface) => Some(interface),
@@ -110,15 +111,15 @@ fn read_port(name: Spanned<String>, section: Section<'_>, report: &Report) -> Op
             );
     }
     section.finish();
-    Some(PortSpec {
+    PortSpec {
         name,
-        interface: interface?,
+        interface,
         zone,
         addresses: addresses.unwrap_or_default(),
         networks: networks.unwrap_or_default(),
         uplink,
         gateways: gateways.unwrap_or_default(),
-    })
+    }
 }
 
 /// What the kernel takes as a name (dev_valid_name), so that the mistake shows here and not at the first start.
@@ -251,15 +252,14 @@ fn check_uplink(port: &PortSpec, report: &Report) {
 }
 
 fn check_interfaces(ports: &[PortSpec], report: &Report) {
-    for (index, port) in ports.iter().enumerate() {
-        let same = |other: &&PortSpec| other.interface.get_ref() == port.interface.get_ref();
-        if let Some(first) = ports.iter().take(index).find(same) {
+    let interfaces: Vec<&Spanned<String>> = ports.iter().filter_map(|port| port.interface.as_ref()).collect();
+    for (index, interface) in interfaces.iter().enumerate() {
+        if let Some(first) =
+            interfaces.iter().take(index).find(|other| other.get_ref() == interface.get_ref())
+        {
             report
-                .error(
-                    port.interface.span(),
-                    format!("interface {} is a port already", port.interface.get_ref()),
-                )
-                .related(first.interface.span(), "first here")
+                .error(interface.span(), format!("interface {} is a port already", interface.get_ref()))
+                .related(first.span(), "first here")
                 .remedy("give each port an interface of its own");
         }
     }

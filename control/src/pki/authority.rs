@@ -182,3 +182,125 @@ fn read_authority(dir: &Path, name: &'static str) -> Result<Zeroizing<String>, P
         Err(error) => Err(at(&path)(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustls_pki_types::UnixTime;
+    use sekisho_ike::crypto::x509::{TrustAnchors, verify_chain};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::pki::show;
+
+    fn id(text: &str) -> Identification {
+        text.parse().expect("an identity")
+    }
+
+    fn authority(key: KeyKind) -> (TempDir, Initialised) {
+        let folder = TempDir::new().expect("a folder");
+        let made = init(&folder.path().join("pki"), "Test", key).expect("an authority");
+        (folder, made)
+    }
+
+    fn issue_for(folder: &TempDir, ids: &[Identification], key: KeyKind) -> Result<Issued, PkiError> {
+        let (dir, prefix) = (folder.path().join("pki"), folder.path().join("gw.example"));
+        issue(&Issue { dir: &dir, ids, days: 30, key, prefix: &prefix })
+    }
+
+    fn pem(path: &Path) -> Vec<u8> {
+        std::fs::read(path).expect("a file")
+    }
+
+    /// As a peer would: up to the root, by way of the chain file alone.
+    fn verifies(made: &Initialised, issued: &Issued, id: &Identification) -> bool {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem(&issued.chain))
+            .collect::<Result<_, _>>()
+            .expect("certificates");
+        let (leaf, rest) = chain.split_first().expect("a certificate");
+        let anchors = TrustAnchors::from_pem(&pem(&made.root)).expect("the root");
+        verify_chain(leaf, rest, &anchors, UnixTime::now()).is_ok_and(|verified| verified.matches(id))
+    }
+
+    #[test]
+    fn what_is_issued_verifies_below_its_own_root_only() {
+        let ids = [id("gw.example"), id("198.51.100.2"), id("2001:db8::1"), id("ops@gw.example")];
+        for key in [KeyKind::EcP256, KeyKind::EcP384] {
+            let (folder, made) = authority(key);
+            let (_other_folder, other) = authority(key);
+            let issued = issue_for(&folder, &ids, key).expect("a certificate");
+            for id in &ids {
+                assert!(verifies(&made, &issued, id), "{id}");
+                assert!(!verifies(&other, &issued, id), "{id}");
+            }
+            assert!(!verifies(&made, &issued, &id("other.example")));
+        }
+    }
+
+    #[test]
+    fn rsa_keys() {
+        let (folder, made) = authority(KeyKind::Rsa { bits: 2048 });
+        let issued =
+            issue_for(&folder, &[id("gw.example")], KeyKind::Rsa { bits: 2048 }).expect("a certificate");
+        assert!(verifies(&made, &issued, &id("gw.example")));
+        assert!(show(&issued.key).expect("a key").contains("RSA 2048"));
+    }
+
+    #[test]
+    fn keys_are_for_their_owner_only() {
+        let (folder, made) = authority(KeyKind::EcP256);
+        let issued = issue_for(&folder, &[id("gw.example")], KeyKind::EcP256).expect("a certificate");
+        for key in [&made.root_key, &made.intermediate_key, &issued.key] {
+            let mode = key.metadata().expect("a file").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", key.display());
+        }
+        assert!(issued.key.ends_with("gw.example.key.pem"), "the dot belongs to the name");
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        let (folder, made) = authority(KeyKind::EcP256);
+        let issued = issue_for(&folder, &[id("gw.example")], KeyKind::EcP256).expect("a certificate");
+        let before = (pem(&made.root_key), pem(&issued.key));
+        let again = init(&folder.path().join("pki"), "Test", KeyKind::EcP256);
+        assert!(matches!(again, Err(PkiError::Exists(_))), "{again:?}");
+        let again = issue_for(&folder, &[id("gw.example")], KeyKind::EcP256);
+        assert!(matches!(again, Err(PkiError::Exists(_))), "{again:?}");
+        assert_eq!(before, (pem(&made.root_key), pem(&issued.key)));
+    }
+
+    #[test]
+    fn what_cannot_be_issued() {
+        let (folder, _) = authority(KeyKind::EcP256);
+        let named = issue_for(&folder, &[id("C=JP, CN=gw")], KeyKind::EcP256);
+        assert!(matches!(named, Err(PkiError::Identity(_))), "{named:?}");
+        assert!(matches!(issue_for(&folder, &[], KeyKind::EcP256), Err(PkiError::NoIdentity)));
+        let (dir, prefix, ids) = (folder.path().join("pki"), folder.path().join("long"), [id("gw.example")]);
+        let long = issue(&Issue { dir: &dir, ids: &ids, days: 1826, key: KeyKind::EcP256, prefix: &prefix });
+        assert!(matches!(long, Err(PkiError::Outlives(_))), "{long:?}");
+        let nowhere =
+            issue(&Issue { dir: folder.path(), ids: &ids, days: 1, key: KeyKind::EcP256, prefix: &prefix });
+        assert!(matches!(nowhere, Err(PkiError::NoAuthority { .. })), "{nowhere:?}");
+        assert!(!folder.path().join("long.key.pem").exists(), "a refusal leaves no key behind");
+    }
+
+    #[test]
+    fn what_is_shown_of_a_certificate_and_of_a_key() {
+        let (folder, _) = authority(KeyKind::EcP256);
+        let issued =
+            issue_for(&folder, &[id("gw.example"), id("198.51.100.2")], KeyKind::EcP256).expect("both");
+        let chain = show(&issued.chain).expect("a chain");
+        for part in
+            ["CN=gw.example", "identity     198.51.100.2", "ipsecIKE", "ECDSA P-256", "CA certificate"]
+        {
+            assert!(chain.contains(part), "{part} in\n{chain}");
+        }
+        let key = show(&issued.key).expect("a key");
+        let secret = String::from_utf8(pem(&issued.key)).expect("text");
+        assert!(
+            secret.lines().filter(|line| !line.starts_with('-')).all(|line| !key.contains(line)),
+            "{key}"
+        );
+    }
+}
