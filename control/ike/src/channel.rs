@@ -378,3 +378,6 @@ impl Channel {
         Ok(datagrams)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

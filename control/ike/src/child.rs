@@ -21,6 +21,8 @@ pub(crate) struct Child {
     pub(crate) terms: Terms,
     pub(crate) created: Instant,
     pub(crate) rekey_at: Instant,
+    /// Whether the exchange that made it was ours.
+    pub(crate) initiated: bool,
     /// Whether we send with it.
     pub(crate) outbound_active: bool,
     /// The pair it replaces by a rekey.

@@ -91,3 +91,52 @@ impl Context<'_> {
 
 /// A configured lifetime below this would only ever rekey.
 const MINIMUM_LIFETIME: Duration = Duration::from_secs(1);
+
+/// A world without an endpoint, for the tests of single states.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::crypto::random::SeededRandom;
+
+    pub(crate) struct World {
+        pub(crate) now: Instant,
+        pub(crate) config: EndpointConfig,
+        pub(crate) out: Outbox,
+        pub(crate) timers: TimerTable,
+        pub(crate) spawned: Vec<IkeSa>,
+        random: SeededRandom,
+        numbers: Numbers,
+    }
+
+    impl World {
+        pub(crate) fn new(seed: u64) -> Self {
+            Self {
+                now: Instant::now(),
+                config: EndpointConfig::default(),
+                out: Outbox::default(),
+                timers: TimerTable::default(),
+                spawned: Vec::new(),
+                random: SeededRandom::new(seed),
+                numbers: Numbers::default(),
+            }
+        }
+
+        pub(crate) fn context(&mut self) -> Context<'_> {
+            Context {
+                now: self.now,
+                unix_time: Duration::from_secs(1_780_000_000),
+                config: &self.config,
+                random: &mut self.random,
+                out: &mut self.out,
+                numbers: &mut self.numbers,
+                timers: &mut self.timers,
+                spawned: &mut self.spawned,
+            }
+        }
+
+        /// What was sent since the last time.
+        pub(crate) fn sent(&mut self) -> Vec<Vec<u8>> {
+            self.out.transmits.drain(..).map(|transmit| transmit.bytes).collect()
+        }
+    }
+}

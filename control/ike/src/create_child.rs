@@ -5,6 +5,7 @@
 //! follows when it sees the first packet or that DELETE.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::child::{self, ChildPhase, Proposed};
 use crate::config::ChildConfig;
@@ -38,6 +39,22 @@ pub(crate) struct ChildOffer {
     tried: Vec<Group>,
     /// The peer has rekeyed the same child meanwhile (section 2.8.1).
     rival: Option<RivalChild>,
+    /// SPIs unknown to us that the peer has deleted meanwhile: its DELETE can overtake its response.
+    deleted: Vec<u32>,
+}
+
+/// A peer that has not had our answer by then counts as dead.
+const CONFIRMED_AFTER: Duration = Duration::from_secs(120);
+/// Most SPIs remembered in [`ChildOffer::deleted`]; one can be the right one.
+const MAX_DELETED: usize = 16;
+
+impl ChildOffer {
+    /// The peer deletes a pair that we don't know (yet).
+    pub(crate) fn note_deleted(&mut self, spi_out: u32) {
+        if self.deleted.len() < MAX_DELETED {
+            self.deleted.push(spi_out);
+        }
+    }
 }
 
 struct RivalChild {
@@ -102,7 +119,7 @@ impl Established {
         payloads.push(Payload::TsI(TrafficSelectors::new(config.local.clone())));
         payloads.push(Payload::TsR(TrafficSelectors::new(config.remote.clone())));
         payloads.push(Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)));
-        let offer = ChildOffer { config, rekeys, spi, nonce, share, tried, rival };
+        let offer = ChildOffer { config, rekeys, spi, nonce, share, tried, rival, deleted: Vec::new() };
         self.ask(ctx, ExchangeType::CreateChildSa, &payloads, Pending::Child(Box::new(offer)))
     }
 
@@ -112,7 +129,7 @@ impl Established {
             self.child_refused(ctx, offer, error);
             return;
         }
-        let ChildOffer { config, rekeys, spi, nonce, share, rival, .. } = offer;
+        let ChildOffer { config, rekeys, spi, nonce, share, rival, deleted, .. } = offer;
         let number = spi.number();
         let group = share.as_ref().map(KeyShare::group);
         let proposed = || Ok(Proposed { sa: content.sa()?, ours: content.ts_i()?, theirs: content.ts_r()? });
@@ -127,6 +144,12 @@ impl Established {
                 return self.delete_unused(ctx, number);
             }
         };
+        if deleted.contains(&terms.spi_out) {
+            let detail =
+                format!("the peer deleted child {} as soon as it was made: see its log", config.name);
+            self.report(ctx, FailureKind::RefusedByPeer, detail);
+            return self.retry_rekey(ctx, rekeys);
+        }
         let made = self.child_keys(&content, &terms.suite, share, &nonce, true);
         let (keymat, peer_nonce) = match made {
             Ok(made) => made,
@@ -189,20 +212,30 @@ impl Established {
                 Some(_) => {}
                 None => self.defer(ctx, Task::CreateChild(offer.config)),
             },
-            // Section 2.25.1: the peer has deleted it, and the DELETE has come or is on its way; or it has lost it.
-            NotifyType::ChildSaNotFound => {
-                if let Some(handle) = offer.rekeys
-                    && rekeyed == Some(ChildPhase::Up)
-                {
+            // Section 2.25.1: the peer has deleted it, and the DELETE has come or is on its way; or it has lost it; or
+            // the response by which it will learn of it is still on its way.
+            NotifyType::ChildSaNotFound => match offer.rekeys {
+                Some(handle) if rekeyed == Some(ChildPhase::Up) && self.is_unconfirmed(ctx, handle) => {
+                    self.defer(ctx, Task::RekeyChild(handle));
+                }
+                Some(handle) if rekeyed == Some(ChildPhase::Up) => {
                     self.remove_child(ctx, handle, CloseReason::Peer);
                     self.enqueue(Task::CreateChild(offer.config));
                 }
-            }
+                _ => {}
+            },
             _ => {
                 self.report_child_refusal(ctx, &offer.config.name, error);
                 self.retry_rekey(ctx, offer.rekeys);
             }
         }
+    }
+
+    /// Whether the peer asked for this pair so lately that our answer may not have reached it.
+    fn is_unconfirmed(&self, ctx: &Context<'_>, handle: ChildHandle) -> bool {
+        self.children.get(&handle).is_some_and(|child| {
+            !child.initiated && ctx.now.saturating_duration_since(child.created) < CONFIRMED_AFTER
+        })
     }
 
     /// The old pair still works; its rekey is tried again before it is worn out.

@@ -375,6 +375,7 @@ impl Established {
             terms,
             created: ctx.now,
             rekey_at,
+            initiated,
             outbound_active: activate,
             replaces,
             phase: ChildPhase::Up,
@@ -409,8 +410,24 @@ impl Established {
         if let Some(child) = self.children.remove(&handle)
             && child.phase != ChildPhase::Removed
         {
+            self.reinstate(child.replaces);
             let linger = if reason == CloseReason::Replaced { LINGER } else { Duration::ZERO };
             ctx.out.event(Event::ChildRemove { child: handle, linger, reason });
+        }
+    }
+
+    /// The pair that had replaced this one is gone: if it was the only one, this one counts again.
+    fn reinstate(&mut self, predecessor: Option<ChildHandle>) {
+        let Some(handle) = predecessor else { return };
+        let replaced = self
+            .children
+            .values()
+            .any(|child| child.replaces == predecessor && child.phase != ChildPhase::Removed);
+        if let Some(child) = self.children.get_mut(&handle)
+            && child.phase == ChildPhase::Replaced
+            && !replaced
+        {
+            child.phase = ChildPhase::Up;
         }
     }
 
@@ -420,6 +437,8 @@ impl Established {
             && child.phase != ChildPhase::Removed
         {
             child.phase = ChildPhase::Removed;
+            let predecessor = child.replaces;
+            self.reinstate(predecessor);
             ctx.out.event(Event::ChildRemove { child: handle, linger: Duration::ZERO, reason });
             self.enqueue(Task::DeleteChild(handle));
         }
@@ -509,3 +528,6 @@ impl Established {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,7 +58,12 @@ impl Established {
     /// The peer deletes the pair on which it receives with `spi`. Gives our inbound SPI of it, to be deleted in the
     /// answer; none when our own DELETE of it is under way (RFC 7296 section 1.4.1).
     fn delete_by_peer(&mut self, ctx: &mut Context<'_>, spi: u32) -> Option<u32> {
-        let child = self.children.values().find(|child| child.terms.spi_out == spi)?;
+        let Some(child) = self.children.values().find(|child| child.terms.spi_out == spi) else {
+            if let Pending::Child(offer) = &mut self.pending {
+                offer.note_deleted(spi);
+            }
+            return None;
+        };
         let (handle, spi_in) = (child.handle, child.terms.spi_in.number());
         let replaced = child.phase != ChildPhase::Up;
         let crossing = matches!(self.pending, Pending::Delete(Some(ours)) if ours == handle);

@@ -140,7 +140,7 @@ impl AwaitAuth {
         notify: Option<Notify>,
     ) -> Option<State> {
         let name = connection.map(|connection| &connection.name);
-        ctx.out.failure(self.channel.path, name, fault.kind, fault.detail);
+        ctx.out.stranger_failure(ctx.now, self.channel.path, name, fault.kind, || fault.detail);
         let notify = notify.unwrap_or_else(|| Notify::new(NotifyType::AuthenticationFailed));
         let path = self.channel.path;
         // If not even that can be sent, the peer's timeout says it.

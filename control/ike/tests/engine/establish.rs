@@ -1,16 +1,17 @@
 //! Everything that must come up, comes up, with the same keys on both sides.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sekisho_ike::config::{Connection, EndpointConfig};
+use sekisho_ike::config::{Connection, EndpointConfig, LocalAuth, RemoteAuth};
 use sekisho_ike::event::{CloseReason, Event, FailureKind};
 
 use crate::pair::{Pair, Side};
 use crate::pki::{KeyKind, Pki};
-use crate::setup::{self, child, connection, endpoint, esp, established, ike};
+use crate::setup::{self, child, connection, endpoint, esp, established, ike, psk};
 
 #[test]
-fn psk() {
+fn a_pre_shared_key_in_two_round_trips() {
     let mut pair = established(|_, _| {});
     pair.assert_up(1);
     let Event::IkeEstablished(up) = &pair.a.events[0] else { panic!("{:?}", pair.a.events) };
@@ -331,4 +332,29 @@ fn a_changed_configuration_closes_what_it_concerns() {
         (&[CloseReason::Local][..], &[CloseReason::Peer][..])
     );
     pair.assert_empty();
+}
+
+#[test]
+fn the_responder_finds_the_connection_by_identity() {
+    let clinic = |name: &str, key: &str| {
+        let mut connection = connection(Side::B);
+        connection.name = name.into();
+        connection.remote_address = None;
+        connection.remote_id = format!("{name}.example").parse().expect("identity");
+        connection.local_auth = LocalAuth::Psk(psk(key));
+        connection.remote_auth = RemoteAuth::Psk(psk(key));
+        connection
+    };
+    let wanted = "correct horse battery staple";
+    let all = [
+        clinic("first", "the first clinic's own key"),
+        clinic("clinic", wanted),
+        clinic("last", "and the last one's"),
+    ];
+    let centre = EndpointConfig { connections: all.map(Arc::new).to_vec(), ..EndpointConfig::default() };
+    let mut pair = Pair::new(endpoint(connection(Side::A)), centre);
+    pair.initiate(Side::A);
+    pair.settle();
+    pair.assert_up(1);
+    assert_eq!(pair.b.endpoint.ike_sas().next().expect("up").connection.as_deref(), Some("clinic"));
 }

@@ -350,6 +350,10 @@ impl Pair {
                 node.endpoint.ike_sas().flat_map(|sa| sa.children).map(|child| child.child).collect();
             let installed: BTreeSet<_> = node.children.keys().copied().collect();
             assert_eq!(known, installed, "the engine knows what it had installed");
+            for ike in node.endpoint.ike_sas() {
+                let names: BTreeSet<_> = ike.children.iter().map(|child| &child.name).collect();
+                assert_eq!(names.len(), ike.children.len(), "no redundant pair is left: {:?}", ike.children);
+            }
         }
     }
 
