@@ -12,6 +12,8 @@
 //!
 //! Pure: no maps, no files.
 
+#![forbid(unsafe_code)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use sekisho_abi::map::NETWORKS_MAX;
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -73,7 +74,7 @@ fn resolve(path: &Path, table: &Spanned<DeTable<'_>>, now: SystemTime, report: &
     if report.failed() {
         return None;
     }
-    Some(Config {
+    let config = Config {
         path: path.to_owned(),
         gateway: gateway?.gateway,
         ports: ports
@@ -100,5 +101,13 @@ fn resolve(path: &Path, table: &Spanned<DeTable<'_>>, now: SystemTime, report: &
             .into_iter()
             .map(connections::ConnectionSpec::resolve)
             .collect::<Option<_>>()?,
-    })
+    };
+    let networks = config.networks().len();
+    if networks > NETWORKS_MAX as usize {
+        report
+            .error(0..0, format!("the ports and connections have {networks} networks"))
+            .expected(format!("the programs' table holds {NETWORKS_MAX}"))
+            .remedy("summarise networks that lie side by side");
+    }
+    Some(config)
 }

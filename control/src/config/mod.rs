@@ -8,6 +8,8 @@
 //! The way of a file: `table` (TOML into keys with places) → `gateway`, `ports`, `policies`, `connections` (values and
 //! checks of one section) → `zones`, `selectors`, `credentials` (what only several of them together show) → [`Config`].
 
+#![forbid(unsafe_code)]
+
 mod connections;
 mod credentials;
 mod diagnostic;

@@ -200,6 +200,11 @@ fn check_networks(port: &PortSpec, report: &Report) {
                 .error(route.span(), format!("{prefix} is a host's address, not a network"))
                 .remedy(format!("write {}", prefix.trunc()));
         }
+        if !holds_hosts(&prefix) {
+            report.error(route.span(), format!("{prefix} is no network of hosts")).remedy(
+                "loopback, link-local and multicast addresses are never routed; name another network",
+            );
+        }
         if prefix.prefix_len() == 0 {
             report
                 .error(route.span(), "a default route is no network behind a port")
@@ -288,6 +293,22 @@ fn check_overlaps(ports: &[PortSpec], report: &Report) {
             }
         }
     }
+}
+
+/// Whether a prefix may hold hosts that a router reaches (RFC 6890); the default route may.
+pub(super) fn holds_hosts(prefix: &IpNet) -> bool {
+    let address = prefix.network();
+    let routable = match address {
+        IpAddr::V4(v4) => {
+            !v4.is_link_local() && v4.octets()[0] < 240 && (v4.octets()[0] != 0 || prefix.prefix_len() < 8)
+        }
+        IpAddr::V6(v6) => {
+            !v6.is_unicast_link_local()
+                && (!v6.is_unspecified() || prefix.prefix_len() < 8)
+                && v6.to_ipv4_mapped().is_none()
+        }
+    };
+    routable && !address.is_loopback() && !address.is_multicast()
 }
 
 /// Whether two networks have an address in common.

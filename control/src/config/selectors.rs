@@ -5,7 +5,7 @@ use toml::Spanned;
 
 use super::connections::{ChildSpec, ConnectionSpec};
 use super::diagnostic::Report;
-use super::ports::{PortSpec, overlap};
+use super::ports::{PortSpec, holds_hosts, overlap};
 
 pub(super) fn check(connections: &[ConnectionSpec], ports: &[PortSpec], report: &Report) {
     for (index, connection) in connections.iter().enumerate() {
@@ -28,6 +28,12 @@ pub(super) fn check(connections: &[ConnectionSpec], ports: &[PortSpec], report: 
 
 fn check_network(network: &Spanned<IpNet>, report: &Report) {
     let prefix = *network.get_ref();
+    if !holds_hosts(&prefix) {
+        report
+            .error(network.span(), format!("{prefix} is no network of hosts"))
+            .expected("loopback, link-local and multicast addresses are never routed")
+            .remedy("name a network that can be routed");
+    }
     if prefix != prefix.trunc() {
         report
             .error(network.span(), format!("{prefix} is a host's address, not a network"))

@@ -422,6 +422,19 @@ fn selectors() {
         "contains the peer's own address",
     );
     refuses(CHILD_REMOTE, "remote = [\"fd00:c::/64\", ¦\"10.2.0.1/24\"]", "is a host's address");
+    for nowhere in [
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "224.0.0.0/8",
+        "250.0.0.0/8",
+        "0.0.0.0/8",
+        "fe80::/64",
+        "ff00::/8",
+        "::/96",
+    ] {
+        let edit = format!("remote = [\"10.2.0.0/24\", \"fd00:c::/64\", ¦\"{nowhere}\"]");
+        refuses(CHILD_REMOTE, &edit, "is no network of hosts");
+    }
     refuses(CHILD_LOCAL, "local = [\"fd00:1::/64\", ¦\"172.16.0.0/24\"]", "on no port");
     refuses(CHILD_LOCAL, "local = [\"fd00:1::/64\", \"192.168.1.0/24\", ¦\"10.2.0.0/24\"]", "on no port");
 }

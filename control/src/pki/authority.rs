@@ -113,10 +113,10 @@ pub fn issue(request: &Issue<'_>) -> Result<Issued, PkiError> {
     let issuer = Issuer::from_ca_cert_der(&issuer_der, KeyPair::from_pem(&issuer_key)?)?;
 
     let now = SystemTime::now();
-    let mut params = params(&first.to_string(), now, request.days)?;
     if now + DAY * request.days > issuer_end {
         return Err(PkiError::Outlives(issuer_end));
     }
+    let mut params = params(&first.to_string(), now, request.days)?;
     params.subject_alt_names = request.ids.iter().map(alternative_name).collect::<Result<_, _>>()?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -277,7 +277,7 @@ mod tests {
         assert!(matches!(named, Err(PkiError::Identity(_))), "{named:?}");
         assert!(matches!(issue_for(&folder, &[], KeyKind::EcP256), Err(PkiError::NoIdentity)));
         let (dir, prefix, ids) = (folder.path().join("pki"), folder.path().join("long"), [id("gw.example")]);
-        let long = issue(&Issue { dir: &dir, ids: &ids, days: 1826, key: KeyKind::EcP256, prefix: &prefix });
+        let long = issue(&Issue { dir: &dir, ids: &ids, days: u32::MAX, key: KeyKind::EcP256, prefix: &prefix });
         assert!(matches!(long, Err(PkiError::Outlives(_))), "{long:?}");
         let nowhere =
             issue(&Issue { dir: folder.path(), ids: &ids, days: 1, key: KeyKind::EcP256, prefix: &prefix });

@@ -7,6 +7,8 @@
 //! Files: `root.crt.pem`, `root.key.pem`, `intermediate.crt.pem`, `intermediate.key.pem`; for a gateway
 //! `PREFIX.crt.pem` (its certificate, then the intermediate's) and `PREFIX.key.pem`.
 
+#![forbid(unsafe_code)]
+
 mod authority;
 mod file;
 mod key;
