@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::{self, Answer, Pending};
-use crate::status::{ConnectionState, SaCount, Status};
+use crate::status::{ChildStatus, ConnectionState, SaCount, Status};
 
 /// A scraper that takes longer than this is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -171,35 +171,36 @@ fn connections(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
     )
 }
 
+/// Takes one number out of an SA's counters.
+type Pick = fn(&SaCount) -> u64;
+
 fn children(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
     const LABELS: [&str; 3] = ["connection", "child", "spi_in"];
     const DIRECTED: [&str; 4] = ["connection", "child", "spi_in", "direction"];
-    let all = || status.connections.iter().flat_map(|c| c.children.iter().map(move |child| (c, child)));
-    let labels = |(c, child): &(&'_ _, &'_ crate::status::ChildStatus)| {
-        let c: &crate::status::ConnectionStatus = c;
-        [c.name.clone(), child.name.clone(), child.spi_in.clone()]
-    };
-    let rows: Vec<([String; 3], &crate::status::ChildStatus)> =
-        all().map(|pair| (labels(&pair), pair.1)).collect();
-    let three = |row: &'_ [String; 3]| -> Vec<String> { row.to_vec() };
+    let rows: Vec<(Vec<&str>, &ChildStatus)> = status
+        .connections
+        .iter()
+        .flat_map(|c| c.children.iter().map(move |child| (c, child)))
+        .map(|(c, child)| (vec![c.name.as_str(), child.name.as_str(), child.spi_in.as_str()], child))
+        .collect();
     page.gauge(
         "sekisho_child_sa_age_seconds",
         "Seconds since the child SA was made.",
         &LABELS,
-        rows.iter().map(|(l, child)| (three(l), seconds(child.age_s))),
+        rows.iter().map(|(l, child)| (l.clone(), seconds(child.age_s))),
     )?;
     page.gauge(
         "sekisho_child_sa_rekey_in_seconds",
         "Seconds until the child SA is rekeyed.",
         &LABELS,
-        rows.iter().map(|(l, child)| (three(l), seconds(child.rekey_in_s))),
+        rows.iter().map(|(l, child)| (l.clone(), seconds(child.rekey_in_s))),
     )?;
-    let directed = |pick: fn(&SaCount) -> u64| {
+    let directed = |pick: Pick| {
         rows.iter()
             .flat_map(move |(l, child)| {
                 [("in", &child.inbound), ("out", &child.outbound)].map(|(direction, count)| {
-                    let mut labels = l.to_vec();
-                    labels.push(direction.to_owned());
+                    let mut labels = l.clone();
+                    labels.push(direction);
                     (labels, pick(count))
                 })
             })
@@ -217,7 +218,7 @@ fn children(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
         &DIRECTED,
         directed(|count| count.bytes),
     )?;
-    let reasons: [(&str, fn(&SaCount) -> u64); 6] = [
+    let reasons: [(&str, Pick); 6] = [
         ("replay", |count| count.replay),
         ("integrity", |count| count.integrity),
         ("selector", |count| count.selector),
@@ -231,7 +232,7 @@ fn children(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
         &["connection", "child", "spi_in", "direction", "reason"],
         reasons.into_iter().flat_map(|(reason, pick)| {
             directed(pick).into_iter().map(move |(mut labels, count)| {
-                labels.push(reason.to_owned());
+                labels.push(reason);
                 (labels, count)
             })
         }),
@@ -271,31 +272,29 @@ struct Page {
 }
 
 impl Page {
-    fn gauge<L: AsRef<str>>(
+    fn gauge<'a>(
         &self,
         name: &str,
         help: &str,
         labels: &[&str],
-        rows: impl IntoIterator<Item = (Vec<L>, f64)>,
+        rows: impl IntoIterator<Item = (Vec<&'a str>, f64)>,
     ) -> Result<(), prometheus::Error> {
         let metric = GaugeVec::new(Opts::new(name, help), labels)?;
         for (values, value) in rows {
-            let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
             metric.get_metric_with_label_values(&values)?.set(value);
         }
         self.registry.register(Box::new(metric))
     }
 
-    fn counter<L: AsRef<str>>(
+    fn counter<'a>(
         &self,
         name: &str,
         help: &str,
         labels: &[&str],
-        rows: impl IntoIterator<Item = (Vec<L>, u64)>,
+        rows: impl IntoIterator<Item = (Vec<&'a str>, u64)>,
     ) -> Result<(), prometheus::Error> {
         let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
         for (values, value) in rows {
-            let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
             metric.get_metric_with_label_values(&values)?.inc_by(value);
         }
         self.registry.register(Box::new(metric))
@@ -307,7 +306,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{ChildStatus, ConnectionStatus, Count, PortStatus};
+    use crate::status::{ConnectionStatus, Count, PortStatus};
 
     #[test]
     fn every_fact_of_the_status_is_there() {

@@ -34,7 +34,8 @@ pub(super) struct Datagram {
 
 /// The sockets, by local address and port. Tasks end when it is dropped.
 pub(super) struct Sockets {
-    by_local: BTreeMap<SocketAddr, Arc<UdpSocket>>,
+    /// Writing sides: plain non-blocking sockets, for a datagram is sent at once or lost.
+    by_local: BTreeMap<SocketAddr, std::net::UdpSocket>,
     tasks: Vec<JoinHandle<()>>,
     overflow: Arc<AtomicU64>,
 }
@@ -57,8 +58,8 @@ impl Sockets {
                     )
                 })?;
                 socket.set_nonblocking(true)?;
-                let socket = Arc::new(UdpSocket::from_std(socket)?);
-                sockets.by_local.insert(local, socket.clone());
+                sockets.by_local.insert(local, socket.try_clone()?);
+                let socket = UdpSocket::from_std(socket)?;
                 let (datagrams, overflow) = (datagrams.clone(), sockets.overflow.clone());
                 sockets.tasks.push(tokio::spawn(receive(socket, local, datagrams, overflow)));
             }
@@ -78,9 +79,9 @@ impl Sockets {
             let mut marked = Vec::with_capacity(NON_ESP_MARKER.len() + transmit.bytes.len());
             marked.extend_from_slice(&NON_ESP_MARKER);
             marked.extend_from_slice(&transmit.bytes);
-            socket.try_send_to(&marked, remote)
+            socket.send_to(&marked, remote)
         } else {
-            socket.try_send_to(&transmit.bytes, remote)
+            socket.send_to(&transmit.bytes, remote)
         };
         if let Err(error) = result {
             tracing::debug!(%local, %remote, %error, "IKE message not sent");
@@ -102,7 +103,7 @@ impl Drop for Sockets {
 }
 
 async fn receive(
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
     local: SocketAddr,
     datagrams: mpsc::Sender<Datagram>,
     overflow: Arc<AtomicU64>,
@@ -165,7 +166,8 @@ mod tests {
         for port in [IKE_PORT, NAT_T_PORT] {
             let path = Path { local: SocketAddr::new(first, port), remote: SocketAddr::new(second, port) };
             sockets.send(&Transmit { path, bytes: b"message".to_vec() });
-            let datagram = receiver.recv().await.expect("open");
+            let wait = std::time::Duration::from_secs(5);
+            let datagram = tokio::time::timeout(wait, receiver.recv()).await.expect("arrives").expect("open");
             assert_eq!(datagram.bytes, b"message");
             assert_eq!(datagram.path, Path { local: path.remote, remote: path.local });
         }

@@ -103,7 +103,7 @@ mod tests {
         let flow = |lifetime: Lifetime| Flow { last_seen_ns: 10 * second, lifetime: lifetime as u8, ..Flow::default() };
         assert!(!is_expired(&flow(Lifetime::UdpUnreplied), &LIFETIMES_DEFAULT, 40 * second));
         assert!(is_expired(&flow(Lifetime::UdpUnreplied), &LIFETIMES_DEFAULT, 41 * second));
-        assert!(!is_expired(&flow(Lifetime::TcpEstablished), 432_000 * second));
+        assert!(!is_expired(&flow(Lifetime::TcpEstablished), &LIFETIMES_DEFAULT, 432_000 * second));
         // A clock that seems to run backwards between CPUs keeps the flow.
         assert!(!is_expired(&flow(Lifetime::Icmp), &LIFETIMES_DEFAULT, 9 * second));
     }
