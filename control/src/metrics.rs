@@ -49,8 +49,8 @@ pub async fn serve(address: SocketAddr, requests: mpsc::Sender<Pending>) -> std:
             let requests = requests.clone();
             tokio::spawn(async move {
                 let service = service_fn(move |request| answer(request, requests.clone()));
-                let connection =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
                 let _ = tokio::time::timeout(PATIENCE, connection).await;
             });
         }
@@ -115,7 +115,12 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
     children(&page, status)?;
     ports(&page, status)?;
     page.gauge("sekisho_flows", "Flows known.", &[], [(NO_LABELS, seconds(status.flows.count))])?;
-    page.gauge("sekisho_flows_max", "Capacity of the flow table.", &[], [(NO_LABELS, seconds(status.flows.max))])?;
+    page.gauge(
+        "sekisho_flows_max",
+        "Capacity of the flow table.",
+        &[],
+        [(NO_LABELS, seconds(status.flows.max))],
+    )?;
     page.gauge(
         "sekisho_ike_half_open",
         "IKE SAs whose peer has not authenticated yet.",

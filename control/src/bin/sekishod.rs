@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         }
     };
     for warning in &loaded.warnings {
-        tracing::warn!("{}: {}; {}", warning.place(), warning.message, warning.remedy);
+        tracing::warn!("{}", warning.line());
     }
     // One thread for the loop and its sockets: the hot paths are the kernel's and the engine's.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -65,10 +65,25 @@ fn main() -> ExitCode {
     match runtime.block_on(sekisho::daemon::run(loaded.config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", explain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes in one line; a cause that an error's own sentence repeats is not said twice.
+fn explain(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !line.contains(&cause) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause);
+        }
+    }
+    line
 }
 
 fn start_log(arguments: &Arguments) -> anyhow::Result<()> {

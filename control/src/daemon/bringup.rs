@@ -249,12 +249,10 @@ async fn routes_behind_vpn(
         for remote in &child.remote {
             let is_v4 = remote.addr().is_ipv4();
             // The gateway's own packets must fit the selectors as well.
-            let source = config
-                .ports
-                .iter()
-                .flat_map(|port| &port.addresses)
-                .map(IpNet::addr)
-                .find(|address| child.local.iter().any(|local| local.contains(address)) && address.is_ipv4() == is_v4);
+            let source =
+                config.ports.iter().flat_map(|port| &port.addresses).map(IpNet::addr).find(|address| {
+                    child.local.iter().any(|local| local.contains(address)) && address.is_ipv4() == is_v4
+                });
             let route = Route {
                 destination: remote.addr(),
                 prefix: remote.prefix_len(),
@@ -298,8 +296,12 @@ fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) ->
         queues: link.rx_queues,
         mtu: u32::from(link.mtu),
     };
-    let outer =
-        config.ports.iter().zip(links).filter(|(port, _)| takes_ike(config, port)).map(|(_, link)| engine_link(link));
+    let outer = config
+        .ports
+        .iter()
+        .zip(links)
+        .filter(|(port, _)| takes_ike(config, port))
+        .map(|(_, link)| engine_link(link));
     let engine = Engine::start(EngineConfig::new(engine_link(device), inner.mac, outer.collect()))
         .context("the user-space ESP engine does not start")?;
     Ok(engine)
@@ -376,7 +378,14 @@ fn ports(
     let (xsk_base, xsk_queues) = range(engine);
     all.push((
         PortKey { ifindex: engine.index, ..PortKey::default() },
-        Port { xsk_base, xsk_queues, mtu: engine.mtu, mac: engine.mac, ifindex: engine.index, ..Port::default() },
+        Port {
+            xsk_base,
+            xsk_queues,
+            mtu: engine.mtu,
+            mac: engine.mac,
+            ifindex: engine.index,
+            ..Port::default()
+        },
     ));
     all
 }

@@ -26,9 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use sekisho_esp::engine::Engine;
-use sekisho_esp::sa::{
-    Outer, PairCounters, SaError, SaEvent, SaPair, SaTable,
-};
+use sekisho_esp::sa::{Outer, PairCounters, SaError, SaEvent, SaPair, SaTable};
 use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::{Endpoint, EndpointConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -264,7 +262,9 @@ impl Daemon {
         loop {
             let now = Instant::now();
             self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
-            if self.endpoint.ike_sas().next().is_none() && self.endpoint.stats().retired == 0 || now >= deadline {
+            if self.endpoint.ike_sas().next().is_none() && self.endpoint.stats().retired == 0
+                || now >= deadline
+            {
                 break;
             }
             let due = self.endpoint.poll_timeout().unwrap_or(deadline).min(deadline);

@@ -10,8 +10,8 @@ use super::bringup::INNER_DEVICE;
 use super::tunnels::Tunnel;
 use super::{Daemon, engine_counters};
 use crate::status::{
-    ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus, PortStatus,
-    SaCount, Status,
+    ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus,
+    PortStatus, SaCount, Status,
 };
 
 impl Daemon {
@@ -141,7 +141,8 @@ impl Daemon {
 /// Refused packets by reason, all ports together.
 fn drops(ports: &[PortStatus]) -> BTreeMap<String, Count> {
     let mut sums: BTreeMap<String, Count> = BTreeMap::new();
-    let is_drop = |name: &str| sekisho_abi::verdict::Verdict::ALL.iter().any(|v| v.is_drop() && v.name() == name);
+    let is_drop =
+        |name: &str| sekisho_abi::verdict::Verdict::ALL.iter().any(|v| v.is_drop() && v.name() == name);
     for (reason, count) in ports.iter().flat_map(|port| &port.verdicts).filter(|(name, _)| is_drop(name)) {
         let sum = sums.entry(reason.clone()).or_default();
         sum.packets += count.packets;

@@ -46,8 +46,7 @@ impl Sockets {
         addresses: impl IntoIterator<Item = IpAddr>,
         datagrams: &mpsc::Sender<Datagram>,
     ) -> io::Result<Sockets> {
-        let mut sockets =
-            Sockets { by_local: BTreeMap::new(), tasks: Vec::new(), overflow: Arc::default() };
+        let mut sockets = Sockets { by_local: BTreeMap::new(), tasks: Vec::new(), overflow: Arc::default() };
         for address in addresses {
             for port in [IKE_PORT, NAT_T_PORT] {
                 let local = SocketAddr::new(address, port);
@@ -117,7 +116,9 @@ async fn receive(
             }
             continue;
         };
-        let Some(bytes) = buffer.get(..length).and_then(|bytes| message(local.port(), bytes)) else { continue };
+        let Some(bytes) = buffer.get(..length).and_then(|bytes| message(local.port(), bytes)) else {
+            continue;
+        };
         let datagram = Datagram { path: Path { local, remote }, bytes: bytes.to_vec() };
         match datagrams.try_send(datagram) {
             Ok(()) => {}
@@ -154,7 +155,8 @@ mod tests {
     async fn a_message_goes_there_and_back() {
         let (sender, mut receiver) = mpsc::channel(4);
         // Loopback addresses of their own, so that an IKE daemon of the machine is not in the way.
-        let addresses: [IpAddr; 2] = ["127.94.0.1".parse().expect("address"), "127.94.0.2".parse().expect("address")];
+        let addresses: [IpAddr; 2] =
+            ["127.94.0.1".parse().expect("address"), "127.94.0.2".parse().expect("address")];
         let sockets = match Sockets::bind(addresses, &sender) {
             Ok(sockets) => sockets,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -161,7 +161,12 @@ impl Tunnels {
     }
 
     /// An operator wants a connection closed.
-    pub(super) fn down(&mut self, now: Instant, name: &str, endpoint: &mut Endpoint) -> Result<String, String> {
+    pub(super) fn down(
+        &mut self,
+        now: Instant,
+        name: &str,
+        endpoint: &mut Endpoint,
+    ) -> Result<String, String> {
         let tunnel = self.named(name)?;
         tunnel.held_down = true;
         tunnel.wanted = false;
@@ -187,8 +192,12 @@ impl Tunnels {
             endpoint.rekey_ike(now, ike).map_err(|error| error.to_string())?;
             return Ok(format!("{name}: IKE SA is being rekeyed"));
         }
-        let children: Vec<ChildHandle> =
-            endpoint.ike_sas().filter(|sa| sa.ike == ike).flat_map(|sa| sa.children).map(|c| c.child).collect();
+        let children: Vec<ChildHandle> = endpoint
+            .ike_sas()
+            .filter(|sa| sa.ike == ike)
+            .flat_map(|sa| sa.children)
+            .map(|c| c.child)
+            .collect();
         for child in &children {
             endpoint.rekey_child(now, *child).map_err(|error| error.to_string())?;
         }
@@ -205,7 +214,13 @@ impl Tunnels {
     }
 
     /// Carries out every event of the engine, then lets its datagrams leave.
-    pub(super) fn settle(&mut self, now: Instant, endpoint: &mut Endpoint, maps: &mut Maps, sockets: &Sockets) {
+    pub(super) fn settle(
+        &mut self,
+        now: Instant,
+        endpoint: &mut Endpoint,
+        maps: &mut Maps,
+        sockets: &Sockets,
+    ) {
         while let Some(event) = endpoint.poll_event() {
             self.handle_event(now, event, endpoint, maps);
         }
@@ -322,7 +337,12 @@ impl Tunnels {
                 }
             }
             Err(error) => {
-                tracing::error!(connection = &*sa.connection, child = &*sa.name, error, "child SA not installed");
+                tracing::error!(
+                    connection = &*sa.connection,
+                    child = &*sa.name,
+                    error,
+                    "child SA not installed"
+                );
                 let _ = self.table.remove(sa.spi_in, Duration::ZERO);
                 let _ = endpoint.child_failed(now, sa.child);
             }

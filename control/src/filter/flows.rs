@@ -100,7 +100,11 @@ mod tests {
     #[test]
     fn a_flow_expires_by_its_class() {
         let second = 1_000_000_000;
-        let flow = |lifetime: Lifetime| Flow { last_seen_ns: 10 * second, lifetime: lifetime as u8, ..Flow::default() };
+        let flow = |lifetime: Lifetime| Flow {
+            last_seen_ns: 10 * second,
+            lifetime: lifetime as u8,
+            ..Flow::default()
+        };
         assert!(!is_expired(&flow(Lifetime::UdpUnreplied), &LIFETIMES_DEFAULT, 40 * second));
         assert!(is_expired(&flow(Lifetime::UdpUnreplied), &LIFETIMES_DEFAULT, 41 * second));
         assert!(!is_expired(&flow(Lifetime::TcpEstablished), &LIFETIMES_DEFAULT, 432_000 * second));

@@ -145,8 +145,7 @@ impl Maps {
     pub fn verdicts(&self, port: u16) -> Result<BTreeMap<String, Count>, FilterError> {
         let mut counts = BTreeMap::new();
         for &verdict in Verdict::ALL {
-            let values =
-                self.counters.get(&counter_index(port, verdict), 0).map_err(error("COUNTERS"))?;
+            let values = self.counters.get(&counter_index(port, verdict), 0).map_err(error("COUNTERS"))?;
             let count = values.iter().fold(Count::default(), |sum, value| Count {
                 packets: sum.packets.wrapping_add(value.packets),
                 bytes: sum.bytes.wrapping_add(value.bytes),

@@ -33,9 +33,8 @@ const ABI_VERSION: u32 = 1;
 /// The object that build.rs made from `dataplane-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SEKISHO_EBPF_OBJECT"));
 
-const MAPS: [&str; 10] = [
-    "CONFIG", "PORTS", "NETWORKS", "RULES", "FLOWS", "SPIS", "SOCKETS", "DEVICES", "COUNTERS", "EVENTS",
-];
+const MAPS: [&str; 10] =
+    ["CONFIG", "PORTS", "NETWORKS", "RULES", "FLOWS", "SPIS", "SOCKETS", "DEVICES", "COUNTERS", "EVENTS"];
 
 /// The filter could not be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -406,4 +405,3 @@ fn mount_bpffs() -> Result<(), FilterError> {
     };
     if result == 0 { Ok(()) } else { Err(error(io::Error::last_os_error())) }
 }
-

@@ -40,11 +40,13 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         match self.find_address(interface, address, prefix).await? {
             None => Ok(()),
-            Some(message) => {
-                self.handle.address().del(message).execute().await.map_err(KernelError::netlink(format!(
-                    "cannot take {address}/{prefix} from {interface}"
-                )))
-            }
+            Some(message) => self
+                .handle
+                .address()
+                .del(message)
+                .execute()
+                .await
+                .map_err(KernelError::netlink(format!("cannot take {address}/{prefix} from {interface}"))),
         }
     }
 

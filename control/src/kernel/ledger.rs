@@ -159,7 +159,9 @@ mod tests {
         assert_eq!(ledger.entries(), [address.clone(), sysctl.clone()]);
         assert!(ledger.keep(&address));
         assert_eq!(ledger.stale(), std::slice::from_ref(&sysctl));
-        assert!(ledger.keep_where(|made| matches!(made, Made::Sysctl { key, .. } if key.ends_with("ip_forward"))));
+        assert!(
+            ledger.keep_where(|made| matches!(made, Made::Sysctl { key, .. } if key.ends_with("ip_forward")))
+        );
         assert_eq!(ledger.stale(), []);
         ledger.strike(&address).expect("strikes");
         ledger.strike(&sysctl).expect("strikes");

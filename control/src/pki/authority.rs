@@ -277,7 +277,8 @@ mod tests {
         assert!(matches!(named, Err(PkiError::Identity(_))), "{named:?}");
         assert!(matches!(issue_for(&folder, &[], KeyKind::EcP256), Err(PkiError::NoIdentity)));
         let (dir, prefix, ids) = (folder.path().join("pki"), folder.path().join("long"), [id("gw.example")]);
-        let long = issue(&Issue { dir: &dir, ids: &ids, days: u32::MAX, key: KeyKind::EcP256, prefix: &prefix });
+        let long =
+            issue(&Issue { dir: &dir, ids: &ids, days: u32::MAX, key: KeyKind::EcP256, prefix: &prefix });
         assert!(matches!(long, Err(PkiError::Outlives(_))), "{long:?}");
         let nowhere =
             issue(&Issue { dir: folder.path(), ids: &ids, days: 1, key: KeyKind::EcP256, prefix: &prefix });
