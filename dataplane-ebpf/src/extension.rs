@@ -1,4 +1,7 @@
 //! IPv6 extension headers (RFC 8200 section 4): a bounded walk that lets through next to nothing.
+//!
+//! The walk is a loop of single steps over a small state, because that is what the verifier can follow: each step is a
+//! subprogram, judged once, and what one step has seen doesn't multiply with what the next one may see.
 
 use sekisho_abi::verdict::Verdict;
 
@@ -6,9 +9,9 @@ use crate::frame::Frame;
 use crate::parse::protocol;
 
 /// Extension headers that a packet may carry.
-const HEADERS_MAX: u32 = 4;
-/// Options that one header may carry.
-const OPTIONS_MAX: u32 = 8;
+const HEADERS_MAX: u8 = 4;
+/// Headers and options, all together.
+const STEPS_MAX: u32 = 32;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -23,15 +26,33 @@ const OPTION_ROUTER_ALERT: u8 = 0x05;
 /// section 4.2). All others (jumbo payload, home address, tunnel limits) are refused.
 const OPTION_ACTION: u8 = 0xc0;
 
-/// Where the walk ended.
+/// Where the walk stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Walked {
-    /// The transport's protocol number.
-    pub protocol: u8,
-    /// Where its header begins in the frame.
+#[repr(C)]
+pub struct Walk {
+    /// Where the next header or option begins in the frame.
     pub offset: u32,
-    /// Whether a router alert was on the way (RFC 2711): only multicast listener discovery may carry it.
-    pub router_alert: bool,
+    /// Where the present header ends; between headers the same as `offset`.
+    pub header_end: u32,
+    /// Where the packet ends.
+    pub packet_end: u32,
+    /// What the next header is.
+    pub next: u8,
+    /// Extension headers seen.
+    pub headers: u8,
+    /// 1: a router alert was seen (RFC 2711). Only multicast listener discovery may carry it.
+    pub router_alert: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// What a step led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There is more to walk.
+    More,
+    /// `offset` is at the transport header, whose protocol is `next`.
+    Transport,
 }
 
 /// Whether this next-header value is one that [`walk`] has to judge.
@@ -43,59 +64,74 @@ pub const fn is_extension(next: u8) -> bool {
     )
 }
 
-/// Walks from the header of type `next` at `offset` to the transport header, no further than `end`.
-#[inline(always)]
-pub fn walk<F: Frame + ?Sized>(
-    frame: &F,
-    mut next: u8,
-    mut offset: u32,
-    end: u32,
-) -> Result<Walked, Verdict> {
-    let mut router_alert = false;
-    for index in 0..=HEADERS_MAX {
-        match next {
-            // RFC 8200 section 4.1: hop-by-hop options stand first or nowhere.
-            HOP_BY_HOP if index == 0 => {}
-            DESTINATION if index < HEADERS_MAX => {}
-            protocol::IPV6_FRAGMENT => return Err(Verdict::DropFragment),
-            other if is_extension(other) => return Err(Verdict::DropOptions),
-            _ => break,
+impl Walk {
+    /// Begins at the header of type `next` at `offset`, in a packet that ends at `packet_end`.
+    #[inline(always)]
+    pub const fn new(next: u8, offset: u32, packet_end: u32) -> Self {
+        Self { offset, header_end: offset, packet_end, next, headers: 0, router_alert: 0, reserved: 0 }
+    }
+
+    /// Walks to the transport header by `step`, which is [`Walk::step`] or a subprogram around it.
+    #[inline(always)]
+    pub fn to_transport(
+        mut self,
+        mut step: impl FnMut(&mut Self) -> Result<Step, Verdict>,
+    ) -> Result<Self, Verdict> {
+        for _ in 0..STEPS_MAX {
+            if step(&mut self)? == Step::Transport {
+                return Ok(self);
+            }
         }
-        let [following, units] = frame.read_at::<2>(offset).ok_or(Verdict::DropMalformed)?;
-        let length = (u32::from(units) + 1) * 8;
-        if offset + length > end {
+        Err(Verdict::DropOptions)
+    }
+
+    /// Takes one header or one option.
+    #[inline(always)]
+    pub fn step<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<Step, Verdict> {
+        if self.offset < self.header_end {
+            return self.option(frame);
+        }
+        if self.offset > self.header_end {
             return Err(Verdict::DropMalformed);
         }
-        router_alert |= options(frame, offset + 2, offset + length)?;
-        next = following;
-        offset += length;
+        match self.next {
+            // RFC 8200 section 4.1: hop-by-hop options stand first or nowhere.
+            HOP_BY_HOP if self.headers == 0 => {}
+            DESTINATION if self.headers < HEADERS_MAX => {}
+            protocol::IPV6_FRAGMENT => return Err(Verdict::DropFragment),
+            next if is_extension(next) => return Err(Verdict::DropOptions),
+            _ => return Ok(Step::Transport),
+        }
+        let [following, units] = frame.read_at::<2>(self.offset).ok_or(Verdict::DropMalformed)?;
+        self.header_end = self.offset.saturating_add((u32::from(units) + 1) * 8);
+        if self.header_end > self.packet_end {
+            return Err(Verdict::DropMalformed);
+        }
+        self.next = following;
+        self.headers = self.headers.saturating_add(1);
+        self.offset = self.offset.saturating_add(2);
+        Ok(Step::More)
     }
-    Ok(Walked { protocol: next, offset, router_alert })
-}
 
-/// Judges the options between `offset` and `end`; true where a router alert was among them.
-#[inline(always)]
-fn options<F: Frame + ?Sized>(frame: &F, mut offset: u32, end: u32) -> Result<bool, Verdict> {
-    let mut router_alert = false;
-    for _ in 0..OPTIONS_MAX {
-        if offset >= end {
-            return if offset == end { Ok(router_alert) } else { Err(Verdict::DropMalformed) };
+    #[inline(always)]
+    fn option<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<Step, Verdict> {
+        let [kind] = frame.read_at::<1>(self.offset).ok_or(Verdict::DropMalformed)?;
+        let mut length = 1;
+        if kind != OPTION_PAD1 {
+            if kind & OPTION_ACTION != 0 {
+                return Err(Verdict::DropOptions);
+            }
+            if kind == OPTION_ROUTER_ALERT {
+                self.router_alert = 1;
+            }
+            let at = self.offset.saturating_add(1);
+            let [data] = frame.read_at::<1>(at).ok_or(Verdict::DropMalformed)?;
+            length = 2 + u32::from(data);
         }
-        // The header is at least eight bytes and ends within the packet, so a second byte is there to read; whether
-        // it belongs to the option shows below.
-        let [kind] = frame.read_at::<1>(offset).ok_or(Verdict::DropMalformed)?;
-        if kind == OPTION_PAD1 {
-            offset += 1;
-            continue;
-        }
-        if kind & OPTION_ACTION != 0 {
-            return Err(Verdict::DropOptions);
-        }
-        router_alert |= kind == OPTION_ROUTER_ALERT;
-        let [length] = frame.read_at::<1>(offset + 1).ok_or(Verdict::DropMalformed)?;
-        offset += 2 + u32::from(length);
+        self.offset = self.offset.saturating_add(length);
+        // Past the header's end is caught by the next step.
+        Ok(Step::More)
     }
-    if offset == end { Ok(router_alert) } else { Err(Verdict::DropOptions) }
 }
 
 #[cfg(test)]
@@ -103,18 +139,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn walk_all(next: u8, bytes: &[u8]) -> Result<Walked, Verdict> {
-        walk(bytes, next, 0, u32::try_from(bytes.len()).expect("short"))
+    fn walk(next: u8, bytes: &[u8]) -> Result<Walk, Verdict> {
+        let end = u32::try_from(bytes.len()).expect("short");
+        Walk::new(next, 0, end).to_transport(|walk| walk.step(bytes))
+    }
+
+    /// Protocol, offset and router alert where the walk ended.
+    fn ended(next: u8, bytes: &[u8]) -> Result<(u8, u32, u8), Verdict> {
+        walk(next, bytes).map(|walk| (walk.next, walk.offset, walk.router_alert))
     }
 
     #[test]
     fn padding_and_router_alert() {
-        let padded = walk_all(HOP_BY_HOP, &[6, 0, 1, 4, 0, 0, 0, 0]);
-        assert_eq!(padded, Ok(Walked { protocol: 6, offset: 8, router_alert: false }));
-        let alert = walk_all(HOP_BY_HOP, &[58, 0, 5, 2, 0, 0, 1, 0]);
-        assert_eq!(alert, Ok(Walked { protocol: 58, offset: 8, router_alert: true }));
-        let pad1 = walk_all(DESTINATION, &[17, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(pad1, Ok(Walked { protocol: 17, offset: 8, router_alert: false }));
+        assert_eq!(ended(HOP_BY_HOP, &[6, 0, 1, 4, 0, 0, 0, 0]), Ok((6, 8, 0)));
+        assert_eq!(ended(HOP_BY_HOP, &[58, 0, 5, 2, 0, 0, 1, 0]), Ok((58, 8, 1)));
+        assert_eq!(ended(DESTINATION, &[17, 0, 0, 0, 0, 0, 0, 0]), Ok((17, 8, 0)));
     }
 
     #[test]
@@ -127,22 +166,24 @@ mod tests {
             (HOP_BY_HOP, [6, 1, 1, 4, 0, 0, 0, 0], Verdict::DropMalformed),
             (HOP_BY_HOP, [6, 0, 1, 5, 0, 0, 0, 0], Verdict::DropMalformed),
         ] {
-            assert_eq!(walk_all(next, &bytes), Err(verdict), "{bytes:?}");
+            assert_eq!(walk(next, &bytes), Err(verdict), "{bytes:?}");
         }
         let twice = [HOP_BY_HOP, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0];
-        assert_eq!(walk_all(HOP_BY_HOP, &twice), Err(Verdict::DropOptions));
+        assert_eq!(walk(HOP_BY_HOP, &twice), Err(Verdict::DropOptions));
         let mut many = [DESTINATION, 0, 1, 4, 0, 0, 0, 0].repeat(4);
         many.extend([6, 0, 1, 4, 0, 0, 0, 0]);
-        assert_eq!(walk_all(DESTINATION, &many), Err(Verdict::DropOptions), "five headers");
-        assert_eq!(walk_all(DESTINATION, &many[8..]).map(|walked| walked.protocol), Ok(6), "four headers");
+        assert_eq!(walk(DESTINATION, &many), Err(Verdict::DropOptions), "five headers");
+        assert_eq!(ended(DESTINATION, &many[8..]), Ok((6, 32, 0)), "four headers");
+        let endless = [&[6, 7][..], &[0; 62]].concat();
+        assert_eq!(walk(DESTINATION, &endless), Err(Verdict::DropOptions), "too many options");
     }
 
     proptest! {
         #[test]
         fn total(next: u8, bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            if let Ok(walked) = walk_all(next, &bytes) {
-                prop_assert!(walked.offset as usize <= bytes.len());
-                prop_assert!(!is_extension(walked.protocol));
+            if let Ok(walk) = walk(next, &bytes) {
+                prop_assert!(walk.offset as usize <= bytes.len());
+                prop_assert!(!is_extension(walk.next));
             }
         }
     }

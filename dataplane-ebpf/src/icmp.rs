@@ -9,13 +9,13 @@ use crate::parse::{IPV4_BYTES, IPV6_BYTES, Kind, Packet, protocol};
 /// Bytes of an ICMP error before the packet it quotes.
 const ERROR_BYTES: u32 = 8;
 
-/// The quoted packet of an ICMP error, as far as it names its flow: addresses, protocol and ports. Only packets that
+/// Reads the quoted packet of an ICMP error into an empty one, as far as it names its flow: addresses, protocol and ports. Only packets that
 /// the pipeline itself would have let through are looked for, so options, extension headers and later fragments fit
 /// no flow.
 #[inline(always)]
-pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet) -> Result<Packet, Verdict> {
+pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, quoted: &mut Packet) -> Result<(), Verdict> {
     let start = u32::from(error.transport) + ERROR_BYTES;
-    let mut quoted = Packet { version: error.version, ..Packet::default() };
+    quoted.version = error.version;
     let transport = if error.version == 4 {
         let header = frame.read_at::<20>(start).ok_or(Verdict::DropMalformed)?;
         let [first, _, _, _, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
@@ -70,13 +70,18 @@ pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet) -> Result<Packet, Ve
     if quoted.source != error.destination {
         return Err(Verdict::DropIcmpError);
     }
-    Ok(quoted)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn quoted(frame: &[u8], error: &Packet) -> Result<Packet, Verdict> {
+        let mut packet = Packet::default();
+        super::quoted(frame, error, &mut packet).map(|()| packet)
+    }
 
     const A: [u8; 4] = [10, 0, 0, 1];
     const B: [u8; 4] = [10, 0, 0, 2];
@@ -103,33 +108,29 @@ mod tests {
     #[test]
     fn names_the_flow() {
         let (frame, error) = unreachable(A, 0x45);
-        let packet = quoted(&frame[..], &error).expect("fits");
+        let packet = quoted(&frame, &error).expect("fits");
         assert_eq!((packet.source, packet.destination), (mapped(A), mapped(B)));
         assert_eq!((packet.source_port(), packet.destination_port(), packet.kind), (12345, 53, Kind::Udp));
         for length in 42..frame.len() {
             let error = Packet { length: u16::try_from(length - 14).expect("short"), ..error };
             assert!(quoted(&frame[..length], &error).is_err(), "{length}");
-            assert!(quoted(&frame[..], &error).is_err(), "{length}, padded");
+            assert!(quoted(&frame, &error).is_err(), "{length}, padded");
         }
     }
 
     #[test]
     fn refused() {
         let (frame, error) = unreachable(B, 0x45);
-        assert_eq!(
-            quoted(&frame[..], &error),
-            Err(Verdict::DropIcmpError),
-            "not about the receiver's packet"
-        );
+        assert_eq!(quoted(&frame, &error), Err(Verdict::DropIcmpError), "not about the receiver's packet");
         let (frame, error) = unreachable(A, 0x46);
-        assert_eq!(quoted(&frame[..], &error), Err(Verdict::DropIcmpError), "options");
+        assert_eq!(quoted(&frame, &error), Err(Verdict::DropIcmpError), "options");
     }
 
     proptest! {
         #[test]
         fn total(bytes in prop::collection::vec(any::<u8>(), 0..120), transport: u16, length: u16, six: bool) {
             let error = Packet { transport, length, version: if six { 6 } else { 4 }, ..Packet::default() };
-            if let Ok(packet) = quoted(&bytes[..], &error) {
+            if let Ok(packet) = quoted(&bytes, &error) {
                 prop_assert_eq!(packet.source, error.destination);
             }
         }

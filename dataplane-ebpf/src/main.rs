@@ -1,30 +1,73 @@
 //! The programs: `port` (XDP, on every port and on the kernel's end of the engine's veth pair), `engine` (XDP, on the
-//! engine's end) and `egress` (tc, on every port and on the kernel's end).
+//! engine's end) and `egress` (tc, on every port and on the kernel's end). Linux 6.1 or later.
+//!
+//! Each is one match from a verdict to an action; the verdict is counted once, by port.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(missing_docs, reason = "aya's program macros expand to entry points without the docstring")]
 
+mod context;
+mod egress;
 mod maps;
+mod path;
+mod subprogram;
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action};
+use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use sekisho_abi::port::PortKey;
+use sekisho_abi::verdict::Verdict;
 
-/// XDP, every port and the kernel's end of the engine's veth pair.
+use crate::context::{SkbFrame, XdpFrame};
+use crate::path::count::{self, Seen};
+
+/// XDP, every port and the kernel's end of the engine's veth pair: the packet's way.
 #[xdp]
-fn port(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_DROP
+fn port(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::from_ptr(ctx.ctx);
+    let mut seen = Seen::new(frame.ifindex());
+    let verdict = match path::judge(&frame, &mut seen) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    count::verdict(&seen, verdict, frame.bytes());
+    match verdict {
+        Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => xdp_action::XDP_REDIRECT,
+        Verdict::Pass => xdp_action::XDP_PASS,
+        _ => xdp_action::XDP_DROP,
+    }
 }
 
-/// XDP, the engine's end of the engine's veth pair.
+/// XDP, the engine's end of the engine's veth pair: what `port` sent there goes to the engine's socket.
 #[xdp]
-fn engine(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_DROP
+fn engine(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::from_ptr(ctx.ctx);
+    let mut seen = Seen::new(frame.ifindex());
+    let verdict = match maps::port(PortKey { ifindex: frame.ifindex(), vlan: 0, reserved: 0 }) {
+        Some(port) => {
+            seen.port = port.id;
+            path::local::to_engine(&frame, port, Verdict::Encrypt).unwrap_or_else(|refused| refused)
+        }
+        None => Verdict::DropNoPort,
+    };
+    count::verdict(&seen, verdict, frame.bytes());
+    match verdict {
+        Verdict::Encrypt => xdp_action::XDP_REDIRECT,
+        _ => xdp_action::XDP_DROP,
+    }
 }
 
-/// tc egress, every port and the kernel's end of the engine's veth pair.
+/// tc egress, every port and the kernel's end of the engine's veth pair: the second gate, for what the kernel sends.
 #[classifier]
-fn egress(_ctx: TcContext) -> i32 {
-    TC_ACT_SHOT
+fn egress(ctx: TcContext) -> i32 {
+    let frame = SkbFrame::from_ptr(ctx.skb.skb);
+    let mut seen = Seen::new(frame.ifindex());
+    let verdict = match egress::judge(&frame, &mut seen) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    count::verdict(&seen, verdict, frame.bytes());
+    match verdict {
+        Verdict::Pass => TC_ACT_OK,
+        _ => TC_ACT_SHOT,
+    }
 }
 
 /// The verifier refuses a program from which this could be reached.
@@ -34,7 +77,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// What the helpers ask for (`bpf_fib_lookup`, `bpf_ktime_get_coarse_ns` and others are GPL-only).
+/// What the helpers ask for: some of them, `bpf_fib_lookup` among them, are for GPL-compatible programs only.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

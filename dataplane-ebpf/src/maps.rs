@@ -1,6 +1,7 @@
 //! Every map of the programs. What they hold, and who writes them, stands in [`sekisho_abi::map`].
 
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap};
 use sekisho_abi::Address;
 use sekisho_abi::flow::{Flow, FlowKey};
@@ -37,3 +38,37 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 pub(crate) static RATES: LruHashMap<Address, Rate> = LruHashMap::with_max_entries(RATES_MAX, 0);
 #[map]
 pub(crate) static EVENT_RATES: PerCpuArray<Rate> = PerCpuArray::with_max_entries(VERDICTS_MAX, 0);
+
+/// The configuration in force.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// The port with this key.
+#[inline(always)]
+pub(crate) fn port(key: PortKey) -> Option<&'static Port> {
+    // SAFETY: map values outlive the program's run (RCU), and the daemon replaces a port's entry as a whole.
+    PORTS.get_ptr(key).map(|port| unsafe { &*port })
+}
+
+/// The longest prefix in `NETWORKS` that holds this address.
+#[inline(always)]
+pub(crate) fn network(address: &Address) -> Option<&'static Network> {
+    NETWORKS.get(Key::new(128, *address))
+}
+
+/// The flow with this key.
+#[inline(always)]
+pub(crate) fn flow(key: &FlowKey) -> Option<&'static mut Flow> {
+    // SAFETY: map values outlive the program's run (RCU). Programs on other CPUs may write the same flow; what that can
+    // lose is a count or a move of the TCP state, as said at `Flow`.
+    FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+}
+
+/// The SA of the user-space engine with this key.
+#[inline(always)]
+pub(crate) fn spi(key: &SpiKey) -> Option<&'static Spi> {
+    // SAFETY: as for `port`.
+    SPIS.get_ptr(key).map(|spi| unsafe { &*spi })
+}

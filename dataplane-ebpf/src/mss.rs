@@ -29,24 +29,64 @@ pub const fn of_mtu(mtu: u16, version: u8) -> u16 {
     mtu.saturating_sub(if version == 4 { 40 } else { 60 })
 }
 
-/// The change that lowers the MSS of the SYN whose TCP header begins at `offset` to `limit`; `None` if it's low enough
-/// or absent. The parser has checked that the header lies within the frame.
-#[inline(always)]
-pub fn clamp<F: Frame + ?Sized>(frame: &F, offset: u32, limit: u16) -> Option<Clamp> {
-    let [data_offset] = frame.read_at::<1>(offset + 12)?;
-    let end = offset + u32::from(data_offset >> 4) * 4;
-    let mut at = offset + 20;
-    for _ in 0..OPTIONS_MAX {
-        if at + 4 > end {
-            return None;
+/// Where the search through the options stands. Single steps, as in [`extension`](crate::extension).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Search {
+    /// Where the next option begins in the frame.
+    pub at: u32,
+    /// Where the TCP header ends.
+    pub end: u32,
+}
+
+/// What a step led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There is more to search.
+    More,
+    /// The MSS option is at `at`.
+    Found,
+    /// There is none.
+    Absent,
+}
+
+impl Search {
+    /// Looks at one option.
+    #[inline(always)]
+    pub fn step<F: Frame + ?Sized>(&mut self, frame: &F) -> Step {
+        if self.at.saturating_add(4) > self.end {
+            return Step::Absent;
         }
-        let [kind, length] = frame.read_at::<2>(at)?;
-        match kind {
-            OPTION_END => return None,
-            OPTION_NOP => at += 1,
-            OPTION_MSS if length == 4 => return lower(frame, offset, at, limit),
-            _ if length < 2 => return None,
-            _ => at += u32::from(length),
+        let Some([kind, length]) = frame.read_at::<2>(self.at) else { return Step::Absent };
+        let length = match kind {
+            OPTION_END => return Step::Absent,
+            OPTION_NOP => 1,
+            OPTION_MSS if length == 4 => return Step::Found,
+            _ if length < 2 => return Step::Absent,
+            _ => length,
+        };
+        self.at = self.at.saturating_add(length.into());
+        Step::More
+    }
+}
+
+/// The change that lowers the MSS of the SYN whose TCP header begins at `offset` to `limit`; `None` if it's low enough
+/// or absent. The parser has checked that the header lies within the frame. `step` is [`Search::step`] or a subprogram
+/// around it.
+#[inline(always)]
+pub fn clamp<F: Frame + ?Sized>(
+    frame: &F,
+    offset: u32,
+    limit: u16,
+    mut step: impl FnMut(&mut Search) -> Step,
+) -> Option<Clamp> {
+    let [data_offset] = frame.read_at::<1>(offset + 12)?;
+    let mut search = Search { at: offset + 20, end: offset + u32::from(data_offset >> 4) * 4 };
+    for _ in 0..OPTIONS_MAX {
+        match step(&mut search) {
+            Step::More => {}
+            Step::Found => return lower(frame, offset, search.at, limit),
+            Step::Absent => return None,
         }
     }
     None
@@ -73,7 +113,7 @@ fn lower<F: Frame + ?Sized>(frame: &F, offset: u32, at: u32, limit: u16) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Clamp, of_mtu};
     use proptest::prelude::*;
 
     /// A TCP header with these options (a multiple of four bytes) and the checksum of itself.
@@ -94,6 +134,10 @@ mod tests {
         u16::try_from(sum).expect("folded")
     }
 
+    fn clamp(frame: &[u8], offset: u32, limit: u16) -> Option<Clamp> {
+        super::clamp(frame, offset, limit, |search| search.step(frame))
+    }
+
     fn apply(frame: &mut [u8], clamp: Clamp) {
         let (at, checksum_at) = (clamp.offset as usize, clamp.checksum_offset as usize);
         frame[at..at + 2].copy_from_slice(&clamp.mss.to_be_bytes());
@@ -105,25 +149,25 @@ mod tests {
         for options in [&[2, 4, 5, 0xb4][..], &[1, 2, 4, 5, 0xb4, 1, 1, 1], &[4, 2, 1, 1, 2, 4, 5, 0xb4]] {
             let mut frame = syn(options);
             assert_eq!(sum(&frame), 0xffff);
-            let change = clamp(&frame[..], 0, 1360).expect("1460 is too large");
+            let change = clamp(&frame, 0, 1360).expect("1460 is too large");
             apply(&mut frame, change);
             assert_eq!(sum(&frame), 0xffff, "{options:?}");
-            assert_eq!(clamp(&frame[..], 0, 1360), None, "already low");
+            assert_eq!(clamp(&frame, 0, 1360), None, "already low");
         }
     }
 
     #[test]
     fn left_alone() {
-        assert_eq!(clamp(&syn(&[])[..], 0, 1360), None, "no option");
-        assert_eq!(clamp(&syn(&[0, 0, 0, 0, 2, 4, 5, 0xb4])[..], 0, 1360), None, "after the end");
-        assert_eq!(clamp(&syn(&[3, 0, 2, 4, 5, 0xb4, 0, 0])[..], 0, 1360), None, "an option of no length");
+        assert_eq!(clamp(&syn(&[]), 0, 1360), None, "no option");
+        assert_eq!(clamp(&syn(&[0, 0, 0, 0, 2, 4, 5, 0xb4]), 0, 1360), None, "after the end");
+        assert_eq!(clamp(&syn(&[3, 0, 2, 4, 5, 0xb4, 0, 0]), 0, 1360), None, "an option of no length");
         assert_eq!((of_mtu(1400, 4), of_mtu(1400, 6), of_mtu(20, 6)), (1360, 1340, 0));
     }
 
     proptest! {
         #[test]
         fn total(bytes in prop::collection::vec(any::<u8>(), 0..80), offset in 0u32..80, limit: u16) {
-            if let Some(change) = clamp(&bytes[..], offset, limit) {
+            if let Some(change) = clamp(&bytes, offset, limit) {
                 prop_assert!(change.offset as usize + 2 <= bytes.len());
                 prop_assert!(change.mss == limit);
             }

@@ -122,7 +122,7 @@ pub fn listener(packet: &Packet) -> Result<(), Verdict> {
     let source = spoof::scope_v6(&packet.source);
     let to_group = spoof::scope_v6(&packet.destination) == Scope::Group;
     if packet.hop_limit == 1
-        && packet.router_alert
+        && packet.router_alert != 0
         && to_group
         && matches!(source, Scope::LinkLocal | Scope::Unspecified)
     {

@@ -7,7 +7,7 @@
 use sekisho_abi::verdict::Verdict;
 use sekisho_abi::{Address, mapped};
 
-use crate::extension;
+use crate::extension::{self, Step, Walk};
 use crate::frame::Frame;
 use crate::tcp;
 
@@ -124,19 +124,21 @@ pub enum Kind {
     Listener,
 }
 
-/// What the steps behind the parser know of an IP packet.
+/// What the steps behind the parser know of an IP packet. Without padding, as the verifier wants every byte set of
+/// what goes to a subprogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct Packet {
     /// Source address.
     pub source: Address,
     /// Destination address.
     pub destination: Address,
+    /// ESP, also in UDP: SPI in network byte order.
+    pub spi_be: u32,
     /// TCP, UDP: source port. Echo request: identifier; echo reply: type and code of the request. Network byte order.
     pub source_port_be: u16,
     /// TCP, UDP: destination port. Echo reply: identifier; other ICMP: type and code. Network byte order.
     pub destination_port_be: u16,
-    /// ESP, also in UDP: SPI in network byte order.
-    pub spi_be: u32,
     /// Bytes of the IP packet, header included.
     pub length: u16,
     /// Where the transport header begins in the frame.
@@ -153,9 +155,13 @@ pub struct Packet {
     pub version: u8,
     /// What it is.
     pub kind: Kind,
-    /// Whether an IPv6 router alert option (RFC 2711) was seen.
-    pub router_alert: bool,
+    /// 1: an IPv6 router alert option (RFC 2711) was seen.
+    pub router_alert: u8,
+    /// Zero.
+    pub reserved: u8,
 }
+
+const _: () = assert!(size_of::<Packet>() == 52, "padding");
 
 impl Packet {
     /// Destination port (or ICMP type and code) as a number.
@@ -208,9 +214,18 @@ pub fn ipv4<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<(), Ver
     transport::<F, true>(frame, packet, ETHERNET_BYTES + IPV4_BYTES, u32::from(length) - IPV4_BYTES)
 }
 
+/// How far [`ipv6`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// To the end.
+    Done,
+    /// To extension headers: [`ipv6_extended`] has to go on. Apart, so that programs can keep the rare way out of line.
+    Extended,
+}
+
 /// Reads an IPv6 packet (RFC 8200) behind the Ethernet header.
 #[inline(always)]
-pub fn ipv6<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<(), Verdict> {
+pub fn ipv6<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<Ipv6, Verdict> {
     let [v0, v1, _, _, l0, l1, next, hop_limit] =
         frame.read::<8>(ETHERNET_BYTES).ok_or(Verdict::DropMalformed)?;
     packet.version = 6;
@@ -230,21 +245,26 @@ pub fn ipv6<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<(), Ver
         return Err(Verdict::DropMalformed);
     }
     let start = ETHERNET_BYTES + IPV6_BYTES;
-    if !extension::is_extension(next) {
-        return transport::<F, true>(frame, packet, start, payload);
+    if extension::is_extension(next) {
+        return Ok(Ipv6::Extended);
     }
-    ipv6_extended(frame, packet, payload)
+    transport::<F, true>(frame, packet, start, payload)?;
+    Ok(Ipv6::Done)
 }
 
-/// The rare way, out of line so that the common one stays small.
-#[inline(never)]
-fn ipv6_extended<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, payload: u32) -> Result<(), Verdict> {
+/// Goes on where [`ipv6`] met extension headers. `step` is [`Walk::step`] or a subprogram around it.
+#[inline(always)]
+pub fn ipv6_extended<F: Frame + ?Sized>(
+    frame: &F,
+    packet: &mut Packet,
+    step: impl FnMut(&mut Walk) -> Result<Step, Verdict>,
+) -> Result<(), Verdict> {
     let start = ETHERNET_BYTES + IPV6_BYTES;
-    let end = start + payload;
-    let walked = extension::walk(frame, packet.protocol, start, end)?;
-    packet.protocol = walked.protocol;
-    packet.router_alert = walked.router_alert;
-    transport::<F, false>(frame, packet, walked.offset, end.saturating_sub(walked.offset))
+    let end = ETHERNET_BYTES + u32::from(packet.length);
+    let walk = Walk::new(packet.protocol, start, end).to_transport(step)?;
+    packet.protocol = walk.next;
+    packet.router_alert = walk.router_alert;
+    transport::<F, false>(frame, packet, walk.offset, end.saturating_sub(walk.offset))
 }
 
 /// Reads the transport header: `length` bytes of the IP packet from `offset` of the frame on.
@@ -362,7 +382,11 @@ mod tests {
         let mut packet = Packet::default();
         match Ethernet::read(frame)?.ethertype {
             ethertype::IPV4 => ipv4(frame, &mut packet)?,
-            ethertype::IPV6 => ipv6(frame, &mut packet)?,
+            ethertype::IPV6 => {
+                if ipv6(frame, &mut packet)? == Ipv6::Extended {
+                    ipv6_extended(frame, &mut packet, |walk| walk.step(frame))?;
+                }
+            }
             _ => return Err(Verdict::DropEtherType),
         }
         Ok(packet)

@@ -1,0 +1,108 @@
+//! The second gate: what the kernel sends, its own traffic and what XDP left to it. Frames that XDP redirects do not
+//! come by here.
+//!
+//! It keeps the promise of route separation when nothing else does: nothing for a network behind a VPN leaves in
+//! clear, be the daemon dead, the route wrong or the packet the kernel's own.
+
+use sekisho_abi::map::config_flags;
+use sekisho_abi::port::{network_kind, port_flags};
+use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::parse::{Ethernet, Kind, Packet, ethertype, udp_port};
+use sekisho_dataplane::spoof::{self, Scope};
+
+use crate::context::SkbFrame;
+use crate::maps;
+use crate::path::count::Seen;
+use crate::path::flow::{self, End};
+use crate::path::{self, port, rule};
+use crate::subprogram::{self, Subprograms};
+
+/// What becomes of a frame that the kernel is about to send.
+#[inline(always)]
+pub(crate) fn judge(frame: &SkbFrame, seen: &mut Seen) -> Result<Verdict, Verdict> {
+    let config = maps::config().ok_or(Verdict::DropInternal)?;
+    let ethernet = Ethernet::read(frame)?;
+    let closed = config.flags & config_flags::CLOSED != 0;
+    if closed && ethernet.ethertype == ethertype::ARP {
+        return Ok(Verdict::Pass);
+    }
+    if closed && ethernet.ethertype != ethertype::IPV6 {
+        return Err(Verdict::DropClosed);
+    }
+    seen.vlan = port::vlan(seen.ifindex, config, &ethernet.destination)?;
+    if !closed {
+        seen.port = seen.port()?.id;
+    }
+    if frame.has_vlan_tag() {
+        return Err(Verdict::DropVlan);
+    }
+    path::parse(frame, seen, &ethernet)?;
+    if seen.packet.version != 0 {
+        return subprogram::egress_packet(frame, seen);
+    }
+    // ARP.
+    if seen.ifindex == config.engine_ifindex { Err(Verdict::DropNeighbour) } else { Ok(Verdict::Pass) }
+}
+
+/// An IP packet.
+#[inline(always)]
+pub(crate) fn packet(frame: &SkbFrame, seen: &Seen) -> Result<(), Verdict> {
+    let config = maps::config().ok_or(Verdict::DropInternal)?;
+    let packet = &seen.packet;
+    let is_engine = seen.ifindex == config.engine_ifindex;
+    let neighbour = match packet.kind {
+        Kind::Neighbour => packet.hop_limit == 255,
+        Kind::Listener => packet.hop_limit == 1,
+        _ => false,
+    };
+    if neighbour {
+        return if is_engine { Err(Verdict::DropNeighbour) } else { Ok(()) };
+    }
+    if config.flags & config_flags::CLOSED != 0 {
+        return Err(Verdict::DropClosed);
+    }
+    let port = seen.port()?;
+    let owner = maps::network(&packet.destination);
+    match owner {
+        Some(owner) if owner.kind == network_kind::VPN && owner.port != port.id => {
+            return Err(Verdict::DropClearEgress);
+        }
+        Some(owner) if owner.kind == network_kind::MARTIAN => return Err(Verdict::DropMartian),
+        _ => {}
+    }
+    let scope = spoof::scope(packet, &packet.source);
+    let own = match scope {
+        Scope::Unicast => {
+            maps::network(&packet.source).is_some_and(|source| source.kind == network_kind::LOCAL)
+        }
+        // The kernel itself sends from these only as a client or server of DHCP, or for neighbour discovery.
+        Scope::LinkLocal | Scope::Unspecified => true,
+        Scope::Group | Scope::Martian => return Err(Verdict::DropMartian),
+    };
+    if spoof::stays_on_link(spoof::scope(packet, &packet.destination)) || scope != Scope::Unicast {
+        if !spoof::is_link_service(packet) || is_engine {
+            return Err(Verdict::DropMulticast);
+        }
+        let zone = End::GATEWAY.zone;
+        rule::judge(config, zone, port.zone, packet.protocol, packet.destination_port_be)?;
+        return Ok(());
+    }
+    if own && port.flags & port_flags::IKE != 0 && is_ike_or_esp(packet) {
+        return Ok(());
+    }
+    if packet.kind == Kind::IcmpError {
+        // The gateway's own errors answer a packet that was let in; another's must fit a flow, as it did on entry.
+        return if own { Ok(()) } else { frame.expects_error(packet, None, port.id) };
+    }
+    if own {
+        return subprogram::admit(seen, End::GATEWAY, End::of(port), frame.bytes());
+    }
+    flow::continues(config, packet, port.id, frame.bytes())
+}
+
+/// IKE from our own ports, and ESP.
+#[inline(always)]
+fn is_ike_or_esp(packet: &Packet) -> bool {
+    let from_ike = matches!(packet.source_port(), udp_port::IKE | udp_port::IKE_NAT_T);
+    packet.kind == Kind::Esp || (matches!(packet.kind, Kind::Udp | Kind::EspInUdp) && from_ike)
+}

@@ -1,0 +1,115 @@
+//! Step 4: packets to the gateway itself.
+
+use aya_ebpf::bindings::{BPF_ANY, xdp_action};
+use sekisho_abi::map::{Config, Rate, SpiKey};
+use sekisho_abi::port::{Port, port_flags};
+use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::frame::Frame;
+use sekisho_dataplane::parse::{Kind, Packet, udp_port};
+use sekisho_dataplane::{rate, spoof};
+
+use crate::context::{XdpFrame, now_ns};
+use crate::maps;
+use crate::path::count::Seen;
+use crate::path::flow::End;
+use crate::path::{forward, pass, rule};
+use crate::subprogram::{self, Subprograms};
+
+/// ESP of an SA that the engine knows goes to the engine, before anything else is asked: the SA's own integrity check
+/// says more about the sender than its address. `None` for everything that is no such ESP.
+#[inline(always)]
+pub(crate) fn esp(frame: &XdpFrame, port: &Port, packet: &Packet) -> Result<Option<Verdict>, Verdict> {
+    if !is_esp(packet) || port.flags & port_flags::IKE == 0 {
+        return Ok(None);
+    }
+    let Some(spi) = maps::spi(&SpiKey { destination: packet.destination, spi_be: packet.spi_be }) else {
+        return Ok(None);
+    };
+    if (spi.udp_encapsulated != 0) != (packet.kind == Kind::EspInUdp) {
+        return Err(Verdict::DropEspEncapsulation);
+    }
+    to_engine(frame, port, Verdict::Decrypt).map(Some)
+}
+
+/// Redirects the frame to the engine's socket on the receive queue it came by.
+#[inline(always)]
+pub(crate) fn to_engine(frame: &XdpFrame, port: &Port, verdict: Verdict) -> Result<Verdict, Verdict> {
+    let queue = frame.rx_queue();
+    if queue >= u32::from(port.xsk_queues) {
+        return Err(Verdict::DropInternal);
+    }
+    match maps::SOCKETS.redirect(u32::from(port.xsk_base) + queue, u64::from(xdp_action::XDP_DROP)) {
+        Ok(_) => Ok(verdict),
+        Err(_) => Err(Verdict::DropInternal),
+    }
+}
+
+/// A packet to one of the gateway's addresses.
+#[inline(always)]
+pub(crate) fn to_gateway(
+    frame: &XdpFrame,
+    seen: &Seen,
+    config: &Config,
+    port: &Port,
+) -> Result<Verdict, Verdict> {
+    let packet = &seen.packet;
+    if packet.kind == Kind::IcmpError {
+        frame.expects_error(packet, Some(port.id), 0)?;
+        return pass(frame, config, port);
+    }
+    if is_esp(packet) {
+        let refused =
+            if port.flags & port_flags::IKE != 0 { Verdict::DropUnknownSpi } else { Verdict::DropPolicy };
+        return Err(refused);
+    }
+    if packet.kind == Kind::Udp && matches!(packet.destination_port(), udp_port::IKE | udp_port::IKE_NAT_T) {
+        if port.flags & port_flags::IKE == 0 {
+            return Err(Verdict::DropPolicy);
+        }
+        limit_initial(frame, packet)?;
+        return pass(frame, config, port);
+    }
+    subprogram::admit(seen, End::of(port), End::GATEWAY, frame.bytes())?;
+    forward::clamp(frame, packet, port, None);
+    pass(frame, config, port)
+}
+
+/// A packet that no router carries: DHCP where a rule lets it in, nothing else. It makes no flow, as the answer
+/// comes from another address than the one it was sent to.
+#[inline(always)]
+pub(crate) fn on_link(config: &Config, packet: &Packet, port: &Port) -> Result<Verdict, Verdict> {
+    if port.flags & port_flags::VPN != 0 || !spoof::is_link_service(packet) {
+        return Err(Verdict::DropMulticast);
+    }
+    let allowed =
+        rule::judge(config, port.zone, End::GATEWAY.zone, packet.protocol, packet.destination_port_be);
+    match allowed {
+        Ok(_) => Ok(Verdict::Pass),
+        Err(_) => Err(Verdict::DropMulticast),
+    }
+}
+
+#[inline(always)]
+fn is_esp(packet: &Packet) -> bool {
+    matches!(packet.kind, Kind::Esp | Kind::EspInUdp)
+}
+
+/// Holds down IKE messages that would open an IKE SA: those whose responder's SPI is zero (RFC 7296 section 3.1).
+/// Peers that are known go on undisturbed while a stranger with their address floods.
+#[inline(always)]
+fn limit_initial(frame: &XdpFrame, packet: &Packet) -> Result<(), Verdict> {
+    let marker = if packet.destination_port() == udp_port::IKE_NAT_T { 4 } else { 0 };
+    let responder_spi = frame.read_at::<8>(u32::from(packet.transport) + 8 + marker + 8);
+    if responder_spi.is_none_or(|spi| spi != [0; 8]) {
+        return Ok(());
+    }
+    let now_ns = now_ns();
+    let next_ns = match maps::RATES.get_ptr(packet.source) {
+        // SAFETY: map values outlive the program's run (RCU).
+        Some(rate) => unsafe { (*rate).next_ns },
+        None => 0,
+    };
+    let next_ns = rate::IKE_INITIAL.admit(next_ns, now_ns).ok_or(Verdict::DropRate)?;
+    // A source that can't be remembered can't be held down either: refuse it.
+    maps::RATES.insert(packet.source, Rate { next_ns }, u64::from(BPF_ANY)).map_err(|_| Verdict::DropRate)
+}

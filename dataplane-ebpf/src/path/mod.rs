@@ -1,0 +1,146 @@
+//! The packet's way through `port`: one file for each step.
+//!
+//! A packet of a known flow takes the short way: parse, port, flow, forward. It needs no look at `NETWORKS`: when the
+//! flow was judged its source belonged to the port it enters by and its destination to the port it leaves by, and a
+//! change of networks or rules changes the generation, which sends it the long way once more.
+
+pub(crate) mod count;
+pub(crate) mod flow;
+pub(crate) mod forward;
+pub(crate) mod local;
+pub(crate) mod neighbour;
+pub(crate) mod port;
+pub(crate) mod rule;
+
+use sekisho_abi::map::{Config, config_flags};
+use sekisho_abi::port::{Port, network_kind, port_flags};
+use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::frame::Frame;
+use sekisho_dataplane::parse::{self, Ethernet, Ipv6, Kind, ethertype};
+use sekisho_dataplane::spoof::{self, Scope};
+
+use crate::context::XdpFrame;
+use crate::maps;
+use crate::path::count::Seen;
+use crate::path::flow::End;
+use crate::path::port::Receiver;
+use crate::subprogram::{self, Subprograms};
+
+/// What becomes of a received frame. `Ok` for what is let through, `Err` for the reason why not; on `Ok` of a redirect
+/// the frame is rewritten and its target set.
+#[inline(always)]
+pub(crate) fn judge(frame: &XdpFrame, seen: &mut Seen) -> Result<Verdict, Verdict> {
+    match short_way(frame, seen) {
+        SHORT_WAY_ENDS => subprogram::long_way(frame, seen),
+        number => subprogram::judged(number),
+    }
+}
+
+/// What [`short_way`] gives back beside numbers of verdicts.
+const SHORT_WAY_ENDS: u32 = 1 << 8;
+
+/// As far as most packets have to go. A function of its own for the sake of the stack: what it needed is free again
+/// when the long way begins.
+#[inline(never)]
+fn short_way(frame: &XdpFrame, seen: &mut Seen) -> u32 {
+    match judge_known(frame, seen) {
+        Ok(Some(verdict)) | Err(verdict) => u32::from(verdict as u8),
+        Ok(None) => SHORT_WAY_ENDS,
+    }
+}
+
+#[inline(always)]
+fn judge_known(frame: &XdpFrame, seen: &mut Seen) -> Result<Option<Verdict>, Verdict> {
+    let config = maps::config().ok_or(Verdict::DropInternal)?;
+    if config.flags & config_flags::CLOSED != 0 {
+        return Err(Verdict::DropClosed);
+    }
+    let ethernet = Ethernet::read(frame)?;
+    seen.vlan = port::vlan(seen.ifindex, config, &ethernet.source)?;
+    let port = seen.port()?;
+    seen.port = port.id;
+    seen.receiver = port::receiver(&ethernet, port)?;
+    parse(frame, seen, &ethernet)?;
+    if seen.packet.version == 0 {
+        return subprogram::arp(frame, seen).map(Some);
+    }
+    if seen.receiver != Receiver::Port {
+        return Ok(None);
+    }
+    match local::esp(frame, port, &seen.packet)? {
+        Some(verdict) => Ok(Some(verdict)),
+        None => flow::known(frame, seen, config, port),
+    }
+}
+
+/// Reads the packet; what isn't IP must be ARP and leaves it empty.
+#[inline(always)]
+pub(crate) fn parse<F: Frame + Subprograms>(
+    frame: &F,
+    seen: &mut Seen,
+    ethernet: &Ethernet,
+) -> Result<(), Verdict> {
+    match ethernet.ethertype {
+        ethertype::IPV4 => parse::ipv4(frame, &mut seen.packet),
+        ethertype::IPV6 => match parse::ipv6(frame, &mut seen.packet)? {
+            Ipv6::Done => Ok(()),
+            Ipv6::Extended => frame.ipv6_extended(&mut seen.packet),
+        },
+        ethertype::ARP => Ok(()),
+        // Ports of this version are untagged: trunks come with tags to take off and put on.
+        ethertype::VLAN | ethertype::SERVICE_VLAN => Err(Verdict::DropVlan),
+        _ => Err(Verdict::DropEtherType),
+    }
+}
+
+/// Everything but packets of known flows.
+#[inline(always)]
+pub(crate) fn long_way(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
+    let config = maps::config().ok_or(Verdict::DropInternal)?;
+    let port = seen.port()?;
+    let packet = &seen.packet;
+    match packet.kind {
+        Kind::Neighbour => return subprogram::discovery(frame, seen),
+        Kind::Listener => return neighbour::listener(packet, port),
+        _ => {}
+    }
+    let (source, destination) =
+        (spoof::scope(packet, &packet.source), spoof::scope(packet, &packet.destination));
+    spoof::martian(packet, source, destination)?;
+    if source == Scope::Unicast {
+        spoof::source(maps::network(&packet.source), port)?;
+    } else if port.flags & port_flags::VPN != 0 {
+        // Behind a VPN there is no link.
+        return Err(Verdict::DropSpoof);
+    }
+    if spoof::stays_on_link(destination) {
+        return local::on_link(config, packet, port);
+    }
+    if seen.receiver != Receiver::Port {
+        // A unicast packet in a multicast or broadcast frame (RFC 1122 section 3.3.6).
+        return Err(Verdict::DropMulticast);
+    }
+    let owner = maps::network(&packet.destination);
+    match owner.map(|network| network.kind) {
+        Some(network_kind::LOCAL) => local::to_gateway(frame, seen, config, port),
+        Some(network_kind::MARTIAN) => Err(Verdict::DropMartian),
+        _ => {
+            let exit = forward::route(frame, config, packet, port, owner)?;
+            if packet.kind == Kind::IcmpError {
+                frame.expects_error(packet, Some(port.id), exit.port.id)?;
+            } else {
+                subprogram::admit(seen, End::of(port), End::of(exit.port), frame.bytes())?;
+            }
+            forward::leave(frame, config, packet, port, &exit)
+        }
+    }
+}
+
+/// Frames to the kernel carry the device's MAC address; what comes out of the engine may carry any.
+#[inline(always)]
+pub(crate) fn pass(frame: &XdpFrame, config: &Config, port: &Port) -> Result<Verdict, Verdict> {
+    if port.flags & port_flags::VPN != 0 {
+        frame.write(0, config.engine_mac).ok_or(Verdict::DropMalformed)?;
+    }
+    Ok(Verdict::Pass)
+}

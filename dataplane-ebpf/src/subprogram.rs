@@ -1,0 +1,337 @@
+//! The parts that the verifier judges each by itself (global functions, Linux 5.6): whatever a caller has found out
+//! about its packet is forgotten at the call, so that ways do not multiply.
+//!
+//! Hence their signatures: a context, numbers, pointers to structures without padding that may be null; one number
+//! comes back, a verdict's where nothing else is said.
+
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::extension::{self, Walk};
+use sekisho_dataplane::frame::Frame;
+use sekisho_dataplane::mss::{self, Search};
+use sekisho_dataplane::parse::{self, Packet};
+
+use crate::context::{SkbFrame, XdpFrame};
+use crate::egress;
+use crate::path;
+use crate::path::count::{self, Seen};
+use crate::path::flow::{self, Admitted, End};
+use crate::path::forward::{self, Fib};
+use crate::path::neighbour;
+
+/// Stands for any port, where one is asked for by number.
+const ANY_PORT: u32 = u32::MAX;
+/// Set beside [`Verdict::Pass`] where the rule that allowed a new flow wants an event.
+const LOGGED: u32 = 1 << 8;
+
+/// What a step of a loop gives back where there is more to do.
+const MORE: u32 = 1 << 8;
+
+/// The number of the verdict in either arm.
+#[inline(always)]
+fn number(judged: Result<Verdict, Verdict>) -> u32 {
+    match judged {
+        Ok(verdict) | Err(verdict) => u32::from(verdict as u8),
+    }
+}
+
+/// The verdict with this number, as `Ok` or `Err`.
+#[inline(always)]
+pub(crate) fn judged(number: u32) -> Result<Verdict, Verdict> {
+    match Verdict::from_number((number & 0xff) as u8) {
+        Some(verdict) if !verdict.is_drop() => Ok(verdict),
+        Some(verdict) => Err(verdict),
+        None => Err(Verdict::DropInternal),
+    }
+}
+
+/// Declares a global function and the typed way to call it.
+macro_rules! subprogram {
+    (
+        $(#[$doc:meta])*
+        fn $name:ident($($parameter:ident: $type:ty),*) -> u32 $body:block
+    ) => {
+        $(#[$doc])*
+        #[cfg_attr(target_arch = "bpf", unsafe(no_mangle))]
+        #[inline(never)]
+        extern "C" fn $name($($parameter: $type),*) -> u32 $body
+    };
+}
+
+subprogram! {
+    fn sekisho_long_way(ctx: *mut xdp_md, seen: *const Seen) -> u32 {
+        // SAFETY: the verifier holds every caller to a valid structure or null.
+        match unsafe { seen.as_ref() } {
+            Some(seen) => number(path::long_way(&XdpFrame::from_ptr(ctx), seen)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`path::long_way`].
+#[inline(always)]
+pub(crate) fn long_way(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
+    judged(sekisho_long_way(frame.as_ptr(), seen))
+}
+
+subprogram! {
+    fn sekisho_extended_xdp(ctx: *mut xdp_md, packet: *mut Packet) -> u32 {
+        // SAFETY: as above.
+        match unsafe { packet.as_mut() } {
+            Some(packet) => extended(&XdpFrame::from_ptr(ctx), packet, |walk| sekisho_extension_xdp(ctx, walk)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+subprogram! {
+    fn sekisho_extended_skb(ctx: *mut __sk_buff, packet: *mut Packet) -> u32 {
+        // SAFETY: as above.
+        match unsafe { packet.as_mut() } {
+            Some(packet) => extended(&SkbFrame::from_ptr(ctx), packet, |walk| sekisho_extension_skb(ctx, walk)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+#[inline(always)]
+fn extended<F: Frame>(frame: &F, packet: &mut Packet, step: impl Fn(&mut Walk) -> u32) -> u32 {
+    let step = |walk: &mut Walk| match step(walk) {
+        MORE => Ok(extension::Step::More),
+        step => judged(step).map(|_| extension::Step::Transport),
+    };
+    number(parse::ipv6_extended(frame, packet, step).map(|()| Verdict::Pass))
+}
+
+subprogram! {
+    fn sekisho_extension_xdp(ctx: *mut xdp_md, walk: *mut Walk) -> u32 {
+        // SAFETY: as above.
+        match unsafe { walk.as_mut() } {
+            Some(walk) => extension_step(&XdpFrame::from_ptr(ctx), walk),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+subprogram! {
+    fn sekisho_extension_skb(ctx: *mut __sk_buff, walk: *mut Walk) -> u32 {
+        // SAFETY: as above.
+        match unsafe { walk.as_mut() } {
+            Some(walk) => extension_step(&SkbFrame::from_ptr(ctx), walk),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+#[inline(always)]
+fn extension_step<F: Frame>(frame: &F, walk: &mut Walk) -> u32 {
+    match walk.step(frame) {
+        Ok(extension::Step::More) => MORE,
+        Ok(extension::Step::Transport) => number(Ok(Verdict::Pass)),
+        Err(refused) => number(Err(refused)),
+    }
+}
+
+subprogram! {
+    fn sekisho_mss_step(ctx: *mut xdp_md, search: *mut Search) -> u32 {
+        // SAFETY: as above.
+        match unsafe { search.as_mut() }.map(|search| search.step(&XdpFrame::from_ptr(ctx))) {
+            Some(mss::Step::More) => MORE,
+            Some(mss::Step::Found) => number(Ok(Verdict::Pass)),
+            Some(mss::Step::Absent) | None => number(Err(Verdict::DropOptions)),
+        }
+    }
+}
+
+/// [`Search::step`].
+#[inline(always)]
+pub(crate) fn mss_step(frame: &XdpFrame, search: &mut Search) -> mss::Step {
+    match sekisho_mss_step(frame.as_ptr(), search) {
+        MORE => mss::Step::More,
+        step if judged(step).is_ok() => mss::Step::Found,
+        _ => mss::Step::Absent,
+    }
+}
+
+/// Frames for which there are subprograms.
+pub(crate) trait Subprograms {
+    /// [`parse::ipv6_extended`].
+    fn ipv6_extended(&self, packet: &mut Packet) -> Result<(), Verdict>;
+    /// [`flow::expects_error`].
+    fn expects_error(&self, error: &Packet, entry: Option<u16>, exit: u16) -> Result<(), Verdict>;
+}
+
+impl Subprograms for XdpFrame {
+    #[inline(always)]
+    fn ipv6_extended(&self, packet: &mut Packet) -> Result<(), Verdict> {
+        judged(sekisho_extended_xdp(self.as_ptr(), packet)).map(|_| ())
+    }
+
+    #[inline(always)]
+    fn expects_error(&self, error: &Packet, entry: Option<u16>, exit: u16) -> Result<(), Verdict> {
+        let entry = entry.map_or(ANY_PORT, u32::from);
+        judged(sekisho_expects_error_xdp(self.as_ptr(), error, entry, exit.into())).map(|_| ())
+    }
+}
+
+impl Subprograms for SkbFrame {
+    #[inline(always)]
+    fn ipv6_extended(&self, packet: &mut Packet) -> Result<(), Verdict> {
+        judged(sekisho_extended_skb(self.as_ptr(), packet)).map(|_| ())
+    }
+
+    #[inline(always)]
+    fn expects_error(&self, error: &Packet, entry: Option<u16>, exit: u16) -> Result<(), Verdict> {
+        let entry = entry.map_or(ANY_PORT, u32::from);
+        judged(sekisho_expects_error_skb(self.as_ptr(), error, entry, exit.into())).map(|_| ())
+    }
+}
+
+subprogram! {
+    fn sekisho_expects_error_xdp(ctx: *mut xdp_md, error: *const Packet, entry: u32, exit: u32) -> u32 {
+        // SAFETY: as above.
+        match unsafe { error.as_ref() } {
+            Some(error) => expects(&XdpFrame::from_ptr(ctx), error, entry, exit),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+subprogram! {
+    fn sekisho_expects_error_skb(ctx: *mut __sk_buff, error: *const Packet, entry: u32, exit: u32) -> u32 {
+        // SAFETY: as above.
+        match unsafe { error.as_ref() } {
+            Some(error) => expects(&SkbFrame::from_ptr(ctx), error, entry, exit),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+#[inline(always)]
+fn expects<F: Frame>(frame: &F, error: &Packet, entry: u32, exit: u32) -> u32 {
+    let entry = u16::try_from(entry).ok();
+    let Ok(exit) = u16::try_from(exit) else { return number(Err(Verdict::DropInternal)) };
+    number(flow::expects_error(frame, error, entry, exit).map(|()| Verdict::Pass))
+}
+
+subprogram! {
+    fn sekisho_admit(packet: *const Packet, entry: u64, exit: u64, bytes: u32) -> u32 {
+        // SAFETY: as above.
+        let Some(packet) = (unsafe { packet.as_ref() }) else { return number(Err(Verdict::DropInternal)) };
+        match flow::admit(packet, End::from_bits(entry), End::from_bits(exit), bytes) {
+            Ok(Admitted::Silently) => number(Ok(Verdict::Pass)),
+            Ok(Admitted::Logged) => number(Ok(Verdict::Pass)) | LOGGED,
+            Err(refused) => number(Err(refused)),
+        }
+    }
+}
+
+/// [`flow::admit`], and the event that the rule may want.
+#[inline(always)]
+pub(crate) fn admit(seen: &Seen, entry: End, exit: End, bytes: u32) -> Result<(), Verdict> {
+    let admitted = sekisho_admit(&seen.packet, entry.to_bits(), exit.to_bits(), bytes);
+    judged(admitted)?;
+    if admitted & LOGGED != 0 {
+        event(seen, if exit.port == 0 { Verdict::Pass } else { Verdict::Forward });
+    }
+    Ok(())
+}
+
+subprogram! {
+    fn sekisho_event(seen: *const Seen, verdict: u32) -> u32 {
+        // SAFETY: as above.
+        if let Some(seen) = unsafe { seen.as_ref() } {
+            count::event(seen, verdict);
+        }
+        0
+    }
+}
+
+/// [`count::event`].
+#[inline(always)]
+pub(crate) fn event(seen: &Seen, verdict: Verdict) {
+    sekisho_event(seen, u32::from(verdict as u8));
+}
+
+subprogram! {
+    fn sekisho_clamp(ctx: *mut xdp_md, packet: *const Packet, mtu: u32) -> u32 {
+        // SAFETY: as above.
+        if let (Some(packet), Ok(mtu)) = (unsafe { packet.as_ref() }, u16::try_from(mtu)) {
+            forward::clamp_to(&XdpFrame::from_ptr(ctx), packet, mtu);
+        }
+        0
+    }
+}
+
+/// [`forward::clamp_to`].
+#[inline(always)]
+pub(crate) fn clamp(frame: &XdpFrame, packet: &Packet, mtu: u16) {
+    sekisho_clamp(frame.as_ptr(), packet, mtu.into());
+}
+
+subprogram! {
+    fn sekisho_fib(ctx: *mut xdp_md, packet: *const Packet, fib: *mut Fib, length: u32) -> u32 {
+        // SAFETY: as above.
+        let (packet, fib) = unsafe { (packet.as_ref(), fib.as_mut()) };
+        if let (Some(packet), Some(fib), Ok(length)) = (packet, fib, u16::try_from(length)) {
+            *fib = forward::lookup(&XdpFrame::from_ptr(ctx), packet, length);
+        }
+        0
+    }
+}
+
+/// [`forward::lookup`].
+#[inline(always)]
+pub(crate) fn fib(frame: &XdpFrame, packet: &Packet, length: u16) -> Fib {
+    let mut fib = Fib::NONE;
+    sekisho_fib(frame.as_ptr(), packet, &raw mut fib, length.into());
+    fib
+}
+
+subprogram! {
+    fn sekisho_arp(ctx: *mut xdp_md, seen: *const Seen) -> u32 {
+        // SAFETY: as above.
+        match unsafe { seen.as_ref() } {
+            Some(seen) => number(neighbour::arp(&XdpFrame::from_ptr(ctx), seen)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`neighbour::arp`].
+#[inline(always)]
+pub(crate) fn arp(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
+    judged(sekisho_arp(frame.as_ptr(), seen))
+}
+
+subprogram! {
+    fn sekisho_discovery(ctx: *mut xdp_md, seen: *const Seen) -> u32 {
+        // SAFETY: as above.
+        match unsafe { seen.as_ref() } {
+            Some(seen) => number(neighbour::discovery(&XdpFrame::from_ptr(ctx), seen)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`neighbour::discovery`].
+#[inline(always)]
+pub(crate) fn discovery(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
+    judged(sekisho_discovery(frame.as_ptr(), seen))
+}
+
+subprogram! {
+    fn sekisho_egress(ctx: *mut __sk_buff, seen: *const Seen) -> u32 {
+        // SAFETY: as above.
+        match unsafe { seen.as_ref() } {
+            Some(seen) => number(egress::packet(&SkbFrame::from_ptr(ctx), seen).map(|()| Verdict::Pass)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`egress::packet`].
+#[inline(always)]
+pub(crate) fn egress_packet(frame: &SkbFrame, seen: &Seen) -> Result<Verdict, Verdict> {
+    judged(sekisho_egress(frame.as_ptr(), seen))
+}

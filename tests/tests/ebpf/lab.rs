@@ -1,0 +1,561 @@
+//! One gateway in a network namespace: devices, routes, neighbours, programs and filled maps.
+//!
+//! ```text
+//!   10.1.0.0/24, 2001:db8:1::/64 ── lan1 ┐          ┌ wan ── 203.0.113.0/24, 2001:db8:ff::/64, the Internet
+//!                                        ├ gateway ─┤
+//!   10.2.0.0/24, 2001:db8:2::/64 ── lan2 ┘          └ engine ── VPN 10: 10.9.0.0/16, 2001:db8:9::/48
+//!                                                             └ VPN 11: 10.11.0.0/16
+//! ```
+//!
+//! The gateway is `.1` and `::1` of each network; `.2` and `::2` are neighbours, as is `.254` and `::fe` on the WAN.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use sekisho_abi::event::Event;
+use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES_DEFAULT};
+use sekisho_abi::map::{Config, Counter, Spi, SpiKey, config_flags};
+use sekisho_abi::port::{Network, Port, PortKey, ZONE_GATEWAY, network_kind, port_flags};
+use sekisho_abi::rule::{
+    RULE_KEY_BITS, RULE_KEY_BITS_ANY_PORT, RULE_KEY_BITS_ANY_PROTOCOL, Rule, RuleKey, action, rule_flags,
+};
+use sekisho_abi::verdict::{Verdict, counter_index};
+use sekisho_abi::{Address, mapped};
+
+use crate::{ebpf_build, test_run};
+
+/// Port ids.
+pub(crate) const LAN1: u16 = 1;
+pub(crate) const LAN2: u16 = 2;
+pub(crate) const WAN: u16 = 3;
+pub(crate) const VPN: u16 = 10;
+pub(crate) const VPN_OTHER: u16 = 11;
+/// The port of the engine's end of its veth pair, for the program `engine`.
+pub(crate) const ENGINE_END: u16 = 20;
+
+/// Zones are numbered apart from ports, so that one taken for the other shows.
+pub(crate) const fn zone(port: u16) -> u16 {
+    port + 100
+}
+
+/// Largest packet for VPN ports.
+pub(crate) const VPN_MTU: u16 = 1400;
+/// MAC address of every neighbour.
+pub(crate) const NEIGHBOUR_MAC: [u8; 6] = [2, 0xaa, 0, 0, 0, 2];
+
+/// Any protocol, or any port of one.
+#[derive(Clone, Copy)]
+pub(crate) enum Service {
+    Any,
+    Protocol(u8),
+    Port(u8, u16),
+}
+
+/// The verdict of one frame, and what became of it.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) verdict: Verdict,
+    /// Port whose counter rose.
+    pub(crate) port: u16,
+    pub(crate) frame: Vec<u8>,
+}
+
+/// The device a frame comes by or leaves by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Device {
+    Lan1,
+    Lan2,
+    Wan,
+    /// The kernel's end of the engine's veth pair.
+    Engine,
+    /// The engine's own end.
+    EngineEnd,
+    /// A device that is no port.
+    Stray,
+}
+
+const DEVICES: [(Device, &str, &str); 6] = [
+    (Device::Lan1, "lan1", "lan1-host"),
+    (Device::Lan2, "lan2", "lan2-host"),
+    (Device::Wan, "wan", "wan-host"),
+    (Device::Engine, "sekisho0", "sekisho0-x"),
+    (Device::EngineEnd, "sekisho1", "sekisho1-x"),
+    (Device::Stray, "stray", "stray-host"),
+];
+
+/// MAC addresses of the gateway's devices, fixed so that failures read alike.
+pub(crate) const fn mac(device: Device) -> [u8; 6] {
+    [2, 0xbb, 0, 0, 0, device as u8 + 1]
+}
+
+pub(crate) struct Lab {
+    ebpf: Ebpf,
+    ifindex: BTreeMap<Device, u32>,
+    config: Config,
+    counters: RefCell<BTreeMap<(u16, Verdict), Counter>>,
+    /// AF_XDP sockets in `SOCKETS`.
+    _sockets: Vec<OwnedFd>,
+}
+
+impl Lab {
+    /// A gateway whose only rules are those a test adds.
+    pub(crate) fn new() -> Self {
+        enter_namespace();
+        let ifindex = make_devices();
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("FLOWS", 1024)
+            .load(object())
+            .unwrap_or_else(|error| panic!("loading the object: {error}"));
+        for name in ["port", "engine"] {
+            let program: &mut Xdp = ebpf.program_mut(name).expect("an XDP program").try_into().expect("XDP");
+            program.load().unwrap_or_else(|error| panic!("program {name}: {error:?}"));
+        }
+        let program: &mut SchedClassifier =
+            ebpf.program_mut("egress").expect("a tc program").try_into().expect("a classifier");
+        program.load().unwrap_or_else(|error| panic!("program egress: {error:?}"));
+        // Test runs on behalf of a device need its receive queues registered, which attaching does.
+        let port: &mut Xdp = ebpf.program_mut("port").expect("an XDP program").try_into().expect("XDP");
+        for (_, name, _) in DEVICES {
+            port.attach(name, XdpMode::Driver).unwrap_or_else(|error| panic!("attaching to {name}: {error}"));
+        }
+        let mut lab = Self {
+            ebpf,
+            ifindex,
+            config: Config::default(),
+            counters: RefCell::default(),
+            _sockets: Vec::new(),
+        };
+        lab.fill();
+        lab
+    }
+
+    fn fill(&mut self) {
+        self.config = Config {
+            generation: 7,
+            engine_ifindex: self.ifindex(Device::Engine),
+            engine_mac: mac(Device::Engine),
+            flags: 0,
+            lifetimes: LIFETIMES_DEFAULT,
+        };
+        self.write_config();
+        self.add_port(Device::Lan1, LAN1, 0);
+        self.add_port(Device::Lan2, LAN2, 0);
+        self.add_port(Device::Wan, WAN, port_flags::UPLINK | port_flags::IKE);
+        self.add_port(Device::Engine, VPN, port_flags::VPN);
+        self.add_port(Device::Engine, VPN_OTHER, port_flags::VPN);
+        self.add_port(Device::EngineEnd, ENGINE_END, 0);
+        for (prefix, bits, port, kind) in [
+            ("10.1.0.0", 24, LAN1, network_kind::PORT),
+            ("2001:db8:1::", 64, LAN1, network_kind::PORT),
+            ("10.2.0.0", 24, LAN2, network_kind::PORT),
+            ("2001:db8:2::", 64, LAN2, network_kind::PORT),
+            ("203.0.113.0", 24, WAN, network_kind::PORT),
+            ("2001:db8:ff::", 64, WAN, network_kind::PORT),
+            ("10.9.0.0", 16, VPN, network_kind::VPN),
+            ("2001:db8:9::", 48, VPN, network_kind::VPN),
+            ("10.11.0.0", 16, VPN_OTHER, network_kind::VPN),
+            ("10.1.0.1", 32, LAN1, network_kind::LOCAL),
+            ("10.1.0.255", 32, LAN1, network_kind::LOCAL),
+            ("2001:db8:1::1", 128, LAN1, network_kind::LOCAL),
+            ("10.2.0.1", 32, LAN2, network_kind::LOCAL),
+            ("203.0.113.1", 32, WAN, network_kind::LOCAL),
+            ("2001:db8:ff::1", 128, WAN, network_kind::LOCAL),
+            ("192.0.2.0", 24, 0, network_kind::MARTIAN),
+        ] {
+            self.add_network(prefix, bits, port, kind);
+        }
+        let devices: Vec<u32> = self.ifindex.values().copied().collect();
+        let mut map: DevMapHash<&mut MapData> =
+            self.ebpf.map_mut("DEVICES").expect("a map").try_into().expect("a devmap");
+        for ifindex in devices {
+            map.insert(ifindex, ifindex, None, 0).expect("a device of this namespace");
+        }
+        let socket = af_xdp_socket();
+        let mut map: XskMap<&mut MapData> =
+            self.ebpf.map_mut("SOCKETS").expect("a map").try_into().expect("an xskmap");
+        for index in [XSK_BASE + u32::from(WAN), XSK_BASE + u32::from(ENGINE_END)] {
+            map.set(index, std::os::fd::AsRawFd::as_raw_fd(&socket), 0).expect("an AF_XDP socket");
+        }
+        self._sockets.push(socket);
+    }
+
+    fn add_port(&mut self, device: Device, id: u16, flags: u32) {
+        self.add_port_with_mac(device, id, flags, mac(device));
+    }
+
+    pub(crate) fn add_port_with_mac(&mut self, device: Device, id: u16, flags: u32, mac: [u8; 6]) {
+        let is_vpn = flags & port_flags::VPN != 0;
+        let ifindex = self.ifindex(device);
+        let port = Port {
+            id,
+            zone: zone(id),
+            flags,
+            xsk_base: u16::try_from(XSK_BASE).expect("small") + id,
+            xsk_queues: 1,
+            mtu: if is_vpn { VPN_MTU } else { 1500 },
+            mac,
+            ifindex,
+        };
+        self.insert("PORTS", PortKey { ifindex, vlan: if is_vpn { id } else { 0 }, reserved: 0 }, port);
+    }
+
+    /// Removes a port, as a reload does.
+    pub(crate) fn remove_port(&mut self, device: Device) {
+        let key = PortKey { ifindex: self.ifindex(device), vlan: 0, reserved: 0 };
+        self.remove::<_, Port>("PORTS", key);
+    }
+
+    pub(crate) fn add_network(&mut self, prefix: &str, bits: u32, port: u16, kind: u16) {
+        let address: IpAddr = prefix.parse().expect("an address");
+        let bits = if address.is_ipv4() { bits + 96 } else { bits };
+        let mut map: LpmTrie<&mut MapData, Address, Network> =
+            self.ebpf.map_mut("NETWORKS").expect("a map").try_into().expect("a trie");
+        let network = Network { port, zone: if port == 0 { 0 } else { zone(port) }, kind, reserved: 0 };
+        map.insert(&Key::new(bits, octets(address)), network, 0).expect("room");
+    }
+
+    /// Allows new flows between ports (0: the gateway) under the generation in force.
+    pub(crate) fn allow(&mut self, from: u16, to: u16, service: Service) {
+        self.rule(self.config.generation, from, to, service, action::ALLOW, 0);
+    }
+
+    /// The same, with an event for each new flow.
+    pub(crate) fn allow_logged(&mut self, from: u16, to: u16, service: Service) {
+        self.rule(self.config.generation, from, to, service, action::ALLOW, rule_flags::LOG);
+    }
+
+    pub(crate) fn deny(&mut self, from: u16, to: u16, service: Service) {
+        self.rule(self.config.generation, from, to, service, action::DENY, 0);
+    }
+
+    fn rule(&mut self, generation: u32, from: u16, to: u16, service: Service, action: u16, flags: u16) {
+        let zone = |port: u16| if port == 0 { ZONE_GATEWAY } else { zone(port) }.to_be_bytes();
+        let (bits, protocol, port) = match service {
+            Service::Any => (RULE_KEY_BITS_ANY_PROTOCOL, 0, 0),
+            Service::Protocol(protocol) => (RULE_KEY_BITS_ANY_PORT, protocol, 0),
+            Service::Port(protocol, port) => (RULE_KEY_BITS, protocol, port),
+        };
+        let key = RuleKey {
+            generation_be: generation.to_be_bytes(),
+            from_be: zone(from),
+            to_be: zone(to),
+            protocol,
+            port_be: port.to_be_bytes(),
+            reserved: 0,
+        };
+        let mut map: LpmTrie<&mut MapData, RuleKey, Rule> =
+            self.ebpf.map_mut("RULES").expect("a map").try_into().expect("a trie");
+        map.insert(&Key::new(bits, key), Rule { id: 42, action, flags }, 0).expect("room");
+    }
+
+    /// Flips to the next rule set, which is empty.
+    pub(crate) fn next_generation(&mut self) {
+        self.config.generation += 1;
+        self.write_config();
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.config.flags |= config_flags::CLOSED;
+        self.write_config();
+    }
+
+    pub(crate) fn set_lifetimes(&mut self, seconds: u32) {
+        self.config.lifetimes = [seconds; 8];
+        self.write_config();
+    }
+
+    fn write_config(&mut self) {
+        let mut map: Array<&mut MapData, Config> =
+            self.ebpf.map_mut("CONFIG").expect("a map").try_into().expect("an array");
+        map.set(0, self.config, 0).expect("the one entry");
+    }
+
+    pub(crate) fn add_spi(&mut self, destination: &str, spi: u32, udp_encapsulated: bool) {
+        let key = SpiKey { destination: address(destination), spi_be: spi.to_be() };
+        self.insert("SPIS", key, Spi { port: VPN, udp_encapsulated: udp_encapsulated.into() });
+    }
+
+    /// Takes the engine's socket of a port away.
+    pub(crate) fn remove_socket(&mut self, port: u16) {
+        let mut map: XskMap<&mut MapData> =
+            self.ebpf.map_mut("SOCKETS").expect("a map").try_into().expect("an xskmap");
+        map.unset(XSK_BASE + u32::from(port)).expect("a socket");
+    }
+
+    fn insert<K: aya::Pod, V: aya::Pod>(&mut self, map: &str, key: K, value: V) {
+        let mut map: HashMap<&mut MapData, K, V> =
+            self.ebpf.map_mut(map).expect("a map").try_into().expect("a hash");
+        map.insert(key, value, 0).expect("room");
+    }
+
+    fn remove<K: aya::Pod, V: aya::Pod>(&mut self, map: &str, key: K) {
+        let mut map: HashMap<&mut MapData, K, V> =
+            self.ebpf.map_mut(map).expect("a map").try_into().expect("a hash");
+        map.remove(&key).expect("an entry");
+    }
+
+    /// Every flow there is.
+    pub(crate) fn flows(&self) -> Vec<(FlowKey, Flow)> {
+        let map: HashMap<&MapData, FlowKey, Flow> =
+            self.ebpf.map("FLOWS").expect("a map").try_into().expect("a hash");
+        map.iter().map(|entry| entry.expect("an entry")).collect()
+    }
+
+    /// The one flow there is.
+    pub(crate) fn flow(&self) -> Flow {
+        match self.flows().as_slice() {
+            [(_, flow)] => *flow,
+            flows => panic!("one flow expected: {flows:?}"),
+        }
+    }
+
+    /// Fills the flow table up.
+    pub(crate) fn exhaust_flows(&mut self) {
+        let mut map: HashMap<&mut MapData, FlowKey, Flow> =
+            self.ebpf.map_mut("FLOWS").expect("a map").try_into().expect("a hash");
+        for number in 0..=u16::MAX {
+            let key = FlowKey { low_port_be: number, protocol: 253, ..FlowKey::default() };
+            if map.insert(key, Flow::default(), 0).is_err() {
+                return;
+            }
+        }
+        panic!("the table has no bound");
+    }
+
+    /// The events that have come, oldest first.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        let mut ring: RingBuf<&mut MapData> =
+            self.ebpf.map_mut("EVENTS").expect("a map").try_into().expect("a ring");
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            assert_eq!(item.len(), size_of::<Event>());
+            // SAFETY: plain data, as long as the type.
+            events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+        }
+        events
+    }
+
+    pub(crate) fn ifindex(&self, device: Device) -> u32 {
+        self.ifindex[&device]
+    }
+
+    /// A frame through `port`, as if received by the device.
+    pub(crate) fn receive(&self, device: Device, frame: &[u8]) -> Run {
+        self.run_xdp("port", device, 0, frame)
+    }
+
+    /// The same, on another receive queue.
+    pub(crate) fn receive_on_queue(&self, device: Device, queue: u32, frame: &[u8]) -> Run {
+        self.run_xdp("port", device, queue, frame)
+    }
+
+    /// A frame through `engine`.
+    pub(crate) fn receive_engine(&self, frame: &[u8]) -> Run {
+        self.run_xdp("engine", Device::EngineEnd, 0, frame)
+    }
+
+    fn run_xdp(&self, program: &str, device: Device, queue: u32, frame: &[u8]) -> Run {
+        let fd = self.program(program);
+        let before = self.read_counters();
+        let outcome = test_run::xdp(fd.as_fd(), self.ifindex(device), queue, frame, 1)
+            .unwrap_or_else(|error| panic!("{device:?}, {} bytes: {error}", frame.len()));
+        let (port, verdict) = self.rose(&before, frame.len());
+        let expected = match verdict {
+            Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => 4,
+            Verdict::Pass => 2,
+            _ => 1,
+        };
+        assert_eq!(outcome.action, expected, "action of {verdict:?}");
+        if verdict.is_drop() {
+            assert_eq!(outcome.frame, frame, "a refused frame stays as it was");
+        }
+        Run { verdict, port, frame: outcome.frame }
+    }
+
+    /// A frame through `egress`, as if the kernel sent it by the device.
+    pub(crate) fn send(&self, device: Device, frame: &[u8]) -> Run {
+        let fd = self.program("egress");
+        let before = self.read_counters();
+        let outcome = test_run::skb(fd.as_fd(), self.ifindex(device), frame)
+            .unwrap_or_else(|error| panic!("{device:?}, {} bytes: {error}", frame.len()));
+        let (port, verdict) = self.rose(&before, frame.len());
+        assert_eq!(outcome.action, if verdict == Verdict::Pass { 0 } else { 2 }, "action of {verdict:?}");
+        assert_eq!(outcome.frame, frame);
+        Run { verdict, port, frame: outcome.frame }
+    }
+
+    /// Mean time of `port` for this frame. Each run takes the frame as the one before left it, so it must still be for
+    /// the gateway, and its hop limit last.
+    pub(crate) fn cost(&self, device: Device, frame: &[u8], repeat: u32) -> Duration {
+        let fd = self.program("port");
+        test_run::xdp(fd.as_fd(), self.ifindex(device), 0, frame, repeat).expect("a run").duration
+    }
+
+    /// Whether the kernel runs tc programs on this frame at all: it wants the whole IP header there.
+    pub(crate) fn can_send(frame: &[u8]) -> bool {
+        frame.len() >= if frame[12..14] == [0x86, 0xdd] { 54 } else { 34 }
+    }
+
+    /// Whether the action alone would let a frame out, for floods that need no counters.
+    pub(crate) fn action(&self, program: &str, device: Device, frame: &[u8]) -> u32 {
+        let fd = self.program(program);
+        let outcome = match program {
+            "egress" => test_run::skb(fd.as_fd(), self.ifindex(device), frame),
+            _ => test_run::xdp(fd.as_fd(), self.ifindex(device), 0, frame, 1),
+        };
+        outcome.unwrap_or_else(|error| panic!("{program}, {} bytes: {error}", frame.len())).action
+    }
+
+    fn program(&self, name: &str) -> &ProgramFd {
+        self.ebpf.program(name).expect("a program").fd().expect("loaded")
+    }
+
+    fn rose(&self, before: &BTreeMap<(u16, Verdict), Counter>, bytes: usize) -> (u16, Verdict) {
+        let after = self.read_counters();
+        let rose: Vec<_> = after.iter().filter(|(key, counter)| before.get(key) != Some(counter)).collect();
+        let [(&(port, verdict), counter)] = rose[..] else { panic!("one counter must rise: {rose:?}") };
+        let zero = Counter::default();
+        let before = before.get(&(port, verdict)).unwrap_or(&zero);
+        assert_eq!(counter.packets - before.packets, 1);
+        assert_eq!(counter.bytes - before.bytes, u64::try_from(bytes).expect("small"));
+        self.counters.replace(after);
+        (port, verdict)
+    }
+
+    fn read_counters(&self) -> BTreeMap<(u16, Verdict), Counter> {
+        let map: PerCpuArray<&MapData, Counter> =
+            self.ebpf.map("COUNTERS").expect("a map").try_into().expect("a per-CPU array");
+        let mut counters = BTreeMap::new();
+        for port in [0, LAN1, LAN2, WAN, VPN, VPN_OTHER, ENGINE_END] {
+            for &verdict in Verdict::ALL {
+                let mut sum = Counter::default();
+                for counter in map.get(&counter_index(port, verdict), 0).expect("an entry").iter() {
+                    sum.packets += counter.packets;
+                    sum.bytes += counter.bytes;
+                }
+                counters.insert((port, verdict), sum);
+            }
+        }
+        counters
+    }
+}
+
+const XSK_BASE: u32 = 40;
+
+/// An address as the maps have it.
+pub(crate) fn address(text: &str) -> Address {
+    octets(text.parse().expect("an address"))
+}
+
+fn octets(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(address) => mapped(address.octets()),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// The programs' object, built once per test run.
+fn object() -> &'static [u8] {
+    static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
+    OBJECT.get_or_init(|| {
+        let path = match std::env::var_os("SEKISHO_EBPF_OBJECT") {
+            Some(path) => PathBuf::from(path),
+            None => {
+                println!("building the eBPF object as `cargo xtask ebpf` does");
+                let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+                ebpf_build::build(root).unwrap_or_else(|error| panic!("{error}"))
+            }
+        };
+        println!("eBPF object: {}", path.display());
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    })
+}
+
+/// Gives this thread a network namespace of its own. It goes away with its last user.
+fn enter_namespace() {
+    // SAFETY: no memory is involved; the call changes the calling thread's namespace only.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(result, 0, "a network namespace: {} (root is needed)", std::io::Error::last_os_error());
+}
+
+fn make_devices() -> BTreeMap<Device, u32> {
+    // Hosts at the far ends stay silent, so that what the programs see is what the tests run.
+    write_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
+    let mut script = String::from("link set lo up\n");
+    for (device, name, peer) in DEVICES {
+        let mac = mac(device).map(|byte| format!("{byte:02x}")).join(":");
+        script += &format!("link add {name} address {mac} numrxqueues 2 type veth peer name {peer}\n");
+        script += &format!("link set {name} up\nlink set {peer} up\n");
+    }
+    run_ip(&script);
+    let mut script = String::new();
+    let neighbour = NEIGHBOUR_MAC.map(|byte| format!("{byte:02x}")).join(":");
+    for (name, v4, v6) in [
+        ("lan1", "10.1.0", "2001:db8:1:"),
+        ("lan2", "10.2.0", "2001:db8:2:"),
+        ("wan", "203.0.113", "2001:db8:ff:"),
+    ] {
+        script += &format!("addr add {v4}.1/24 dev {name}\naddr add {v6}:1/64 dev {name} nodad\n");
+        for host in ["2", "254"] {
+            script += &format!("neigh add {v4}.{host} lladdr {neighbour} nud permanent dev {name}\n");
+        }
+        for host in ["2", "fe"] {
+            script += &format!("neigh add {v6}:{host} lladdr {neighbour} nud permanent dev {name}\n");
+        }
+    }
+    script += "route add default via 203.0.113.254\nroute add default via 2001:db8:ff::fe\n";
+    // The kernel asks for an address on the device before it routes for it.
+    script += "addr add 169.254.77.1/32 dev sekisho0\n";
+    for name in ["lan1", "lan2", "wan", "sekisho0"] {
+        write_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0");
+    }
+    run_ip(&script);
+    write_sysctl("net/ipv4/ip_forward", "1");
+    write_sysctl("net/ipv6/conf/all/forwarding", "1");
+    DEVICES
+        .into_iter()
+        .map(|(device, name, _)| {
+            let name = std::ffi::CString::new(name).expect("no zero");
+            // SAFETY: a terminated string.
+            let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
+            assert_ne!(ifindex, 0);
+            (device, ifindex)
+        })
+        .collect()
+}
+
+/// Runs commands of ip(8), one a line.
+fn run_ip(script: &str) {
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("ip(8) of iproute2: {error}"));
+    child.stdin.take().expect("piped").write_all(script.as_bytes()).expect("a batch");
+    assert!(child.wait().expect("ip(8)").success(), "ip -batch:\n{script}");
+}
+
+fn write_sysctl(name: &str, value: &str) {
+    // The kernel shows each thread the values of its own network namespace here.
+    let path = Path::new("/proc/sys").join(name);
+    std::fs::write(&path, value).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+fn af_xdp_socket() -> OwnedFd {
+    // SAFETY: no memory is involved.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    assert!(fd >= 0, "an AF_XDP socket: {}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor was just made and has no other owner.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

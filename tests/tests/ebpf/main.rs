@@ -1,0 +1,27 @@
+//! The XDP and tc programs in the running kernel: packet in, verdict and packet out.
+//!
+//! Nothing is sent. Every test has a network namespace of its own with the devices, routes and neighbours that the
+//! programs ask the kernel for, loads the programs with private maps, and runs single frames through them
+//! (`BPF_PROG_TEST_RUN`). Needs root:
+//!
+//! ```text
+//! cargo test -p sekisho-tests --test ebpf -- --test-threads=1
+//! ```
+//!
+//! The object is built by the workspace's one way to build it; `SEKISHO_EBPF_OBJECT` names another.
+
+#[path = "../../../xtask/src/ebpf_build.rs"]
+#[allow(dead_code, reason = "the build is one function of it; the rest serves xtask")]
+mod ebpf_build;
+
+mod egress;
+mod flows;
+mod forward;
+mod hostile;
+mod icmp;
+mod lab;
+mod local;
+mod neighbours;
+mod packet;
+mod refused;
+mod test_run;
