@@ -26,7 +26,8 @@ pub struct Path {
 pub struct Transmit {
     /// From and to.
     pub path: Path,
-    /// The IKE message (without non-ESP marker), or the one byte 0xff of a NAT keepalive.
+    /// The IKE message (without non-ESP marker), or the one byte 0xff of a NAT keepalive, which never gets a marker
+    /// (RFC 3948 section 2.3; see [`KEEPALIVE`](crate::nat::KEEPALIVE)).
     pub bytes: Vec<u8>,
 }
 
