@@ -185,6 +185,8 @@ fn rustflags(linker: &Path) -> Vec<String> {
         // BTF is generated from this, at the link.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Else small copies and clearings become calls of loops that go byte by byte, for every packet.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
     ]
 }
 
