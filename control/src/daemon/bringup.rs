@@ -75,6 +75,8 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
                 kernel.set_offloads_off(device)?;
                 kernel.set_sysctl(&mut ledger, &format!("net/ipv6/conf/{device}/accept_ra"), "0")?;
             }
+            // The kernel has nothing to say on the engine's end: no neighbour discovery into the filter.
+            kernel.set_sysctl(&mut ledger, &format!("net/ipv6/conf/{ENGINE_DEVICE}/disable_ipv6"), "1")?;
             filter.attach_port(&inner)?;
             filter.attach_engine(&engine)?;
             Some((inner, engine))

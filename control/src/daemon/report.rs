@@ -79,8 +79,9 @@ impl Daemon {
             mode: "vpn".to_owned(),
             verdicts: verdicts(port.id),
         });
-        // Port 0 collects what came in where no port is.
-        let nowhere = PortStatus { name: "-".into(), verdicts: verdicts(0), ..PortStatus::default() };
+        // Port 0 collects what came in where no port is, and what passed on to the engine's end, which its port has counted.
+        let mut nowhere = PortStatus { name: "-".into(), verdicts: verdicts(0), ..PortStatus::default() };
+        nowhere.verdicts.retain(|name, _| name != sekisho_abi::verdict::Verdict::Encrypt.name());
         physical.chain(vpn).chain((!nowhere.verdicts.is_empty()).then_some(nowhere)).collect()
     }
 
