@@ -318,8 +318,10 @@ impl Tunnels {
         let spi = Spi { port, udp_encapsulated: u16::from(sa.udp_encapsulation) };
         let result = pair(&sa, port, outer)
             .map_err(|error| error.to_owned())
-            .and_then(|pair| self.table.install(pair, sa.activate_outbound).map_err(|e| e.to_string()))
-            .and_then(|()| maps.add_spi(outer.local.ip(), sa.spi_in, spi).map_err(|e| e.to_string()));
+            // The filter learns the SPI first: once the outbound SA is in use the peer answers with its own new one, and
+            // may do so before the next line here runs.
+            .and_then(|pair| maps.add_spi(outer.local.ip(), sa.spi_in, spi).map(|()| pair).map_err(|e| e.to_string()))
+            .and_then(|pair| self.table.install(pair, sa.activate_outbound).map_err(|e| e.to_string()));
         match result {
             Ok(()) => {
                 tracing::info!(
@@ -344,6 +346,7 @@ impl Tunnels {
                     "child SA not installed"
                 );
                 let _ = self.table.remove(sa.spi_in, Duration::ZERO);
+                let _ = maps.remove_spi(outer.local.ip(), sa.spi_in);
                 let _ = endpoint.child_failed(now, sa.child);
             }
         }
