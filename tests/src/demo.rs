@@ -1,6 +1,6 @@
 //! The demonstration: every scenario as one line of a table, with the figure it measured.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -79,15 +79,19 @@ pub fn run(options: &Options) -> Result<bool> {
 
 /// One line of the table.
 fn show(site: &mut Site, check: &Scenario) -> bool {
-    print!("  …     {}", check.name);
-    // Only a terminal shows the line under way; that it fails is not worth a word.
-    let _ = std::io::stdout().flush();
+    let terminal = std::io::stdout().is_terminal();
+    if terminal {
+        print!("  …     {}", check.name);
+        // The line under way is for the eye only.
+        let _ = std::io::stdout().flush();
+    }
     let outcome = (check.run)(site);
     let (mark, text) = match &outcome {
         Ok(figure) => ("ok  ", figure.clone()),
         Err(error) => ("FAIL", format!("{error:#}").replace('\n', "\n          ")),
     };
-    println!("\r  {mark}  {:<50}  {text}", check.name);
+    let over = if terminal { "\r" } else { "" };
+    println!("{over}  {mark}  {:<48}  {text}", check.name);
     outcome.is_ok()
 }
 

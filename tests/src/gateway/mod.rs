@@ -89,14 +89,14 @@ impl Sekishod {
         lab.record().gateway(&self.name)?;
         let mut command = Command::new(program("sekishod")?);
         command.arg("--config").arg(&self.config).args(["--log-level", self.log_level]);
+        let log_before = self.log().len();
         let mut process = Process::start(lab, self.place, &mut command, &self.name)?;
         until(START, "sekishod's first answer", || {
             if let Some(status) = process.ended()? {
                 // Asking on would only wait for nothing.
-                return Ok(Some(Err(anyhow::anyhow!(
-                    "sekishod ended with {status}:\n{}",
-                    tail(&process.log(), 25)
-                ))));
+                let log = process.log();
+                let said = tail(log.get(log_before..).unwrap_or_default(), 12);
+                return Ok(Some(Err(anyhow::anyhow!("sekishod ended with {status}:\n{said}"))));
             }
             // The previous daemon's answer, if it is still there, is not this one's.
             Ok((self.status()?.pid() == u64::from(process.pid())).then_some(Ok(())))

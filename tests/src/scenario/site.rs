@@ -40,7 +40,7 @@ pub struct Site {
     pub centre: Peer,
     /// A conversation that one scenario opens and a later one goes on with.
     pub held: Option<Conversation>,
-    /// Where the centre's daemon was asked to begin: the tunnel's time counts from here.
+    /// When the clinic's daemon was asked to start: the tunnel's time counts from here.
     pub begun: Instant,
     /// What the taps search for.
     pub canary: String,
@@ -112,8 +112,8 @@ impl Site {
     pub fn between(lab: Lab, clinic: &Settings, centre: &Settings) -> Result<Self> {
         let canary = canary();
         let services = Services::start(lab.name(), &canary)?;
-        let begun = Instant::now();
         let centre = Peer::Sekisho(Sekishod::start(&lab, Place::Centre, centre)?);
+        let begun = Instant::now();
         let clinic = Sekishod::start(&lab, Place::Clinic, clinic)?;
         Ok(Self { clinic, centre, held: None, begun, canary, services, lab })
     }
@@ -131,9 +131,9 @@ impl Site {
         };
         let canary = canary();
         let services = Services::start(lab.name(), &canary)?;
-        let begun = Instant::now();
         let charon = Charon::start(&lab, Place::Centre)?;
         charon.load(&foreign(Family::V4, proof, "aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"))?;
+        let begun = Instant::now();
         let clinic = Sekishod::start(&lab, Place::Clinic, &clinic)?;
         Ok(Self { clinic, centre: Peer::StrongSwan(charon), held: None, begun, canary, services, lab })
     }
@@ -146,8 +146,8 @@ impl Site {
         };
         old.stop_if_running()?;
         self.held = None;
-        self.begun = Instant::now();
         self.centre = Peer::Sekisho(Sekishod::start(&self.lab, Place::Centre, centre)?);
+        self.begun = Instant::now();
         self.clinic = Sekishod::start(&self.lab, Place::Clinic, clinic)?;
         Ok(())
     }

@@ -19,10 +19,10 @@ pub fn up(site: &mut Site) -> Result<String> {
     let connection = status.connection("centre")?;
     let (kind, _) = status.datapath();
     Ok(format!(
-        "{}, ESP {} in the {kind}, within {:.1} s",
+        "{:.1} s after the daemon's start: {}, ESP {} in the {kind}",
+        since.as_secs_f64(),
         connection.ike_suite(),
-        connection.child_suites().join(", "),
-        since.as_secs_f64()
+        connection.child_suites().join(", ")
     ))
 }
 
