@@ -320,7 +320,9 @@ impl Tunnels {
             .map_err(|error| error.to_owned())
             // The filter learns the SPI first: once the outbound SA is in use the peer answers with its own new one, and
             // may do so before the next line here runs.
-            .and_then(|pair| maps.add_spi(outer.local.ip(), sa.spi_in, spi).map(|()| pair).map_err(|e| e.to_string()))
+            .and_then(|pair| {
+                maps.add_spi(outer.local.ip(), sa.spi_in, spi).map(|()| pair).map_err(|e| e.to_string())
+            })
             .and_then(|pair| self.table.install(pair, sa.activate_outbound).map_err(|e| e.to_string()));
         match result {
             Ok(()) => {
