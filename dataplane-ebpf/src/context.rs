@@ -5,17 +5,29 @@ use core::mem::MaybeUninit;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_coarse_ns, bpf_skb_load_bytes, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_skb_load_bytes, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sekisho_dataplane::frame::Frame;
 
-/// CLOCK_MONOTONIC in nanoseconds, as of the last timer tick: lifetimes and rates need no better, and it costs a tenth
-/// of the exact time.
+use crate::maps;
+
+/// CLOCK_MONOTONIC in nanoseconds, as of the last timer tick: lifetimes and rates need no better. The helper that gives
+/// it costs as much as a lookup, so it's asked once a tick; the count of ticks is a plain load.
 #[inline(always)]
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_ktime_get_coarse_ns() }
+    let jiffies = unsafe { bpf_jiffies64() };
+    let Some(clock) = maps::CLOCK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the one entry of an array, which always exists. CPUs may write it at once; each writes a time of the
+    // same tick, or one tick old.
+    unsafe {
+        if (*clock).jiffies != jiffies {
+            (*clock).now_ns = bpf_ktime_get_coarse_ns();
+            (*clock).jiffies = jiffies;
+        }
+        (*clock).now_ns
+    }
 }
 
 /// A received frame.
@@ -52,6 +64,13 @@ impl XdpFrame {
         self.ctx.ctx
     }
 
+    /// Where `N` bytes at this offset are, if the frame has them.
+    #[inline(always)]
+    fn bounded<const N: usize>(&self, offset: u32) -> Option<usize> {
+        let at = self.ctx.data() + offset as usize;
+        if at + N > self.ctx.data_end() { None } else { Some(at) }
+    }
+
     /// Writes at an offset that is a constant once everything is inlined; `None` where the frame is too short.
     #[inline(always)]
     pub(crate) fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
@@ -62,6 +81,26 @@ impl XdpFrame {
         // SAFETY: the bytes lie between the frame's begin and end, as just checked; the verifier checks it again.
         unsafe { (at as *mut [u8; N]).write(bytes) };
         Some(())
+    }
+
+    /// Writes the Ethernet header's two MAC addresses, destination first.
+    #[inline(always)]
+    pub(crate) fn write_macs(&self, macs: &[u8; 12]) -> Option<()> {
+        let to = self.bounded::<12>(0)?;
+        let from = macs.as_ptr() as usize;
+        // SAFETY: both ranges are twelve bytes long.
+        unsafe {
+            store::u64(to, load::u64(from));
+            store::u32(to + 8, load::u32(from + 8));
+        }
+        Some(())
+    }
+
+    /// Writes four bytes, given as a number in the machine's order.
+    #[inline(always)]
+    pub(crate) fn write_u32(&self, offset: u32, value: u32) -> Option<()> {
+        // SAFETY: `bounded` has checked that the bytes are there.
+        self.bounded::<4>(offset).map(|to| unsafe { store::u32(to, value) })
     }
 
     /// Writes at an offset that depends on the packet.
@@ -82,12 +121,26 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let at = self.ctx.data() + offset as usize;
-        if at + N > self.ctx.data_end() {
-            return None;
-        }
-        // SAFETY: the bytes lie between the frame's begin and end, as just checked; the verifier checks it again.
-        Some(unsafe { (at as *const [u8; N]).read() })
+        // SAFETY: `bounded` has checked that the bytes are there; the verifier checks it again.
+        self.bounded::<N>(offset).map(|at| unsafe { (at as *const [u8; N]).read() })
+    }
+
+    #[inline(always)]
+    fn read_u16(&self, offset: u32) -> Option<u16> {
+        // SAFETY: `bounded` has checked that the bytes are there.
+        self.bounded::<2>(offset).map(|at| unsafe { load::u16(at) })
+    }
+
+    #[inline(always)]
+    fn read_u32(&self, offset: u32) -> Option<u32> {
+        // SAFETY: as above.
+        self.bounded::<4>(offset).map(|at| unsafe { load::u32(at) })
+    }
+
+    #[inline(always)]
+    fn read_u64(&self, offset: u32) -> Option<u64> {
+        // SAFETY: as above.
+        self.bounded::<8>(offset).map(|at| unsafe { load::u64(at) })
     }
 
     #[inline(always)]
@@ -159,4 +212,66 @@ impl Frame for SkbFrame {
         // SAFETY: on success the helper has written all of them.
         (result == 0).then(|| unsafe { bytes.assume_init() })
     }
+}
+
+/// Loads of whole numbers from anywhere. Machines that run these programs take them unaligned from a packet (x86-64,
+/// arm64: the verifier knows), but the compiler thinks that the target doesn't, and would go byte by byte.
+mod load {
+    macro_rules! load {
+        ($($name:ident $instruction:literal),+) => {$(
+            /// # Safety
+            /// The bytes at `at` must be readable.
+            #[inline(always)]
+            pub(super) unsafe fn $name(at: usize) -> $name {
+                #[cfg(target_arch = "bpf")]
+                {
+                    let value: u64;
+                    // SAFETY: reads what the caller vouches for, and has no other effect.
+                    unsafe {
+                        core::arch::asm!($instruction, value = out(reg) value, at = in(reg) at,
+                            options(pure, readonly, nostack, preserves_flags));
+                    }
+                    value as $name
+                }
+                #[cfg(not(target_arch = "bpf"))]
+                // SAFETY: the caller vouches for the bytes.
+                unsafe {
+                    (at as *const $name).read_unaligned()
+                }
+            }
+        )+};
+    }
+    load!(
+        u16 "{value} = *(u16 *)({at} + 0)",
+        u32 "{value} = *(u32 *)({at} + 0)",
+        u64 "{value} = *(u64 *)({at} + 0)"
+    );
+}
+
+/// Stores of whole numbers to anywhere, as [`load`].
+mod store {
+    macro_rules! store {
+        ($($name:ident $instruction:literal),+) => {$(
+            /// # Safety
+            /// The bytes at `at` must be writable.
+            #[inline(always)]
+            pub(super) unsafe fn $name(at: usize, value: $name) {
+                #[cfg(target_arch = "bpf")]
+                // SAFETY: writes what the caller vouches for, and has no other effect.
+                unsafe {
+                    core::arch::asm!($instruction, at = in(reg) at, value = in(reg) value as core::primitive::u64,
+                        options(nostack, preserves_flags));
+                }
+                #[cfg(not(target_arch = "bpf"))]
+                // SAFETY: the caller vouches for the bytes.
+                unsafe {
+                    (at as *mut $name).write_unaligned(value);
+                }
+            }
+        )+};
+    }
+    store!(
+        u32 "*(u32 *)({at} + 0) = {value}",
+        u64 "*(u64 *)({at} + 0) = {value}"
+    );
 }

@@ -95,7 +95,7 @@ pub(crate) fn packet(frame: &SkbFrame, seen: &Seen) -> Result<(), Verdict> {
         return if own { Ok(()) } else { frame.expects_error(packet, None, port.id) };
     }
     if own {
-        return subprogram::admit(seen, End::GATEWAY, End::of(port), frame.bytes());
+        return subprogram::admit(seen, End::GATEWAY, End::of(port), frame.bytes(), None);
     }
     flow::continues(config, packet, port.id, frame.bytes())
 }

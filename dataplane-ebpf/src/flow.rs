@@ -8,36 +8,40 @@ use sekisho_abi::verdict::Verdict;
 use crate::parse::{Kind, Packet};
 use crate::tcp::{self, Step};
 
+/// A [`FlowKey`] as the numbers it consists of in memory: the program writes it, and the kernel hashes it, in whole
+/// words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Key([u64; 5]);
+
+const _: () = assert!(size_of::<Key>() == size_of::<FlowKey>(), "the same bytes");
+
 /// The key of the packet's flow, and whether the packet comes from the key's low end.
 #[inline(always)]
-pub fn key(packet: &Packet) -> (FlowKey, bool) {
-    let from_low = is_lower(&packet.source, &packet.destination);
-    let key = if from_low {
-        FlowKey {
-            low: packet.source,
-            high: packet.destination,
-            low_port_be: packet.source_port_be,
-            high_port_be: packet.destination_port_be,
-            protocol: packet.protocol,
-            reserved: [0; 3],
-        }
-    } else {
-        FlowKey {
-            low: packet.destination,
-            high: packet.source,
-            low_port_be: packet.destination_port_be,
-            high_port_be: packet.source_port_be,
-            protocol: packet.protocol,
-            reserved: [0; 3],
-        }
-    };
-    (key, from_low)
+pub fn key(packet: &Packet) -> (Key, bool) {
+    let (source, destination) = (halves(&packet.source), halves(&packet.destination));
+    let from_low = is_lower(source, destination);
+    let ([a, b], [c, d]) = if from_low { (source, destination) } else { (destination, source) };
+    let [s0, s1] = packet.source_port_be.to_ne_bytes();
+    let [d0, d1] = packet.destination_port_be.to_ne_bytes();
+    let ports = if from_low { [s0, s1, d0, d1] } else { [d0, d1, s0, s1] };
+    let [p0, p1, p2, p3] = ports;
+    (Key([a, b, c, d, u64::from_ne_bytes([p0, p1, p2, p3, packet.protocol, 0, 0, 0])]), from_low)
+}
+
+/// An address as two numbers in the machine's order.
+#[inline(always)]
+const fn halves(address: &Address) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
 }
 
 /// Order of the ends. Addresses alone decide: a packet whose two addresses are the same is refused as a martian.
 #[inline(always)]
-fn is_lower(a: &Address, b: &Address) -> bool {
-    u128::from_be_bytes(*a) < u128::from_be_bytes(*b)
+const fn is_lower(a: [u64; 2], b: [u64; 2]) -> bool {
+    let ([a0, a1], [b0, b1]) = (a, b);
+    let (a0, b0) = (u64::from_be(a0), u64::from_be(b0));
+    a0 < b0 || (a0 == b0 && u64::from_be(a1) < u64::from_be(b1))
 }
 
 /// Whether the packet comes from the side that opened the flow.
@@ -178,7 +182,17 @@ mod tests {
             let (back, back_low) = key(&reverse(&packet));
             prop_assert_eq!(there, back);
             prop_assert_ne!(low, back_low);
-            prop_assert!(there.low < there.high);
+            prop_assert_eq!(low, source < destination);
+            // Word by word what the structure has in memory.
+            let (ends, ports) = if low {
+                ([source, destination], [source_port_be, destination_port_be])
+            } else {
+                ([destination, source], [destination_port_be, source_port_be])
+            };
+            let mut bytes = ends.concat();
+            bytes.extend(ports.map(u16::to_ne_bytes).concat());
+            bytes.extend([protocol, 0, 0, 0]);
+            prop_assert_eq!(there.0.map(u64::to_ne_bytes).concat(), bytes);
         }
     }
 

@@ -8,6 +8,25 @@ pub trait Frame {
     /// `N` bytes at an offset that is a constant once everything is inlined; `None` where the frame is too short.
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
+    /// Two bytes as a number in the machine's order, as [`read`](Self::read). Programs read numbers in one piece, where
+    /// the compiler would take arrays of bytes byte by byte.
+    #[inline(always)]
+    fn read_u16(&self, offset: u32) -> Option<u16> {
+        self.read(offset).map(u16::from_ne_bytes)
+    }
+
+    /// Four bytes, likewise.
+    #[inline(always)]
+    fn read_u32(&self, offset: u32) -> Option<u32> {
+        self.read(offset).map(u32::from_ne_bytes)
+    }
+
+    /// Eight bytes, likewise.
+    #[inline(always)]
+    fn read_u64(&self, offset: u32) -> Option<u64> {
+        self.read(offset).map(u64::from_ne_bytes)
+    }
+
     /// `N` bytes at an offset that depends on the packet. The verifier follows packet pointers plus constants, but
     /// loses sight of sums that the compiler splits: so programs go through a kernel helper here.
     fn read_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;

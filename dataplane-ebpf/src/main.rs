@@ -3,6 +3,8 @@
 //!
 //! Each is one match from a verdict to an action; the verdict is counted once, by port.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// The build of these programs needs unstable rustc anyway, for `core` on this target.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(missing_docs, reason = "aya's program macros expand to entry points without the docstring")]
 
 mod context;

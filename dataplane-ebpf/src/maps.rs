@@ -1,17 +1,18 @@
 //! Every map of the programs. What they hold, and who writes them, stands in [`sekisho_abi::map`].
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::lpm_trie;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap};
 use sekisho_abi::Address;
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{
-    Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, NETWORKS_MAX, PORTS_MAX, RATES_MAX, RULES_MAX,
-    Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
+    Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, NETWORKS_MAX, PORTS_MAX, RATES_MAX,
+    RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
 };
 use sekisho_abi::port::{Network, Port, PortKey};
 use sekisho_abi::rule::{Rule, RuleKey};
 use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
+use sekisho_dataplane::flow::Key;
 
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -36,6 +37,11 @@ pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 #[map]
 pub(crate) static RATES: LruHashMap<Address, Rate> = LruHashMap::with_max_entries(RATES_MAX, 0);
+// Where a new flow is put together.
+#[map]
+pub(crate) static NEW_FLOW: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static CLOCK: Array<Clock> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static EVENT_RATES: PerCpuArray<Rate> = PerCpuArray::with_max_entries(VERDICTS_MAX, 0);
 
@@ -55,15 +61,22 @@ pub(crate) fn port(key: PortKey) -> Option<&'static Port> {
 /// The longest prefix in `NETWORKS` that holds this address.
 #[inline(always)]
 pub(crate) fn network(address: &Address) -> Option<&'static Network> {
-    NETWORKS.get(Key::new(128, *address))
+    NETWORKS.get(lpm_trie::Key::new(128, *address))
 }
 
 /// The flow with this key.
 #[inline(always)]
-pub(crate) fn flow(key: &FlowKey) -> Option<&'static mut Flow> {
+pub(crate) fn flow(key: &Key) -> Option<&'static mut Flow> {
     // SAFETY: map values outlive the program's run (RCU). Programs on other CPUs may write the same flow; what that can
     // lose is a count or a move of the TCP state, as said at `Flow`.
-    FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+    FLOWS.get_ptr_mut(flow_key(key)).map(|flow| unsafe { &mut *flow })
+}
+
+/// The key in its own words.
+#[inline(always)]
+pub(crate) fn flow_key(key: &Key) -> &FlowKey {
+    // SAFETY: the same bytes, of which each value is valid, and more strictly aligned.
+    unsafe { &*core::ptr::from_ref(key).cast() }
 }
 
 /// The SA of the user-space engine with this key.

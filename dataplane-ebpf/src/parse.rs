@@ -4,8 +4,8 @@
 //! Ethernet padding), no fragment, no IPv4 option; the transport header lies within the packet, its length fields fit,
 //! and TCP flags are a combination that stacks send.
 
+use sekisho_abi::Address;
 use sekisho_abi::verdict::Verdict;
-use sekisho_abi::{Address, mapped};
 
 use crate::extension::{self, Step, Walk};
 use crate::frame::Frame;
@@ -81,12 +81,12 @@ impl Ethernet {
     /// Reads the header.
     #[inline(always)]
     pub fn read<F: Frame + ?Sized>(frame: &F) -> Result<Self, Verdict> {
-        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] =
-            frame.read::<14>(0).ok_or(Verdict::DropMalformed)?;
+        let [d0, d1, d2, d3, d4, d5, s0, s1] = frame.read_u64(0).ok_or(Verdict::DropMalformed)?.to_ne_bytes();
+        let [s2, s3, s4, s5] = frame.read_u32(8).ok_or(Verdict::DropMalformed)?.to_ne_bytes();
         Ok(Self {
             destination: [d0, d1, d2, d3, d4, d5],
             source: [s0, s1, s2, s3, s4, s5],
-            ethertype: u16::from_be_bytes([t0, t1]),
+            ethertype: u16::from_be(frame.read_u16(12).ok_or(Verdict::DropMalformed)?),
         })
     }
 
@@ -127,7 +127,7 @@ pub enum Kind {
 /// What the steps behind the parser know of an IP packet. Without padding, as the verifier wants every byte set of
 /// what goes to a subprogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Packet {
     /// Source address.
     pub source: Address,
@@ -158,10 +158,10 @@ pub struct Packet {
     /// 1: an IPv6 router alert option (RFC 2711) was seen.
     pub router_alert: u8,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 5],
 }
 
-const _: () = assert!(size_of::<Packet>() == 52, "padding");
+const _: () = assert!(size_of::<Packet>() == 56, "padding");
 
 impl Packet {
     /// Destination port (or ICMP type and code) as a number.
@@ -183,14 +183,30 @@ impl Packet {
     }
 }
 
+/// The IPv4-mapped form of an address as it was read, and thus written, in one piece.
+#[inline(always)]
+const fn mapped(v4_ne: u32) -> Address {
+    let [a, b, c, d] = v4_ne.to_ne_bytes();
+    join(0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]))
+}
+
+/// An address from its halves, numbers in the machine's order.
+#[inline(always)]
+const fn join(first_ne: u64, second_ne: u64) -> Address {
+    let [a, b, c, d, e, f, g, h] = first_ne.to_ne_bytes();
+    let [i, j, k, l, m, n, o, p] = second_ne.to_ne_bytes();
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
 /// Reads an IPv4 packet (RFC 791) behind the Ethernet header.
 #[inline(always)]
 pub fn ipv4<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<(), Verdict> {
-    let header = frame.read::<20>(ETHERNET_BYTES).ok_or(Verdict::DropMalformed)?;
-    let [first, tos, l0, l1, _, _, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
+    let word = |at| frame.read_u32(ETHERNET_BYTES + at).ok_or(Verdict::DropMalformed);
+    let [first, tos, l0, l1] = word(0)?.to_ne_bytes();
+    let [f0, f1, ttl, protocol] = word(6)?.to_ne_bytes();
     packet.version = 4;
-    packet.source = mapped([s0, s1, s2, s3]);
-    packet.destination = mapped([d0, d1, d2, d3]);
+    packet.source = mapped(word(12)?);
+    packet.destination = mapped(word(16)?);
     packet.protocol = protocol;
     packet.hop_limit = ttl;
     packet.traffic_class = tos;
@@ -226,11 +242,11 @@ pub enum Ipv6 {
 /// Reads an IPv6 packet (RFC 8200) behind the Ethernet header.
 #[inline(always)]
 pub fn ipv6<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<Ipv6, Verdict> {
-    let [v0, v1, _, _, l0, l1, next, hop_limit] =
-        frame.read::<8>(ETHERNET_BYTES).ok_or(Verdict::DropMalformed)?;
+    let words = |at| frame.read_u64(ETHERNET_BYTES + at).ok_or(Verdict::DropMalformed);
+    let [v0, v1, _, _, l0, l1, next, hop_limit] = words(0)?.to_ne_bytes();
     packet.version = 6;
-    packet.source = frame.read::<16>(ETHERNET_BYTES + 8).ok_or(Verdict::DropMalformed)?;
-    packet.destination = frame.read::<16>(ETHERNET_BYTES + 24).ok_or(Verdict::DropMalformed)?;
+    packet.source = join(words(8)?, words(16)?);
+    packet.destination = join(words(24)?, words(32)?);
     packet.protocol = next;
     packet.hop_limit = hop_limit;
     packet.traffic_class = (v0 << 4) | (v1 >> 4);
@@ -282,10 +298,8 @@ fn transport<F: Frame + ?Sized, const NEAR: bool>(
             if length < 20 {
                 return Err(Verdict::DropMalformed);
             }
-            let [s0, s1, d0, d1] = read::<F, 4, NEAR>(frame, offset)?;
-            let [data_offset, flags] = read::<F, 2, NEAR>(frame, offset + 12)?;
-            packet.source_port_be = u16::from_ne_bytes([s0, s1]);
-            packet.destination_port_be = u16::from_ne_bytes([d0, d1]);
+            ports::<F, NEAR>(frame, packet, offset)?;
+            let [data_offset, flags] = read_u16::<F, NEAR>(frame, offset + 12)?.to_ne_bytes();
             packet.tcp_flags = flags;
             packet.kind = Kind::Tcp;
             let header = u32::from(data_offset >> 4) * 4;
@@ -300,16 +314,14 @@ fn transport<F: Frame + ?Sized, const NEAR: bool>(
             if length < 8 {
                 return Err(Verdict::DropMalformed);
             }
-            let [s0, s1, d0, d1, l0, l1] = read::<F, 6, NEAR>(frame, offset)?;
-            packet.source_port_be = u16::from_ne_bytes([s0, s1]);
-            packet.destination_port_be = u16::from_ne_bytes([d0, d1]);
+            ports::<F, NEAR>(frame, packet, offset)?;
             packet.kind = Kind::Udp;
-            let datagram = u32::from(u16::from_be_bytes([l0, l1]));
+            let datagram = u32::from(u16::from_be(read_u16::<F, NEAR>(frame, offset + 4)?));
             if datagram < 8 || datagram > length {
                 return Err(Verdict::DropMalformed);
             }
             if packet.destination_port() == udp_port::IKE_NAT_T && datagram >= 12 {
-                packet.spi_be = u32::from_ne_bytes(read::<F, 4, NEAR>(frame, offset + 8)?);
+                packet.spi_be = read_u32::<F, NEAR>(frame, offset + 8)?;
                 if packet.spi_be != 0 {
                     packet.kind = Kind::EspInUdp;
                 }
@@ -322,7 +334,7 @@ fn transport<F: Frame + ?Sized, const NEAR: bool>(
             if length < 8 {
                 return Err(Verdict::DropMalformed);
             }
-            packet.spi_be = u32::from_ne_bytes(read::<F, 4, NEAR>(frame, offset)?);
+            packet.spi_be = read_u32::<F, NEAR>(frame, offset)?;
             packet.kind = Kind::Esp;
         }
         _ => packet.kind = Kind::Other,
@@ -341,9 +353,10 @@ fn icmp<F: Frame + ?Sized, const NEAR: bool>(
     if length < 8 {
         return Err(Verdict::DropMalformed);
     }
-    let [kind, code, _, _, i0, i1] = read::<F, 6, NEAR>(frame, offset)?;
-    let identifier_be = u16::from_ne_bytes([i0, i1]);
-    packet.destination_port_be = u16::from_ne_bytes([kind, code]);
+    let type_and_code_be = read_u16::<F, NEAR>(frame, offset)?;
+    let [kind, code] = type_and_code_be.to_ne_bytes();
+    let identifier_be = read_u16::<F, NEAR>(frame, offset + 4)?;
+    packet.destination_port_be = type_and_code_be;
     packet.kind = match (packet.version, kind) {
         (4, 8) | (6, 128) if code == 0 => {
             packet.source_port_be = identifier_be;
@@ -364,13 +377,29 @@ fn icmp<F: Frame + ?Sized, const NEAR: bool>(
     Ok(())
 }
 
+/// Source and destination port of TCP and UDP.
 #[inline(always)]
-fn read<F: Frame + ?Sized, const N: usize, const NEAR: bool>(
+fn ports<F: Frame + ?Sized, const NEAR: bool>(
     frame: &F,
+    packet: &mut Packet,
     offset: u32,
-) -> Result<[u8; N], Verdict> {
-    let bytes = if NEAR { frame.read::<N>(offset) } else { frame.read_at::<N>(offset) };
-    bytes.ok_or(Verdict::DropMalformed)
+) -> Result<(), Verdict> {
+    let [s0, s1, d0, d1] = read_u32::<F, NEAR>(frame, offset)?.to_ne_bytes();
+    packet.source_port_be = u16::from_ne_bytes([s0, s1]);
+    packet.destination_port_be = u16::from_ne_bytes([d0, d1]);
+    Ok(())
+}
+
+#[inline(always)]
+fn read_u16<F: Frame + ?Sized, const NEAR: bool>(frame: &F, offset: u32) -> Result<u16, Verdict> {
+    let number = if NEAR { frame.read_u16(offset) } else { frame.read_at(offset).map(u16::from_ne_bytes) };
+    number.ok_or(Verdict::DropMalformed)
+}
+
+#[inline(always)]
+fn read_u32<F: Frame + ?Sized, const NEAR: bool>(frame: &F, offset: u32) -> Result<u32, Verdict> {
+    let number = if NEAR { frame.read_u32(offset) } else { frame.read_at(offset).map(u32::from_ne_bytes) };
+    number.ok_or(Verdict::DropMalformed)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! comes back, a verdict's where nothing else is said.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use sekisho_abi::flow::Hop;
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::extension::{self, Walk};
 use sekisho_dataplane::frame::Frame;
@@ -215,10 +216,11 @@ fn expects<F: Frame>(frame: &F, error: &Packet, entry: u32, exit: u32) -> u32 {
 }
 
 subprogram! {
-    fn sekisho_admit(packet: *const Packet, entry: u64, exit: u64, bytes: u32) -> u32 {
+    fn sekisho_admit(packet: *const Packet, entry: u64, exit: u64, bytes: u32, hop: *const Hop) -> u32 {
         // SAFETY: as above.
-        let Some(packet) = (unsafe { packet.as_ref() }) else { return number(Err(Verdict::DropInternal)) };
-        match flow::admit(packet, End::from_bits(entry), End::from_bits(exit), bytes) {
+        let (packet, hop) = unsafe { (packet.as_ref(), hop.as_ref()) };
+        let Some(packet) = packet else { return number(Err(Verdict::DropInternal)) };
+        match flow::admit(packet, End::from_bits(entry), End::from_bits(exit), bytes, hop) {
             Ok(Admitted::Silently) => number(Ok(Verdict::Pass)),
             Ok(Admitted::Logged) => number(Ok(Verdict::Pass)) | LOGGED,
             Err(refused) => number(Err(refused)),
@@ -228,8 +230,15 @@ subprogram! {
 
 /// [`flow::admit`], and the event that the rule may want.
 #[inline(always)]
-pub(crate) fn admit(seen: &Seen, entry: End, exit: End, bytes: u32) -> Result<(), Verdict> {
-    let admitted = sekisho_admit(&seen.packet, entry.to_bits(), exit.to_bits(), bytes);
+pub(crate) fn admit(
+    seen: &Seen,
+    entry: End,
+    exit: End,
+    bytes: u32,
+    hop: Option<&Hop>,
+) -> Result<(), Verdict> {
+    let hop = hop.map_or(core::ptr::null(), core::ptr::from_ref);
+    let admitted = sekisho_admit(&seen.packet, entry.to_bits(), exit.to_bits(), bytes, hop);
     judged(admitted)?;
     if admitted & LOGGED != 0 {
         event(seen, if exit.port == 0 { Verdict::Pass } else { Verdict::Forward });
@@ -282,10 +291,8 @@ subprogram! {
 
 /// [`forward::lookup`].
 #[inline(always)]
-pub(crate) fn fib(frame: &XdpFrame, packet: &Packet, length: u16) -> Fib {
-    let mut fib = Fib::NONE;
-    sekisho_fib(frame.as_ptr(), packet, &raw mut fib, length.into());
-    fib
+pub(crate) fn fib(frame: &XdpFrame, packet: &Packet, length: u16, fib: &mut Fib) {
+    sekisho_fib(frame.as_ptr(), packet, fib, length.into());
 }
 
 subprogram! {

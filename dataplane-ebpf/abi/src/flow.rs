@@ -22,7 +22,7 @@ pub struct FlowKey {
 }
 
 /// The state of a flow. Programs on several CPUs update it without a lock: a lost count is possible, a wrong
-/// permission is not, for the fields that decide are written once.
+/// permission is not, for the fields that decide are written when the flow is judged and the same by every CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
@@ -64,7 +64,31 @@ pub struct Flow {
     pub ifindex_from: u32,
     /// ifindex it was opened towards (0: the gateway).
     pub ifindex_to: u32,
+    /// The way of packets from the side that opened the flow.
+    pub original_hop: Hop,
+    /// The way of replies.
+    pub reply_hop: Hop,
 }
+
+/// The way a flow's packets of one direction take through the gateway, remembered for a moment: the programs ask
+/// `NETWORKS`, the kernel's routes and neighbours again every [`HOP_LIFETIME_NS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// Until when it may be used, nanoseconds of CLOCK_MONOTONIC. Zero: none is known.
+    pub until_ns: u64,
+    /// Destination and source MAC address of what is sent, as they stand in a frame.
+    pub macs: [u8; 12],
+    /// ifindex to leave by.
+    pub ifindex: u32,
+    /// Destination MAC address of what is received.
+    pub received_mac: [u8; 6],
+    /// Largest IP packet that may go this way.
+    pub mtu: u16,
+}
+
+/// How long a [`Hop`] is used, in nanoseconds: about an eighth of a second.
+pub const HOP_LIFETIME_NS: u64 = 1 << 27;
 
 /// Bits of [`Flow::fins`].
 pub mod fin {
@@ -117,4 +141,4 @@ pub enum Lifetime {
 /// Default of `Config::lifetimes`, seconds, in the order of [`Lifetime`].
 pub const LIFETIMES_DEFAULT: [u32; 8] = [60, 432_000, 120, 10, 30, 120, 30, 600];
 
-pod!(FlowKey, Flow);
+pod!(FlowKey, Flow, Hop);

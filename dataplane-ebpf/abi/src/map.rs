@@ -13,6 +13,8 @@
 //! | `COUNTERS` | per-CPU array | [`counter_index`](crate::verdict::counter_index) → [`Counter`] | programs |
 //! | `EVENTS` | ring buffer | [`Event`](crate::event::Event) | programs |
 //! | `RATES` | LRU hash | source address → [`Rate`] | programs |
+//! | `NEW_FLOW` | per-CPU array, 1 | 0 → [`Flow`](crate::flow::Flow) in the making | programs |
+//! | `CLOCK` | array, 1 | 0 → [`Clock`] | programs |
 //! | `EVENT_RATES` | per-CPU array | verdict's number → [`Rate`] | programs |
 
 use crate::{Address, pod};
@@ -79,7 +81,17 @@ pub struct Rate {
     pub next_ns: u64,
 }
 
-pod!(Config, SpiKey, Spi, Counter, Rate);
+/// The time as of the last timer tick, for programs that can't afford to ask for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// The kernel's count of ticks.
+    pub jiffies: u64,
+    /// Nanoseconds of CLOCK_MONOTONIC when that count was first seen.
+    pub now_ns: u64,
+}
+
+pod!(Config, SpiKey, Spi, Counter, Rate, Clock);
 
 /// Capacity of `PORTS`, and the bound of a port id (exclusive).
 pub const PORTS_MAX: u32 = 256;

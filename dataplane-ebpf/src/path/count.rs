@@ -13,7 +13,7 @@ use crate::subprogram;
 
 /// What is known of a frame, filled on its way. Without padding, as the verifier wants every byte set of what goes to a
 /// subprogram.
-#[repr(C)]
+#[repr(C, align(8))]
 pub(crate) struct Seen {
     /// Device.
     pub(crate) ifindex: u32,
@@ -25,10 +25,10 @@ pub(crate) struct Seen {
     pub(crate) packet: Packet,
     /// [`Receiver`](crate::path::port::Receiver).
     pub(crate) receiver: Receiver,
-    reserved: [u8; 3],
+    reserved: [u8; 7],
 }
 
-const _: () = assert!(size_of::<Seen>() == 64, "padding");
+const _: () = assert!(size_of::<Seen>() == 72, "padding");
 
 impl Seen {
     #[inline(always)]
@@ -39,7 +39,7 @@ impl Seen {
             vlan: 0,
             packet: Packet::default(),
             receiver: Receiver::Group,
-            reserved: [0; 3],
+            reserved: [0; 7],
         }
     }
 

@@ -1,15 +1,16 @@
 //! Step 5: known flows, and new ones where a rule allows them.
 
 use aya_ebpf::bindings::BPF_ANY;
-use sekisho_abi::flow::{Flow, FlowKey};
+use sekisho_abi::flow::{Flow, HOP_LIFETIME_NS, Hop};
 use sekisho_abi::map::{Config, Counter};
 use sekisho_abi::port::{Port, ZONE_GATEWAY};
 use sekisho_abi::rule::rule_flags;
 use sekisho_abi::verdict::Verdict;
-use sekisho_dataplane::flow::{self, Fit, Progress};
+use sekisho_dataplane::flow::{self, Fit, Key, Progress};
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::icmp;
-use sekisho_dataplane::parse::Packet;
+use sekisho_dataplane::parse::{Ethernet, Packet};
+use sekisho_dataplane::tcp;
 
 use crate::context::{XdpFrame, now_ns};
 use crate::maps;
@@ -51,40 +52,42 @@ impl End {
     }
 }
 
-/// The short way: a packet of a flow that is judged by the rules in force, enters where the flow's packets of its
-/// direction enter, and leaves where they leave. `None` sends it the long way.
+/// The short way: a packet of a flow that is judged by the rules in force, enters as its packets of this direction do
+/// and leaves by the hop they took a moment ago. `None` sends it the long way.
 #[inline(always)]
 pub(crate) fn known(
     frame: &XdpFrame,
-    seen: &Seen,
+    seen: &mut Seen,
     config: &Config,
-    port: &Port,
+    ethernet: &Ethernet,
 ) -> Result<Option<Verdict>, Verdict> {
     let packet = &seen.packet;
-    if !packet.has_flow() {
+    if !packet.has_flow() || packet.hop_limit <= 1 || packet.tcp_flags & tcp::flag::SYN != 0 {
         return Ok(None);
     }
     let (key, from_low) = flow::key(packet);
     let Some(known) = maps::flow(&key) else { return Ok(None) };
     let now_ns = now_ns();
     let original = flow::is_original(known, from_low);
+    let ifindex = if original { known.ifindex_from } else { known.ifindex_to };
+    let hop = if original { &known.original_hop } else { &known.reply_hop };
+    let entry = flow::entry(known, original);
+    // A hop that is still good also says that the flow hasn't expired: lifetimes are whole seconds.
     if known.generation != config.generation
-        || flow::entry(known, original) != port.id
-        || flow::is_expired(known, config, now_ns)
+        || hop.until_ns < now_ns
+        || ifindex != seen.ifindex
+        || (seen.vlan != 0 && seen.vlan != entry)
+        || hop.received_mac != ethernet.destination
+        || packet.length > hop.mtu
     {
         return Ok(None);
     }
     let progress = match flow::fit(known, packet, original) {
         Fit::Yes(progress) => progress,
-        Fit::Restart => return Ok(None),
-        Fit::No => return Err(Verdict::DropTcpState),
+        Fit::Restart | Fit::No => return Ok(None),
     };
-    let exit_ifindex = if original { known.ifindex_to } else { known.ifindex_from };
-    let Some(verdict) =
-        forward::along(frame, config, packet, port, flow::exit(known, original), exit_ifindex)?
-    else {
-        return Ok(None);
-    };
+    seen.port = entry;
+    let verdict = forward::by_hop(frame, config, &seen.packet, hop)?;
     flow::touch(known, progress, original, frame.bytes(), now_ns);
     Ok(Some(verdict))
 }
@@ -99,29 +102,36 @@ pub(crate) enum Admitted {
 }
 
 /// The long way: the packet's flow is found, judged again or made, or the packet refused. `entry` and `exit` are
-/// where this packet goes in and out; that its addresses belong there is known.
+/// where this packet goes in and out; that its addresses belong there is known. `hop`: the way to remember.
 #[inline(always)]
-pub(crate) fn admit(packet: &Packet, entry: End, exit: End, bytes: u32) -> Result<Admitted, Verdict> {
+pub(crate) fn admit(
+    packet: &Packet,
+    entry: End,
+    exit: End,
+    bytes: u32,
+    hop: Option<&Hop>,
+) -> Result<Admitted, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
     let (key, from_low) = flow::key(packet);
-    let arriving = Arriving { packet, key: &key, from_low, entry, exit, bytes, now_ns: now_ns() };
+    let arriving = Arriving { packet, key: &key, from_low, entry, exit, bytes, hop, now_ns: now_ns() };
     find_or_open(config, &arriving)
 }
 
 /// A packet on the long way, with what was found out about it.
 struct Arriving<'a> {
     packet: &'a Packet,
-    key: &'a FlowKey,
+    key: &'a Key,
     from_low: bool,
     entry: End,
     exit: End,
     bytes: u32,
+    hop: Option<&'a Hop>,
     now_ns: u64,
 }
 
 #[inline(always)]
 fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
-    let &Arriving { packet, key, from_low, entry, exit, bytes, now_ns } = arriving;
+    let &Arriving { packet, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
     if let Some(known) = maps::flow(key)
         && !flow::is_expired(known, config, now_ns)
     {
@@ -133,6 +143,7 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Ve
                         judge_again(config, arriving, known, original)?;
                     }
                     flow::touch(known, progress, original, bytes, now_ns);
+                    remember(known, arriving, original);
                     return Ok(Admitted::Silently);
                 }
                 Fit::Restart => {}
@@ -146,6 +157,17 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Ve
     open(config, arriving)
 }
 
+/// Remembers the way for the next packets of this direction.
+#[inline(always)]
+fn remember(known: &mut Flow, arriving: &Arriving<'_>, original: bool) {
+    let to = if original { &mut known.original_hop } else { &mut known.reply_hop };
+    let Some(hop) = arriving.hop.filter(|hop| hop.ifindex != 0) else {
+        to.until_ns = 0;
+        return;
+    };
+    *to = Hop { until_ns: arriving.now_ns + HOP_LIFETIME_NS, ..*hop };
+}
+
 /// Holds a known flow against the rules in force, or against a route that has moved.
 #[inline(always)]
 fn judge_again(
@@ -154,13 +176,13 @@ fn judge_again(
     known: &mut Flow,
     original: bool,
 ) -> Result<(), Verdict> {
-    let &Arriving { key, entry, exit, .. } = arriving;
+    let &Arriving { packet, key, entry, exit, .. } = arriving;
     let (from, to) = if original { (entry, exit) } else { (exit, entry) };
-    let Ok(rule) = rule::judge(config, from.zone, to.zone, key.protocol, known.rule_port_be) else {
+    let Ok(rule) = rule::judge(config, from.zone, to.zone, packet.protocol, known.rule_port_be) else {
         // A flow that the rules in force refuse is over. One that merely was led astray stays: its own way is allowed.
         if known.generation != config.generation {
             // Already gone if another CPU was quicker.
-            let _ = maps::FLOWS.remove(key);
+            let _ = maps::FLOWS.remove(maps::flow_key(key));
         }
         return Err(Verdict::DropPolicy);
     };
@@ -168,6 +190,9 @@ fn judge_again(
     known.port_to = to.port;
     known.ifindex_from = from.ifindex;
     known.ifindex_to = to.ifindex;
+    // The other direction may lead elsewhere now, too.
+    known.original_hop.until_ns = 0;
+    known.reply_hop.until_ns = 0;
     known.zone_from = from.zone;
     known.zone_to = to.zone;
     known.rule = rule.id;
@@ -178,32 +203,35 @@ fn judge_again(
 /// Makes a flow if a rule allows it.
 #[inline(always)]
 fn open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
-    let &Arriving { packet, key, from_low, entry, exit, bytes, now_ns } = arriving;
+    let &Arriving { packet, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
     let Progress { tcp_state, fins, lifetime, replied } = flow::first(packet)?;
     let rule_port_be = flow::rule_port_be(packet);
     let rule = rule::judge(config, entry.zone, exit.zone, packet.protocol, rule_port_be)?;
-    let new = Flow {
-        last_seen_ns: now_ns,
-        created_ns: now_ns,
-        original: Counter { packets: 1, bytes: u64::from(bytes) },
-        reply: Counter { packets: 0, bytes: 0 },
-        rule: rule.id,
-        generation: config.generation,
-        port_from: entry.port,
-        port_to: exit.port,
-        zone_from: entry.zone,
-        zone_to: exit.zone,
-        opener_is_low: u8::from(from_low),
-        tcp_state,
-        lifetime,
-        replied,
-        rule_port_be,
-        fins,
-        reserved: 0,
-        ifindex_from: entry.ifindex,
-        ifindex_to: exit.ifindex,
-    };
-    maps::FLOWS.insert(key, &new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFlowTable)?;
+    // Built in a map, as it would take a third of the stack.
+    let scratch = maps::NEW_FLOW.get_ptr_mut(0).ok_or(Verdict::DropInternal)?;
+    // SAFETY: the entry is this CPU's own, and a program is not interrupted by another of its kind on it.
+    let new = unsafe { &mut *scratch };
+    new.last_seen_ns = now_ns;
+    new.created_ns = now_ns;
+    new.original = Counter { packets: 1, bytes: u64::from(bytes) };
+    new.reply = Counter { packets: 0, bytes: 0 };
+    new.rule = rule.id;
+    new.generation = config.generation;
+    new.port_from = entry.port;
+    new.port_to = exit.port;
+    new.zone_from = entry.zone;
+    new.zone_to = exit.zone;
+    new.opener_is_low = u8::from(from_low);
+    new.tcp_state = tcp_state;
+    new.lifetime = lifetime;
+    new.replied = replied;
+    new.rule_port_be = rule_port_be;
+    new.fins = fins;
+    new.ifindex_from = entry.ifindex;
+    new.ifindex_to = exit.ifindex;
+    remember(new, arriving, true);
+    new.reply_hop.until_ns = 0;
+    maps::FLOWS.insert(maps::flow_key(key), &*new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFlowTable)?;
     Ok(if rule.flags & rule_flags::LOG != 0 { Admitted::Logged } else { Admitted::Silently })
 }
 

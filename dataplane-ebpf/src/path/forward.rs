@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use sekisho_abi::flow::Hop;
 use sekisho_abi::map::Config;
 use sekisho_abi::port::{Network, Port, PortKey, engine_mac, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
@@ -19,29 +20,9 @@ use crate::subprogram;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// How a packet leaves.
-#[derive(Clone, Copy)]
-pub(crate) enum Hop {
-    /// To the engine, for encryption.
-    Engine,
-    /// To a neighbour.
-    Neighbour {
-        /// Destination and source MAC address, as they stand in a frame.
-        macs: [u8; 12],
-    },
-    /// By the kernel: it has a neighbour to resolve first, or to tell the sender that the packet is too big.
-    Kernel,
-}
-
-/// By which port a packet leaves, and how.
-pub(crate) struct Exit {
-    /// The port.
-    pub(crate) port: &'static Port,
-    /// How.
-    pub(crate) hop: Hop,
-}
-
-/// Finds the way for a packet of no known flow. `owner`: the destination's entry in `NETWORKS`.
+/// Finds the port by which a packet leaves and fills in the next hop: a neighbour, or the engine. The hop stays empty
+/// where the packet is the kernel's, which has a neighbour to resolve first, or to tell the sender that the packet is
+/// too big. `owner`: the destination's entry in `NETWORKS`.
 #[inline(always)]
 pub(crate) fn route(
     frame: &XdpFrame,
@@ -49,20 +30,38 @@ pub(crate) fn route(
     packet: &Packet,
     entered: &Port,
     owner: Option<&Network>,
-) -> Result<Exit, Verdict> {
+    hop: &mut Hop,
+) -> Result<&'static Port, Verdict> {
     if let Some(Network { kind: network_kind::VPN, port, .. }) = owner {
         if *port == entered.id {
             return Err(Verdict::DropNoRoute);
         }
         let port = vpn(config, *port)?;
-        return Ok(Exit { port, hop: engine_hop(packet, port) });
+        if packet.length <= port.mtu {
+            hop.macs = concat(engine_mac(port.id), config.engine_mac);
+            hop.ifindex = config.engine_ifindex;
+            hop.mtu = port.mtu;
+        }
+        return Ok(port);
     }
-    let mut fib = subprogram::fib(frame, packet, packet.length);
-    if fib.result == BPF_FIB_LKUP_RET_FRAG_NEEDED {
+    let mut fib = Fib::NONE;
+    subprogram::fib(frame, packet, packet.length, &mut fib);
+    match fib.result {
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            hop.macs = fib.macs;
+            hop.ifindex = fib.ifindex;
+            hop.mtu = fib.mtu;
+        }
+        BPF_FIB_LKUP_RET_NO_NEIGH => {}
         // Which port it would have left by is still asked: only what may pass gets an answer.
-        fib = Fib { result: BPF_FIB_LKUP_RET_FRAG_NEEDED, ..subprogram::fib(frame, packet, 0) };
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            subprogram::fib(frame, packet, 0, &mut fib);
+            if !matches!(fib.result, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) {
+                return Err(Verdict::DropNoRoute);
+            }
+        }
+        _ => return Err(Verdict::DropNoRoute),
     }
-    let hop = fib.hop()?;
     let port =
         maps::port(PortKey { ifindex: fib.ifindex, vlan: 0, reserved: 0 }).ok_or(Verdict::DropNoRoute)?;
     match owner {
@@ -73,36 +72,7 @@ pub(crate) fn route(
     if port.flags & port_flags::VPN != 0 {
         return Err(Verdict::DropNoRoute);
     }
-    Ok(Exit { port, hop })
-}
-
-/// Finds the way for a packet of a known flow, and sends it on. `None` where the route no longer leads to the port
-/// that the flow was judged for.
-#[inline(always)]
-pub(crate) fn along(
-    frame: &XdpFrame,
-    config: &Config,
-    packet: &Packet,
-    entered: &Port,
-    exit_port: u16,
-    exit_ifindex: u32,
-) -> Result<Option<Verdict>, Verdict> {
-    if exit_port == 0 {
-        clamp(frame, packet, entered, None);
-        return pass(frame, config, entered).map(Some);
-    }
-    if exit_ifindex == config.engine_ifindex {
-        let port = vpn(config, exit_port)?;
-        let exit = Exit { port, hop: engine_hop(packet, port) };
-        return leave(frame, config, packet, entered, &exit).map(Some);
-    }
-    let fib = subprogram::fib(frame, packet, packet.length);
-    let hop = fib.hop()?;
-    if fib.result != BPF_FIB_LKUP_RET_FRAG_NEEDED && fib.ifindex != exit_ifindex {
-        return Ok(None);
-    }
-    clamp(frame, packet, entered, None);
-    send(frame, config, packet, entered, exit_ifindex, hop).map(Some)
+    Ok(port)
 }
 
 /// Sends an admitted packet on.
@@ -112,37 +82,31 @@ pub(crate) fn leave(
     config: &Config,
     packet: &Packet,
     entered: &Port,
-    exit: &Exit,
+    exit: &Port,
+    hop: &Hop,
 ) -> Result<Verdict, Verdict> {
-    clamp(frame, packet, entered, Some(exit.port));
-    match exit.hop {
-        Hop::Engine => {
-            let [d0, d1, d2, d3, d4, d5] = engine_mac(exit.port.id);
-            let [s0, s1, s2, s3, s4, s5] = config.engine_mac;
-            let macs = [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5];
-            rewrite(frame, packet, macs)?;
-            redirect(config.engine_ifindex, Verdict::Encrypt)
-        }
-        hop => send(frame, config, packet, entered, exit.port.ifindex, hop),
+    clamp(frame, packet, entered, Some(exit));
+    if hop.ifindex == 0 {
+        // The kernel counts the hop itself, so the packet goes to it as it came.
+        return pass(frame, config, entered);
     }
+    by_hop(frame, config, packet, hop)
 }
 
+/// Rewrites the frame and redirects it.
 #[inline(always)]
-fn send(
+pub(crate) fn by_hop(
     frame: &XdpFrame,
     config: &Config,
     packet: &Packet,
-    entered: &Port,
-    ifindex: u32,
-    hop: Hop,
+    hop: &Hop,
 ) -> Result<Verdict, Verdict> {
-    match hop {
-        Hop::Neighbour { macs } => {
-            rewrite(frame, packet, macs)?;
-            redirect(ifindex, Verdict::Forward)
-        }
-        // The kernel counts the hop itself, so the packet goes to it as it came.
-        Hop::Kernel | Hop::Engine => pass(frame, config, entered),
+    count_hop(frame, packet)?;
+    frame.write_macs(&hop.macs).ok_or(Verdict::DropMalformed)?;
+    match maps::DEVICES.redirect(hop.ifindex, 0) {
+        Ok(_) if hop.ifindex == config.engine_ifindex => Ok(Verdict::Encrypt),
+        Ok(_) => Ok(Verdict::Forward),
+        Err(_) => Err(Verdict::DropInternal),
     }
 }
 
@@ -156,12 +120,6 @@ fn vpn(config: &Config, id: u16) -> Result<&'static Port, Verdict> {
     maps::port(key).ok_or(Verdict::DropNoRoute)
 }
 
-/// The kernel tells the sender of a packet that is too big for the tunnel.
-#[inline(always)]
-fn engine_hop(packet: &Packet, port: &Port) -> Hop {
-    if packet.length > port.mtu { Hop::Kernel } else { Hop::Engine }
-}
-
 /// The kernel's answer to where a packet goes.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -169,20 +127,13 @@ pub(crate) struct Fib {
     result: u32,
     ifindex: u32,
     macs: [u8; 12],
+    mtu: u16,
+    reserved: u16,
 }
 
 impl Fib {
     /// No way.
-    pub(crate) const NONE: Self = Self { result: u32::MAX, ifindex: 0, macs: [0; 12] };
-
-    #[inline(always)]
-    fn hop(&self) -> Result<Hop, Verdict> {
-        match self.result {
-            BPF_FIB_LKUP_RET_SUCCESS => Ok(Hop::Neighbour { macs: self.macs }),
-            BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Ok(Hop::Kernel),
-            _ => Err(Verdict::DropNoRoute),
-        }
-    }
+    pub(crate) const NONE: Self = Self { result: u32::MAX, ifindex: 0, macs: [0; 12], mtu: 0, reserved: 0 };
 }
 
 /// Asks the kernel's routing table and neighbours. `length`: checked against the route's MTU unless zero.
@@ -209,14 +160,25 @@ pub(crate) fn lookup(frame: &XdpFrame, packet: &Packet, length: u16) -> Fib {
     let size = size_of::<FibLookup>() as i32;
     // SAFETY: the context is the kernel's, the structure is initialised and of the given size.
     let result = unsafe { bpf_fib_lookup(frame.as_ptr().cast(), &raw mut fib, size, 0) };
-    let [d0, d1, d2, d3, d4, d5] = fib.dmac;
-    let [s0, s1, s2, s3, s4, s5] = fib.smac;
+    // SAFETY: a union of two numbers of the same size; the kernel leaves one of the two there.
+    let mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
     Fib {
         // Negative for arguments the kernel doesn't take: as any number that isn't known, no route.
         result: result as u32,
         ifindex: fib.ifindex,
-        macs: [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5],
+        macs: concat(fib.dmac, fib.smac),
+        // Before Linux 5.14 the packet's own length is left there: a bound too low, never too high.
+        mtu,
+        reserved: 0,
     }
+}
+
+/// Destination and source MAC address, as they stand in a frame.
+#[inline(always)]
+const fn concat(destination: [u8; 6], source: [u8; 6]) -> [u8; 12] {
+    let [d0, d1, d2, d3, d4, d5] = destination;
+    let [s0, s1, s2, s3, s4, s5] = source;
+    [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]
 }
 
 #[inline(always)]
@@ -225,24 +187,25 @@ fn words(address: &[u8; 16]) -> [u32; 4] {
     [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
 }
 
-/// Writes MAC addresses and takes one from the time to live (RFC 1812 section 5.3.1) or hop limit.
+/// Takes one from the time to live (RFC 1812 section 5.3.1) or hop limit.
 #[inline(always)]
-fn rewrite(frame: &XdpFrame, packet: &Packet, macs: [u8; 12]) -> Result<(), Verdict> {
-    let header = ETHERNET_BYTES as usize;
+fn count_hop(frame: &XdpFrame, packet: &Packet) -> Result<(), Verdict> {
     let hop_limit = packet.hop_limit;
     if hop_limit <= 1 {
         return Err(Verdict::DropTtl);
     }
     if packet.version == 4 {
-        let [sum0, sum1] = frame.read::<2>(ETHERNET_BYTES + 10).ok_or(Verdict::DropMalformed)?;
-        let word = |ttl| u16::from_be_bytes([ttl, packet.protocol]);
-        let sum = checksum::replace(u16::from_be_bytes([sum0, sum1]), word(hop_limit), word(hop_limit - 1));
-        frame.write(header + 8, [hop_limit - 1]).ok_or(Verdict::DropMalformed)?;
-        frame.write(header + 10, sum.to_be_bytes()).ok_or(Verdict::DropMalformed)?;
+        // Time to live, protocol and checksum in one word.
+        let at = ETHERNET_BYTES + 8;
+        let [ttl, protocol, s0, s1] = frame.read_u32(at).ok_or(Verdict::DropMalformed)?.to_ne_bytes();
+        let word = |ttl| u16::from_be_bytes([ttl, protocol]);
+        let sum = checksum::replace(u16::from_be_bytes([s0, s1]), word(ttl), word(ttl.wrapping_sub(1)));
+        let [s0, s1] = sum.to_be_bytes();
+        let word = u32::from_ne_bytes([ttl.wrapping_sub(1), protocol, s0, s1]);
+        frame.write_u32(at, word).ok_or(Verdict::DropMalformed)
     } else {
-        frame.write(header + 7, [hop_limit - 1]).ok_or(Verdict::DropMalformed)?;
+        frame.write(ETHERNET_BYTES as usize + 7, [hop_limit - 1]).ok_or(Verdict::DropMalformed)
     }
-    frame.write(0, macs).ok_or(Verdict::DropMalformed)
 }
 
 /// Lowers the MSS of a SYN that goes into a tunnel or comes out of one.
@@ -267,13 +230,5 @@ pub(crate) fn clamp_to(frame: &XdpFrame, packet: &Packet, mtu: u16) {
         // The parser has seen the header within the frame, so neither write can miss it.
         let _ = frame.write_at(change.offset, change.mss.to_be_bytes());
         let _ = frame.write_at(change.checksum_offset, change.checksum.to_be_bytes());
-    }
-}
-
-#[inline(always)]
-fn redirect(ifindex: u32, verdict: Verdict) -> Result<Verdict, Verdict> {
-    match maps::DEVICES.redirect(ifindex, 0) {
-        Ok(_) => Ok(verdict),
-        Err(_) => Err(Verdict::DropInternal),
     }
 }

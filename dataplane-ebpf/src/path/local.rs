@@ -69,7 +69,7 @@ pub(crate) fn to_gateway(
         limit_initial(frame, packet)?;
         return pass(frame, config, port);
     }
-    subprogram::admit(seen, End::of(port), End::GATEWAY, frame.bytes())?;
+    subprogram::admit(seen, End::of(port), End::GATEWAY, frame.bytes(), None)?;
     forward::clamp(frame, packet, port, None);
     pass(frame, config, port)
 }
@@ -89,8 +89,9 @@ pub(crate) fn on_link(config: &Config, packet: &Packet, port: &Port) -> Result<V
     }
 }
 
+/// Whether it may be for the engine.
 #[inline(always)]
-fn is_esp(packet: &Packet) -> bool {
+pub(crate) fn is_esp(packet: &Packet) -> bool {
     matches!(packet.kind, Kind::Esp | Kind::EspInUdp)
 }
 

@@ -1,8 +1,9 @@
 //! The packet's way through `port`: one file for each step.
 //!
-//! A packet of a known flow takes the short way: parse, port, flow, forward. It needs no look at `NETWORKS`: when the
-//! flow was judged its source belonged to the port it enters by and its destination to the port it leaves by, and a
-//! change of networks or rules changes the generation, which sends it the long way once more.
+//! A packet of a known flow takes the short way: parse, flow, forward. It needs no look at `PORTS`, `NETWORKS`, rules or
+//! routes: a moment ago another packet of its flow and direction went the long way, from the same device to the same
+//! hop, and what it went through is remembered with the flow. After that moment, or at once when the generation
+//! changes, one goes the long way again.
 
 pub(crate) mod count;
 pub(crate) mod flow;
@@ -12,6 +13,7 @@ pub(crate) mod neighbour;
 pub(crate) mod port;
 pub(crate) mod rule;
 
+use sekisho_abi::flow::Hop;
 use sekisho_abi::map::{Config, config_flags};
 use sekisho_abi::port::{Port, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
@@ -57,20 +59,21 @@ fn judge_known(frame: &XdpFrame, seen: &mut Seen) -> Result<Option<Verdict>, Ver
     }
     let ethernet = Ethernet::read(frame)?;
     seen.vlan = port::vlan(seen.ifindex, config, &ethernet.source)?;
+    let parsed = parse(frame, seen, &ethernet);
+    if parsed.is_ok()
+        && !local::is_esp(&seen.packet)
+        && let Some(verdict) = flow::known(frame, seen, config, &ethernet)?
+    {
+        return Ok(Some(verdict));
+    }
     let port = seen.port()?;
     seen.port = port.id;
     seen.receiver = port::receiver(&ethernet, port)?;
-    parse(frame, seen, &ethernet)?;
+    parsed?;
     if seen.packet.version == 0 {
         return subprogram::arp(frame, seen).map(Some);
     }
-    if seen.receiver != Receiver::Port {
-        return Ok(None);
-    }
-    match local::esp(frame, port, &seen.packet)? {
-        Some(verdict) => Ok(Some(verdict)),
-        None => flow::known(frame, seen, config, port),
-    }
+    if seen.receiver == Receiver::Port { local::esp(frame, port, &seen.packet) } else { Ok(None) }
 }
 
 /// Reads the packet; what isn't IP must be ARP and leaves it empty.
@@ -125,13 +128,15 @@ pub(crate) fn long_way(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict
         Some(network_kind::LOCAL) => local::to_gateway(frame, seen, config, port),
         Some(network_kind::MARTIAN) => Err(Verdict::DropMartian),
         _ => {
-            let exit = forward::route(frame, config, packet, port, owner)?;
+            let mut hop = Hop::default();
+            let exit = forward::route(frame, config, packet, port, owner, &mut hop)?;
             if packet.kind == Kind::IcmpError {
-                frame.expects_error(packet, Some(port.id), exit.port.id)?;
+                frame.expects_error(packet, Some(port.id), exit.id)?;
             } else {
-                subprogram::admit(seen, End::of(port), End::of(exit.port), frame.bytes())?;
+                hop.received_mac = Ethernet::read(frame)?.destination;
+                subprogram::admit(seen, End::of(port), End::of(exit), frame.bytes(), Some(&hop))?;
             }
-            forward::leave(frame, config, packet, port, &exit)
+            forward::leave(frame, config, packet, port, exit, &hop)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Flows: TCP's states, expiry, rule sets that change, and the table's bound.
 
-use sekisho_abi::flow::tcp_state;
+use sekisho_abi::flow::{HOP_LIFETIME_NS, tcp_state};
 use sekisho_abi::verdict::Verdict;
 
 use crate::forward::{from_engine, to};
@@ -138,7 +138,7 @@ fn flows_expire() {
     assert_eq!(lab.receive(Device::Lan1, &question).verdict, Verdict::Forward);
     assert_eq!(lab.receive(Device::Wan, &answer).verdict, Verdict::Forward);
     lab.set_lifetimes(0);
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::thread::sleep(2 * std::time::Duration::from_nanos(HOP_LIFETIME_NS));
     assert_eq!(lab.receive(Device::Wan, &answer).verdict, Verdict::DropPolicy);
     assert_eq!(lab.receive(Device::Lan1, &question).verdict, Verdict::Forward);
     let flow = lab.flow();

@@ -346,6 +346,11 @@ impl Lab {
         events
     }
 
+    /// A neighbour has another MAC address from now on.
+    pub(crate) fn move_neighbour(&self, address: &str, device: &str, mac: [u8; 6]) {
+        run_ip(&format!("neigh replace {address} lladdr {} nud permanent dev {device}\n", colons(mac)));
+    }
+
     pub(crate) fn ifindex(&self, device: Device) -> u32 {
         self.ifindex[&device]
     }
@@ -494,13 +499,13 @@ fn make_devices() -> BTreeMap<Device, u32> {
     write_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
     let mut script = String::from("link set lo up\n");
     for (device, name, peer) in DEVICES {
-        let mac = mac(device).map(|byte| format!("{byte:02x}")).join(":");
+        let mac = colons(mac(device));
         script += &format!("link add {name} address {mac} numrxqueues 2 type veth peer name {peer}\n");
         script += &format!("link set {name} up\nlink set {peer} up\n");
     }
     run_ip(&script);
     let mut script = String::new();
-    let neighbour = NEIGHBOUR_MAC.map(|byte| format!("{byte:02x}")).join(":");
+    let neighbour = colons(NEIGHBOUR_MAC);
     for (name, v4, v6) in [
         ("lan1", "10.1.0", "2001:db8:1:"),
         ("lan2", "10.2.0", "2001:db8:2:"),
@@ -533,6 +538,11 @@ fn make_devices() -> BTreeMap<Device, u32> {
             (device, ifindex)
         })
         .collect()
+}
+
+/// A MAC address as ip(8) reads it.
+fn colons(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Runs commands of ip(8), one a line.
