@@ -55,7 +55,7 @@ pub enum Step {
     Transport,
 }
 
-/// Whether this next-header value is one that [`walk`] has to judge.
+/// Whether this next-header value is one that a [`Walk`] has to judge.
 #[inline(always)]
 pub const fn is_extension(next: u8) -> bool {
     matches!(

@@ -249,9 +249,19 @@ pub(crate) fn admit(
 subprogram! {
     fn sekisho_event(seen: *const Seen, verdict: u32) -> u32 {
         // SAFETY: as above.
-        if let Some(seen) = unsafe { seen.as_ref() } {
-            count::event(seen, verdict);
+        if let Some(seen) = unsafe { seen.as_ref() }
+            && count::event(seen, verdict)
+        {
+            sekisho_log(seen.ifindex, seen.port.into(), verdict);
         }
+        0
+    }
+}
+
+subprogram! {
+    /// One line for a developer, as seldom as events are. Events tell the daemon more.
+    fn sekisho_log(ifindex: u32, port: u32, verdict: u32) -> u32 {
+        aya_log_ebpf::debug!((), "ifindex {} port {} verdict {}", ifindex, port, verdict);
         0
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Seen {
     pub(crate) vlan: u16,
     /// The packet, empty until parsed.
     pub(crate) packet: Packet,
-    /// [`Receiver`](crate::path::port::Receiver).
+    /// Whom the frame is for.
     pub(crate) receiver: Receiver,
     reserved: [u8; 7],
 }
@@ -65,16 +65,17 @@ pub(crate) fn verdict(seen: &Seen, verdict: Verdict, bytes: u32) {
     }
 }
 
-/// Sends an event unless this verdict had its share for now. An event that finds no room is lost: the counters tell.
+/// Sends an event unless this verdict had its share for now, which is told by `false`. An event that finds no room is
+/// lost: the counters tell.
 #[inline(always)]
-pub(crate) fn event(seen: &Seen, verdict: u32) {
-    let Some(rate) = maps::EVENT_RATES.get_ptr_mut(verdict) else { return };
+pub(crate) fn event(seen: &Seen, verdict: u32) -> bool {
+    let Some(rate) = maps::EVENT_RATES.get_ptr_mut(verdict) else { return false };
     let now_ns = now_ns();
     // SAFETY: the entry is this CPU's own, and outlives the program's run.
-    let Some(next_ns) = rate::EVENTS.admit(unsafe { (*rate).next_ns }, now_ns) else { return };
+    let Some(next_ns) = rate::EVENTS.admit(unsafe { (*rate).next_ns }, now_ns) else { return false };
     // SAFETY: as above.
     unsafe { (*rate).next_ns = next_ns };
-    let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else { return };
+    let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else { return true };
     let packet = &seen.packet;
     entry.write(Event {
         time_ns: now_ns,
@@ -89,4 +90,5 @@ pub(crate) fn event(seen: &Seen, verdict: u32) {
         verdict: (verdict & 0xff) as u8,
     });
     entry.submit(0);
+    true
 }

@@ -231,7 +231,7 @@ fn open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
     new.ifindex_to = exit.ifindex;
     remember(new, arriving, true);
     new.reply_hop.until_ns = 0;
-    maps::FLOWS.insert(maps::flow_key(key), &*new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFlowTable)?;
+    maps::FLOWS.insert(maps::flow_key(key), new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFlowTable)?;
     Ok(if rule.flags & rule_flags::LOG != 0 { Admitted::Logged } else { Admitted::Silently })
 }
 

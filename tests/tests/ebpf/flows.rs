@@ -222,3 +222,13 @@ fn events_tell_of_refusals_and_of_logged_flows() {
     assert_eq!((event.port, event.protocol, event.ifindex), (LAN1, UDP, lab.ifindex(Device::Lan1)));
     assert!(event.time_ns > 0);
 }
+
+#[test]
+fn lines_for_developers_are_off_unless_asked_for() {
+    for (level, lines) in [(0, 0), (4, 1)] {
+        let mut lab = Lab::with_log_level(level);
+        let refused = to(Device::Lan1, ip(CLIENT, "10.2.0.2").udp(5000, 54, b""));
+        assert_eq!(lab.receive(Device::Lan1, &refused).verdict, Verdict::DropPolicy);
+        assert_eq!(lab.log_lines(), lines, "level {level}");
+    }
+}

@@ -111,10 +111,16 @@ pub(crate) struct Lab {
 impl Lab {
     /// A gateway whose only rules are those a test adds.
     pub(crate) fn new() -> Self {
+        Self::with_log_level(0)
+    }
+
+    /// The same, with lines for developers up to a level of aya-log: 0 none, 4 debug.
+    pub(crate) fn with_log_level(level: u8) -> Self {
         enter_namespace();
         let ifindex = make_devices();
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("FLOWS", 1024)
+            .override_global("AYA_LOG_LEVEL", &level, true)
             .load(object())
             .unwrap_or_else(|error| panic!("loading the object: {error}"));
         for name in ["port", "engine"] {
@@ -331,6 +337,17 @@ impl Lab {
             }
         }
         panic!("the table has no bound");
+    }
+
+    /// How many lines for developers have come.
+    pub(crate) fn log_lines(&mut self) -> usize {
+        let mut ring: RingBuf<&mut MapData> =
+            self.ebpf.map_mut("AYA_LOGS").expect("a map").try_into().expect("a ring");
+        let mut lines = 0;
+        while ring.next().is_some() {
+            lines += 1;
+        }
+        lines
     }
 
     /// The events that have come, oldest first.
