@@ -11,7 +11,7 @@ use crate::gateway::settings::Settings;
 use crate::lab::patience::until;
 use crate::lab::plan::{Family, Place};
 use crate::lab::process::Process;
-use crate::lab::{Lab, record};
+use crate::lab::{Lab, interrupted, record};
 use crate::scenario::site::{Peer, Services, Site};
 use crate::scenario::{DEMONSTRATION, ENDING, Scenario};
 use crate::traffic::http;
@@ -86,6 +86,10 @@ fn show(site: &mut Site, check: &Scenario) -> bool {
         let _ = std::io::stdout().flush();
     }
     let outcome = (check.run)(site);
+    while interrupted() {
+        // The signal's handler ends this program as soon as it has taken the lab down.
+        std::thread::park();
+    }
     let (mark, text) = match &outcome {
         Ok(figure) => ("ok  ", figure.clone()),
         Err(error) => ("FAIL", format!("{error:#}").replace('\n', "\n          ")),

@@ -18,6 +18,7 @@ pub mod record;
 pub mod topology;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use anyhow::{Context, Result, bail};
@@ -29,6 +30,7 @@ use record::Record;
 /// Labs that are up in this process, for the signal handler.
 static LIVE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static HANDLER: Once = Once::new();
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// A laboratory that is up. Dropping it takes everything down, unless [`Lab::keep`] was said.
 #[derive(Debug)]
@@ -53,6 +55,7 @@ impl Lab {
         HANDLER.call_once(|| {
             // Failing means that the program has a handler of its own, which then answers for its labs.
             let _ = ctrlc::set_handler(|| {
+                INTERRUPTED.store(true, Ordering::SeqCst);
                 tear_down_live();
                 std::process::exit(130);
             });
@@ -112,6 +115,11 @@ impl Drop for Lab {
             eprintln!("lab {} is not wholly gone: {error:#}; `sekisho-lab down` tries again", self.name);
         }
     }
+}
+
+/// Whether a signal has asked this program to end: what fails from now on fails for want of its lab.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
 }
 
 /// Takes down every lab of this process that is up: what a signal does.

@@ -82,11 +82,16 @@ pub fn restart_takes_over(site: &mut Site) -> Result<String> {
 
 /// SIGTERM: no pins, no devices, no programs, no addresses.
 pub fn stop_removes_everything(site: &mut Site) -> Result<String> {
+    // What is looked for afterwards must be there to be found before.
+    let there = site.clinic.leftovers()?;
+    for kind in ["/sys/fs/bpf/", "/run/sekisho/", "link ", "address "] {
+        ensure!(there.iter().any(|thing| thing.starts_with(kind)), "no {kind} while the gateway runs: {there:?}");
+    }
     let begin = Instant::now();
     let status = site.clinic.stop()?;
     let time = begin.elapsed();
     ensure!(status.success(), "sekishod ended with {status}");
     let left = site.clinic.leftovers()?;
     ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
-    Ok(format!("in {}: no pins, no devices, no programs, no addresses", ms(time)))
+    Ok(format!("in {}: {} pins, devices, programs, addresses gone", ms(time), there.len()))
 }

@@ -135,7 +135,7 @@ fn through_a_nat(site: &mut Site) -> Result<String> {
     let rules = format!(
         "table ip sekisho_lab {{ chain out {{ type nat hook postrouting priority srcnat; \
          oifname \"centre\" ip saddr {clinic_wan} udp sport {{ 500, 4500 }} masquerade to :20000-30000 random; \
-         oifname \"centre\" ip saddr {clinic_wan} masquerade; }} }}"
+         oifname \"centre\" ip saddr {clinic_wan} masquerade; }}; }}"
     );
     router.output(Command::new("nft").arg(&rules))?;
     let outcome = behind_the_nat(site);
