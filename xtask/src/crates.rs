@@ -84,3 +84,37 @@ impl Part for CargoDeny {
         })
     }
 }
+
+/// cargo-fuzz: builds the fuzz targets with the compiler's own coverage.
+pub(crate) struct CargoFuzz;
+
+impl CargoFuzz {
+    const VERSION: &str = "0.13.2";
+
+    pub(crate) fn program() -> PathBuf {
+        Self::place().join("bin/cargo-fuzz")
+    }
+
+    fn place() -> PathBuf {
+        tools_dir().join(format!("cargo-fuzz-{}", Self::VERSION))
+    }
+}
+
+impl Part for CargoFuzz {
+    fn name(&self) -> String {
+        format!("cargo-fuzz {}", Self::VERSION)
+    }
+
+    fn missing(&self) -> Result<Option<String>> {
+        let works = process::output(Command::new(Self::program()).args(["fuzz", "--version"])).is_ok();
+        Ok((!works).then(|| self.name()))
+    }
+
+    fn install(&self) -> Result<()> {
+        let krate = Crate { name: "cargo-fuzz", version: Self::VERSION, features: &[] };
+        // It starts the compiler and waits.
+        install(&krate, &Self::place(), |cargo| {
+            cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
+        })
+    }
+}

@@ -6,6 +6,7 @@ mod ci;
 mod crates;
 mod demo;
 mod ebpf_build;
+mod fuzz;
 mod leftovers;
 mod lint;
 mod object;
@@ -48,6 +49,10 @@ enum Task {
         #[arg(long)]
         stats: bool,
     },
+    /// Run the fuzz targets of tests/fuzz, a bounded time each
+    ///
+    /// Installs cargo-fuzz when first called. Grown corpora and crashes stay below target/fuzz.
+    Fuzz(FuzzArgs),
     /// The demonstration's network of namespaces
     #[command(subcommand)]
     Lab(LabTask),
@@ -66,7 +71,7 @@ enum Task {
     ///
     /// Suites other than lint and unit need root, or sudo: they lay networks of namespaces.
     Test {
-        /// Also run the tests marked as slow (`#[ignore]`)
+        /// Also run what takes long: tests marked as slow (`#[ignore]`), and the suite fuzz
         #[arg(long)]
         all: bool,
         /// Run only these suites
@@ -82,6 +87,21 @@ struct DemoArgs {
     /// What stands at the far end of the tunnel
     #[arg(long, value_enum, default_value_t = Peer::Sekisho)]
     peer: Peer,
+}
+
+#[derive(Args)]
+struct FuzzArgs {
+    /// Run only these targets
+    targets: Vec<String>,
+    /// Seconds for each target
+    #[arg(long, value_name = "SECONDS", default_value_t = fuzz::SECONDS)]
+    time: u64,
+    /// Only list the targets
+    #[arg(long, conflicts_with_all = ["targets", "time", "check"])]
+    list: bool,
+    /// Only check their formatting and clippy's lints
+    #[arg(long, conflicts_with_all = ["targets", "time"])]
+    check: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -121,6 +141,17 @@ fn perform(task: Task) -> Result<ExitCode> {
             if stats {
                 print!("{}", object::describe(&object)?);
             }
+        }
+        Task::Fuzz(FuzzArgs { list: true, .. }) => fuzz::list(&root)?,
+        Task::Fuzz(args) => {
+            // The daemon's crate embeds the eBPF object.
+            setup::ensure(Purpose::Build, false)?;
+            let mut tally = Tally::default();
+            match args.check {
+                true => fuzz::check(&root, &mut tally)?,
+                false => fuzz::run(&root, &args.targets, args.time, &mut tally)?,
+            }
+            return Ok(tally.conclude());
         }
         Task::Lab(LabTask::Down) => demo::down()?,
         Task::Lint => {

@@ -38,25 +38,38 @@ pub(crate) enum Purpose {
 /// Installs what is missing; says so, and is quiet about what is there unless `verbose`.
 pub(crate) fn ensure(purpose: Purpose, verbose: bool) -> Result<()> {
     let rustc = Rustc::detect()?;
+    let _lock = lock()?;
+    parts(purpose, &rustc).iter().try_for_each(|part| bring_part(&**part, verbose))
+}
+
+/// The same for one part, which few need and no other waits for.
+pub(crate) fn bring(part: &dyn Part) -> Result<()> {
+    let _lock = lock()?;
+    bring_part(part, false)
+}
+
+/// Two setups at once would build the same thing twice, into the same place. Held until the file is dropped.
+fn lock() -> Result<File> {
     let tools = tools_dir();
     fs::create_dir_all(&tools).with_context(|| format!("creating {}", tools.display()))?;
-    // Two setups at once would build the same thing twice, into the same place.
     let lock = tools.join("lock");
     let file = File::create(&lock).with_context(|| format!("opening {}", lock.display()))?;
     if file.try_lock().is_err() {
         println!("setup: waiting for another one to finish");
         file.lock().with_context(|| format!("locking {}", lock.display()))?;
     }
-    for part in parts(purpose, &rustc) {
-        match part.missing()? {
-            None if verbose => println!("setup: {} already there", part.name()),
-            None => {}
-            Some(what) => {
-                println!("setup: installing {what}");
-                let start = Instant::now();
-                part.install().with_context(|| format!("installing {what}"))?;
-                println!("setup: {} installed in {:.1} s", part.name(), start.elapsed().as_secs_f64());
-            }
+    Ok(file)
+}
+
+fn bring_part(part: &dyn Part, verbose: bool) -> Result<()> {
+    match part.missing()? {
+        None if verbose => println!("setup: {} already there", part.name()),
+        None => {}
+        Some(what) => {
+            println!("setup: installing {what}");
+            let start = Instant::now();
+            part.install().with_context(|| format!("installing {what}"))?;
+            println!("setup: {} installed in {:.1} s", part.name(), start.elapsed().as_secs_f64());
         }
     }
     Ok(())

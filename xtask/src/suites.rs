@@ -15,6 +15,7 @@ use clap::ValueEnum;
 
 use crate::{
     ebpf_build::{self, target_dir},
+    fuzz,
     leftovers::Leftovers,
     lint,
     process::{self, Ending},
@@ -22,7 +23,7 @@ use crate::{
     tally::{Counts, Tally, closing_line},
 };
 
-/// What can be run by name; without a name all of them run, in this order.
+/// What can be run by name; without a name all of them run, in this order, but fuzz only where all is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
     /// Formatting, clippy, dependencies
@@ -35,6 +36,8 @@ pub(crate) enum Suite {
     E2e,
     /// Against strongSwan
     Interop,
+    /// Every fuzz target for some seconds, and their own lint
+    Fuzz,
 }
 
 /// The package that holds the suites which need root.
@@ -46,8 +49,11 @@ const INTERRUPTED: u8 = 130;
 
 /// Runs the named suites, or all.
 pub(crate) fn run(root: &Path, named: &[Suite], slow_too: bool) -> Result<ExitCode> {
-    let chosen: Vec<Suite> =
-        Suite::value_variants().iter().copied().filter(|s| named.is_empty() || named.contains(s)).collect();
+    let wanted = |suite: &Suite| match named {
+        [] => *suite != Suite::Fuzz || slow_too,
+        named => named.contains(suite),
+    };
+    let chosen: Vec<Suite> = Suite::value_variants().iter().copied().filter(wanted).collect();
     setup::ensure(Purpose::Everything, false)?;
     let in_lab = chosen.iter().any(|suite| suite.in_lab());
     if in_lab {
@@ -92,6 +98,10 @@ fn run_each(
         match suite {
             Suite::Lint => lint::run(tally)?,
             Suite::Unit => unit(root, slow_too, tally)?,
+            Suite::Fuzz => {
+                fuzz::check(root, tally)?;
+                fuzz::run(root, &[], fuzz::SECONDS, tally)?;
+            }
             Suite::Ebpf | Suite::E2e | Suite::Interop => {
                 let start = Instant::now();
                 // Built once, and only if a suite wants it.
@@ -118,6 +128,7 @@ impl Suite {
             Self::Ebpf => "ebpf",
             Self::E2e => "e2e",
             Self::Interop => "interop",
+            Self::Fuzz => "fuzz",
         }
     }
 
