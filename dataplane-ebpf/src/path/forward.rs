@@ -167,7 +167,7 @@ pub(crate) fn lookup(frame: &XdpFrame, packet: &Packet, length: u16) -> Fib {
         result: result as u32,
         ifindex: fib.ifindex,
         macs: concat(fib.dmac, fib.smac),
-        // Before Linux 5.14 the packet's own length is left there: a bound too low, never too high.
+        // Where the kernel leaves the packet's own length there, the bound is too low, never too high.
         mtu,
         reserved: 0,
     }
