@@ -43,12 +43,12 @@ struct Place {
     crashes: PathBuf,
 }
 
-/// Prints the targets, each with what it is about.
+/// Prints the targets, each with what it is about: its documentation up to the first stop.
 pub(crate) fn list(root: &Path) -> Result<()> {
     for target in targets(root)? {
         let source = root.join(CRATE).join("fuzz_targets").join(format!("{target}.rs"));
         let source = fs::read_to_string(&source).with_context(|| format!("reading {}", source.display()))?;
-        let about = source.lines().next().unwrap_or_default().trim_start_matches("//! ");
+        let about = source.trim_start_matches("//! ").split([':', '.']).next().unwrap_or_default();
         println!("{target:<14} {about}");
     }
     Ok(())
@@ -132,10 +132,9 @@ fn build(root: &Path) -> Result<()> {
     let mut fuzz = Command::new(CargoFuzz::program());
     fuzz.args(["fuzz", "build", "--fuzz-dir"]).arg(root.join(CRATE));
     fuzz.arg("--target-dir").arg(folder(root).join("build")).args(["--target", &triple()]);
-    // The parsers have no unsafe code for an address sanitizer to watch, and run twice as often without it.
+    // The parsers have no unsafe code for an address sanitizer to watch, and run twice as often without it. Coverage
+    // alone is stable, so that the pinned compiler does as it is.
     fuzz.args(["--sanitizer", "none"]);
-    // Not needed for coverage, which is stable, but for whatever cargo-fuzz may ask of the compiler: no nightly.
-    fuzz.env("RUSTC_BOOTSTRAP", "1");
     process::run(&mut fuzz)
 }
 
