@@ -85,7 +85,10 @@ pub fn stop_removes_everything(site: &mut Site) -> Result<String> {
     // What is looked for afterwards must be there to be found before.
     let there = site.clinic.leftovers()?;
     for kind in ["/sys/fs/bpf/", "/run/sekisho/", "link ", "address "] {
-        ensure!(there.iter().any(|thing| thing.starts_with(kind)), "no {kind} while the gateway runs: {there:?}");
+        ensure!(
+            there.iter().any(|thing| thing.starts_with(kind)),
+            "no {kind} while the gateway runs: {there:?}"
+        );
     }
     let begin = Instant::now();
     let status = site.clinic.stop()?;
