@@ -9,7 +9,7 @@ use aya::maps::xdp::{DevMapHash, XdpMapError, XskMap};
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use sekisho_abi::flow::{Flow, FlowKey};
-use sekisho_abi::map::{Config, Counter, Spi, SpiKey};
+use sekisho_abi::map::{Config, Counter, Spi, SpiKey, config_flags};
 use sekisho_abi::port::{Network, Port, PortKey};
 use sekisho_abi::rule::{Rule, RuleKey};
 use sekisho_abi::verdict::{Verdict, counter_index};
@@ -61,6 +61,13 @@ impl Maps {
         self.config.set(0, config, 0).map_err(error("CONFIG"))
     }
 
+    /// From now on every packet is refused, until a configuration without the flag is set. The number of the rule set
+    /// stays: a set written under a number that was used before would be mixed with what is left of the earlier one.
+    pub fn close(&mut self) -> Result<(), FilterError> {
+        let generation = self.config()?.generation;
+        self.set_config(Config { generation, flags: config_flags::CLOSED, ..Config::default() })
+    }
+
     /// Makes the ports exactly these.
     pub fn set_ports(&mut self, ports: &[(PortKey, Port)]) -> Result<(), FilterError> {
         reconcile_hash(&mut self.ports, ports).map_err(error("PORTS"))?;
@@ -105,20 +112,28 @@ impl Maps {
     pub fn set_rules(&mut self, rules: &RuleSet) -> Result<u32, FilterError> {
         let mut config = self.config()?;
         let generation = config.generation.wrapping_add(1);
+        // A daemon that died before it flipped left entries under this very number.
+        self.keep_rules(config.generation)?;
         for entry in rules.entries() {
             let key = Key::new(entry.prefix_bits(), entry.key(generation));
             self.rules.insert(&key, entry.rule(), 0).map_err(error("RULES"))?;
         }
         config.generation = generation;
         self.set_config(config)?;
-        let old: Vec<Key<RuleKey>> = self.rules.keys().filter_map(Result::ok).collect();
-        for key in old {
+        self.keep_rules(generation)?;
+        Ok(generation)
+    }
+
+    /// Removes the entries of every rule set but this one.
+    fn keep_rules(&mut self, generation: u32) -> Result<(), FilterError> {
+        let present: Vec<Key<RuleKey>> = self.rules.keys().filter_map(Result::ok).collect();
+        for key in present {
             let data = key.data();
             if data.generation_be != generation.to_be_bytes() {
                 self.rules.remove(&Key::new(key.prefix_len(), data)).map_err(error("RULES"))?;
             }
         }
-        Ok(generation)
+        Ok(())
     }
 
     /// Makes an inbound SA known to the programs.
@@ -204,4 +219,59 @@ where
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Action, Match, Policy};
+    use crate::filter::Filter;
+    use crate::policy;
+
+    /// The rules under the number in force, as (from, to).
+    fn in_force(maps: &Maps) -> Vec<(u16, u16)> {
+        let generation = maps.config().expect("CONFIG").generation.to_be_bytes();
+        let keys = maps.rules.keys().filter_map(Result::ok).map(|key| key.data());
+        keys.filter(|data| data.generation_be == generation)
+            .map(|data| (u16::from_be_bytes(data.from_be), u16::from_be_bytes(data.to_be)))
+            .collect()
+    }
+
+    fn between(from: u16, to: u16) -> RuleSet {
+        let all = Policy {
+            name: "all".into(),
+            from: vec![from],
+            to: vec![to],
+            matches: vec![Match::Any],
+            action: Action::Allow,
+            log: false,
+        };
+        policy::compile(&[all]).expect("one policy")
+    }
+
+    /// Whatever a predecessor left in the maps, the next rule set is in force alone. Needs root.
+    #[test]
+    fn a_rule_set_is_never_mixed_with_what_is_left_of_another() {
+        let gateway = format!("sk-rules-{}", std::process::id());
+        let (_filter, mut maps) =
+            Filter::open(&gateway, 1024, true).expect("the programs load (this test needs root)");
+        maps.set_rules(&between(1, 2)).expect("the first");
+        assert_eq!(in_force(&maps), [(1, 2)]);
+
+        // A start with ports of another meaning closes the filter and begins anew.
+        maps.close().expect("closes");
+        maps.set_rules(&between(3, 4)).expect("the second");
+        let second = in_force(&maps);
+
+        // A daemon that died between writing a set and putting it in force.
+        let config = maps.config().expect("CONFIG");
+        maps.set_rules(&between(5, 6)).expect("the third");
+        maps.set_config(config).expect("the flip that never was");
+        maps.set_rules(&between(7, 8)).expect("the fourth");
+        let fourth = in_force(&maps);
+
+        Filter::remove(&gateway, &[]).expect("unpins");
+        assert_eq!(second, [(3, 4)]);
+        assert_eq!(fourth, [(7, 8)]);
+    }
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachType, qdisc_add_clsact, qdisc_detach_program};
@@ -29,6 +30,10 @@ pub use maps::Maps;
 /// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
 /// programs moves the traffic from the old ones to the new ones.
 const ABI_VERSION: u32 = 1;
+
+/// The kernel detaches some time after a pin is removed.
+const DETACH_TRIES: u32 = 100;
+const DETACH_WAIT: Duration = Duration::from_millis(10);
 
 /// The object that build.rs made from `dataplane-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SEKISHO_EBPF_OBJECT"));
@@ -124,6 +129,8 @@ pub struct Filter {
     pins: BTreeSet<String>,
     /// Maps of a predecessor were taken over.
     took_over: bool,
+    /// Native mode is out of the question: [`Filter::require_generic`].
+    generic_only: bool,
 }
 
 impl Filter {
@@ -162,12 +169,23 @@ impl Filter {
         let egress: &mut SchedClassifier = program(&mut ebpf, "egress")?;
         egress.load().map_err(program_error("egress", None))?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok((Filter { ebpf, directory, pins: BTreeSet::new(), took_over }, maps))
+        Ok((Filter { ebpf, directory, pins: BTreeSet::new(), took_over, generic_only: false }, maps))
     }
 
     /// Whether flows and counters of a predecessor go on.
     pub fn took_over(&self) -> bool {
         self.took_over
+    }
+
+    /// Whether a daemon of this gateway has put a filter in force and not taken it back.
+    pub fn is_in_force(gateway: &str) -> bool {
+        pin_root(gateway).exists()
+    }
+
+    /// From now on every device is attached to in generic mode. What a native program redirects can only leave by a
+    /// driver that knows native XDP itself; one that does not would lose it all.
+    pub fn require_generic(&mut self) {
+        self.generic_only = true;
     }
 
     /// Puts a port under the filter: XDP for what comes in, tc for what the kernel sends out.
@@ -229,40 +247,56 @@ impl Filter {
         for mode in [Mode::Native, Mode::Generic] {
             let pin = format!("{name}-{}-{}-{}", mode.name(), link.name, link.index);
             let path = self.directory.join(&pin);
-            if let Ok(old) = PinnedLink::from_pin(&path) {
-                let program: &mut Xdp = program(&mut self.ebpf, name)?;
-                let swapped = XdpLink::try_from(FdLink::from(old)).map_err(Refused::from).and_then(|old| {
-                    let id = program.attach_to_link(old)?;
-                    Ok(program.take_link(id)?)
-                });
-                if swapped.is_ok() {
-                    self.pins.insert(pin);
-                    return Ok(mode);
-                }
-                // The link is dead: its interface was removed. A new one of the same name needs a new link.
+            let Ok(old) = PinnedLink::from_pin(&path) else { continue };
+            if self.generic_only && mode == Mode::Native {
+                // The kernel has one mode a device. Until the other is in, the second gate judges what the kernel sends.
                 fs::remove_file(&path).map_err(pin_error(&path))?;
+                self.pins.remove(&pin);
+                continue;
             }
+            let program: &mut Xdp = program(&mut self.ebpf, name)?;
+            let swap = XdpLink::try_from(FdLink::from(old)).map_err(Refused::from).and_then(|old| {
+                let id = program.attach_to_link(old)?;
+                program.take_link(id)?;
+                Ok(())
+            });
+            if is_swapped(swap).map_err(program_error(name, Some(&link.name)))? {
+                self.pins.insert(pin);
+                return Ok(mode);
+            }
+            fs::remove_file(&path).map_err(pin_error(&path))?;
         }
+        let generic_only = self.generic_only;
         let program: &mut Xdp = program(&mut self.ebpf, name)?;
-        let (mode, id) = match program.attach_to_if_index(link.index, XdpMode::Driver) {
-            Ok(id) => (Mode::Native, id),
-            Err(error) if errno(&error) == Some(libc::EBUSY) => {
-                return Err(FilterError::Busy(link.name.clone()));
-            }
-            Err(native) => match program.attach_to_if_index(link.index, XdpMode::Skb) {
-                Ok(id) => {
+        let native = match generic_only {
+            true => None,
+            false => Some(program.attach_to_if_index(link.index, XdpMode::Driver)),
+        };
+        let (mode, id) = match native {
+            Some(Ok(id)) => (Mode::Native, id),
+            Some(Err(error)) if is_busy(&error) => return Err(FilterError::Busy(link.name.clone())),
+            refused => {
+                let mut tries = 0;
+                let id = loop {
+                    match program.attach_to_if_index(link.index, XdpMode::Skb) {
+                        Ok(id) => break id,
+                        Err(error) if is_busy(&error) && generic_only && tries < DETACH_TRIES => {
+                            tries += 1;
+                            std::thread::sleep(DETACH_WAIT);
+                        }
+                        Err(error) if is_busy(&error) => return Err(FilterError::Busy(link.name.clone())),
+                        Err(error) => return Err(program_error(name, Some(&link.name))(error)),
+                    }
+                };
+                if let Some(Err(reason)) = refused {
                     tracing::warn!(
                         interface = link.name,
-                        reason = %native,
-                        "no native XDP in this driver: the filter runs in generic mode, correct but slower"
+                        reason = explain(&reason),
+                        "no native XDP in this driver: the filter runs in generic mode on every port, correct but slower"
                     );
-                    (Mode::Generic, id)
                 }
-                Err(error) if errno(&error) == Some(libc::EBUSY) => {
-                    return Err(FilterError::Busy(link.name.clone()));
-                }
-                Err(error) => return Err(program_error(name, Some(&link.name))(error)),
-            },
+                (Mode::Generic, id)
+            }
         };
         let attached = program
             .take_link(id)
@@ -280,12 +314,13 @@ impl Filter {
         let path = self.directory.join(&pin);
         let program: &mut SchedClassifier = program(&mut self.ebpf, "egress")?;
         if let Ok(old) = PinnedLink::from_pin(&path) {
-            let swapped =
+            let swap =
                 SchedClassifierLink::try_from(FdLink::from(old)).map_err(Refused::from).and_then(|old| {
                     let id = program.attach_to_link(old)?;
-                    Ok(program.take_link(id)?)
+                    program.take_link(id)?;
+                    Ok(())
                 });
-            if swapped.is_ok() {
+            if is_swapped(swap).map_err(program_error("egress", Some(&link.name)))? {
                 self.pins.insert(pin);
                 return Ok(());
             }
@@ -353,9 +388,30 @@ where
         .map_err(|_| FilterError::Missing(name))
 }
 
+/// What became of a swap: `true`, the program is in; `false`, the link is dead, for its interface was removed, and a new
+/// one of the same name needs a new link. After any other refusal the old program judges on, and must not be detached.
+fn is_swapped(swap: Result<(), Refused>) -> Result<bool, Refused> {
+    match swap {
+        Ok(()) => Ok(true),
+        Err(refused) if errno(&refused) == Some(libc::ENOLINK) => Ok(false),
+        Err(refused) => Err(refused),
+    }
+}
+
+/// Another program sits there, in the same mode or in the other one.
+fn is_busy(error: &ProgramError) -> bool {
+    matches!(errno(error), Some(libc::EBUSY | libc::EEXIST))
+}
+
+/// An error with its causes in one line.
+fn explain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source())
+        .fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}
+
 /// The kernel's error number behind a refused attachment.
-fn errno(error: &ProgramError) -> Option<i32> {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut source = Some(error);
     while let Some(error) = source {
         if let Some(io) = error.downcast_ref::<io::Error>() {
             return io.raw_os_error();
@@ -404,4 +460,26 @@ fn mount_bpffs() -> Result<(), FilterError> {
         libc::mount(c"bpf".as_ptr(), c"/sys/fs/bpf".as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null())
     };
     if result == 0 { Ok(()) } else { Err(error(io::Error::last_os_error())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    fn refused(number: i32) -> Result<(), Refused> {
+        let io_error = io::Error::from_raw_os_error(number);
+        Err(ProgramError::SyscallError(SyscallError { call: "bpf_link_update", io_error }).into())
+    }
+
+    /// A filter that is in force is given up only where its interface is gone.
+    #[test]
+    fn only_a_dead_link_is_replaced() {
+        assert!(is_swapped(Ok(())).expect("swapped"));
+        assert!(!is_swapped(refused(libc::ENOLINK)).expect("a dead link is no error"));
+        for number in [libc::ENOMEM, libc::EPERM, libc::EINVAL, libc::EBUSY] {
+            is_swapped(refused(number)).expect_err("the old program judges on");
+        }
+    }
 }
