@@ -153,6 +153,11 @@ impl Engine {
         self.ask(Command::ClearPath { remote })
     }
 
+    /// Whether the worker's thread lives. It ends with the engine, or by a fault of ours: then nothing is carried.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// The state in numbers.
     pub fn statistics(&self) -> EngineStatistics {
         EngineStatistics {

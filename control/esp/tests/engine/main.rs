@@ -89,7 +89,7 @@ fn point_paths(lab: &Lab, engine: &Engine, side: Side) {
 
 #[test]
 fn ping_udp_and_tcp_pass_between_two_engines() {
-    let Some(lab) = Lab::new(engine_mac(PORT)) else { return };
+    let lab = Lab::new(engine_mac(PORT));
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (a, b) = (start(&lab, Side::A), start(&lab, Side::B));
     let _redirects: Vec<_> = [&a, &b].into_iter().flat_map(redirect::all).collect();
@@ -152,7 +152,7 @@ fn ping_udp_and_tcp_pass_between_two_engines() {
 
 #[test]
 fn an_engine_starts_again_on_the_same_devices() {
-    let Some(lab) = Lab::new(engine_mac(PORT)) else { return };
+    let lab = Lab::new(engine_mac(PORT));
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..3 {
         drop(start(&lab, Side::A));
@@ -161,7 +161,7 @@ fn an_engine_starts_again_on_the_same_devices() {
 
 #[test]
 fn refusals_name_the_device_and_the_remedy() {
-    let Some(lab) = Lab::new(engine_mac(PORT)) else { return };
+    let lab = Lab::new(engine_mac(PORT));
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let refusal = |name: &str, ifindex: u32, queues: u32| {
         let inner = Link { ifindex: lab.ifindex("inner-a"), name: "inner-a".into(), queues: 1, mtu: 1500 };
@@ -184,7 +184,7 @@ fn refusals_name_the_device_and_the_remedy() {
 
 #[test]
 fn an_engine_whose_device_is_gone_neither_spins_nor_hangs() {
-    let Some(lab) = Lab::new(engine_mac(PORT)) else { return };
+    let lab = Lab::new(engine_mac(PORT));
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let engine = start(&lab, Side::A);
     let _redirects = redirect::all(&engine);
