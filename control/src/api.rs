@@ -6,23 +6,33 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::status::Status;
 
 /// Longest request or answer in bytes: 10,000 tunnels fit, a runaway writer does not.
 const LINE_MAX: u64 = 64 << 20;
+/// Clients at a time; the next ones wait.
+const CLIENTS_MAX: usize = 32;
 /// A client that says nothing for so long is let go.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where a gateway keeps its socket, ledger and lock.
 pub fn run_directory(gateway: &str) -> PathBuf {
     Path::new("/run/sekisho").join(gateway)
+}
+
+/// Makes a directory below which all is root's own business: socket, ledger and lock are out of reach from the moment
+/// they are made, whatever the umask.
+pub fn make_private(directory: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
 }
 
 /// The socket's path.
@@ -90,10 +100,17 @@ pub fn serve(gateway: &str, requests: mpsc::Sender<Pending>) -> io::Result<()> {
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     tokio::spawn(async move {
-        while !requests.is_closed() {
+        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        while let Ok(place) = places.clone().acquire_owned().await
+            && !requests.is_closed()
+        {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(session(stream, requests.clone()));
+                    let session = session(stream, requests.clone());
+                    tokio::spawn(async move {
+                        session.await;
+                        drop(place);
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a control connection");
@@ -127,7 +144,8 @@ async fn session(stream: UnixStream, requests: mpsc::Sender<Pending>) {
         };
         let Ok(mut bytes) = serde_json::to_vec(&answer) else { return };
         bytes.push(b'\n');
-        if writer.write_all(&bytes).await.is_err() {
+        // One that does not read keeps no place either.
+        if !matches!(tokio::time::timeout(PATIENCE, writer.write_all(&bytes)).await, Ok(Ok(()))) {
             return;
         }
     }
@@ -148,6 +166,18 @@ pub async fn ask(gateway: &str, request: &Request) -> io::Result<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_run_directory_is_roots_alone() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let directory = folder.path().join("sekisho/clinic");
+        for _ in 0..2 {
+            make_private(&directory).expect("made, or there already");
+            let mode = std::fs::metadata(&directory).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).expect("loosened");
+        }
+    }
 
     #[test]
     fn requests_are_strict() {

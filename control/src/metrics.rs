@@ -18,6 +18,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -28,20 +29,41 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use prometheus::{Encoder as _, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::api::{self, Answer, Pending};
 use crate::status::{ChildStatus, ConnectionState, SaCount, Status};
 
 /// A scraper that takes longer than this is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Scrapers at a time; the next ones wait until one has been served or let go.
+const SCRAPERS_MAX: usize = 16;
+/// Time between two attempts to bind the address.
+const BIND_AGAIN: Duration = Duration::from_secs(1);
 const NO_LABELS: Vec<&str> = Vec::new();
 
-/// Serves `/metrics` until the receiver of the requests is dropped.
-pub async fn serve(address: SocketAddr, requests: mpsc::Sender<Pending>) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+/// Serves `/metrics` until the receiver of the requests is dropped. Watching must not bring down what is watched: an
+/// address that cannot be had is said, and tried again.
+pub fn serve(address: SocketAddr, requests: mpsc::Sender<Pending>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        while !requests.is_closed() {
+        let mut said = false;
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) if requests.is_closed() => return,
+                Err(error) if !said => {
+                    said = true;
+                    tracing::error!(%address, %error, "no metrics: the address cannot be bound; trying on");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(BIND_AGAIN).await;
+        };
+        let places = Arc::new(Semaphore::new(SCRAPERS_MAX));
+        while let Ok(place) = places.clone().acquire_owned().await
+            && !requests.is_closed()
+        {
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -52,10 +74,10 @@ pub async fn serve(address: SocketAddr, requests: mpsc::Sender<Pending>) -> std:
                 let connection = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service);
                 let _ = tokio::time::timeout(PATIENCE, connection).await;
+                drop(place);
             });
         }
-    });
-    Ok(())
+    })
 }
 
 async fn answer(
@@ -312,6 +334,41 @@ mod tests {
 
     use super::*;
     use crate::status::{ConnectionStatus, Count, PortStatus};
+
+    /// Somebody else's port must not end the gateway; and the metrics come once it is free.
+    #[tokio::test]
+    async fn an_address_in_use_is_waited_for() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let other = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = other.local_addr().expect("bound");
+        let (requests, mut pending) = mpsc::channel::<Pending>(1);
+        let server = serve(address, requests);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!server.is_finished());
+        drop(other);
+        let daemon = async {
+            let (_, reply) = pending.recv().await.expect("a scrape");
+            reply.send(Answer::Status { status: Box::default() }).expect("awaited");
+        };
+        let scrape = async {
+            let mut stream = loop {
+                match tokio::net::TcpStream::connect(address).await {
+                    Ok(stream) => break stream,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            };
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await
+                .expect("asks");
+            let mut page = String::new();
+            stream.read_to_string(&mut page).await.expect("answers");
+            page
+        };
+        let both = async { tokio::join!(daemon, scrape).1 };
+        let page = tokio::time::timeout(Duration::from_secs(10), both).await.expect("in time");
+        assert!(page.contains("sekisho_uptime_seconds 0"), "{page}");
+    }
 
     #[test]
     fn every_fact_of_the_status_is_there() {

@@ -12,18 +12,22 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use ipnet::IpNet;
 use sekisho_abi::flow::LIFETIMES_DEFAULT;
-use sekisho_abi::map::{Config as FilterConfig, config_flags};
-use sekisho_abi::port::{Port, PortKey, engine_mac, port_flags};
+use sekisho_abi::map::Config as FilterConfig;
+use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
 
-use crate::config::{Config, VpnPort};
-use crate::filter::{Filter, Maps};
-use crate::kernel::{Kernel, Ledger, Link, Route};
+use super::layout::Layout;
+use crate::config::{Config, Port, VpnPort};
+use crate::filter::{Filter, Maps, Mode};
+use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
 
 /// The kernel's (and the filter's) end of the engine's veth pair.
 pub(super) const INNER_DEVICE: &str = "sekisho0";
 /// The engine's end.
 pub(super) const ENGINE_DEVICE: &str = "sekisho1";
+
+/// The ledger's file in the run directory.
+pub(super) const LEDGER: &str = "ledger.json";
 
 /// Everything in force.
 pub(super) struct Ground {
@@ -39,6 +43,9 @@ pub(super) struct Ground {
     pub(super) links: Vec<Link>,
     /// How XDP runs, by port id.
     pub(super) modes: BTreeMap<u16, &'static str>,
+    /// Both ends of the engine's veth pair.
+    tunnel: Option<(Link, Link)>,
+    sockets: SocketRanges,
     /// The engine, if there is a VPN zone.
     pub(super) engine: Option<Arc<Engine>>,
 }
@@ -46,26 +53,25 @@ pub(super) struct Ground {
 /// Puts a configuration in force.
 pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::Result<Ground> {
     let kernel = Kernel::open()?;
-    let mut ledger = Ledger::open(&run_directory.join("ledger.json"))?;
+    let mut ledger = Ledger::open(&run_directory.join(LEDGER))?;
     let mut links = Vec::new();
     for port in &config.ports {
         links.push(kernel.link(&port.interface).await.with_context(|| format!("port {}", port.name))?);
     }
-    let same_layout = layout_unchanged(config, run_directory)?;
+    let layout = Layout::of(config, run_directory);
+    let same_layout = layout.is_in_force();
+    if !same_layout {
+        layout.withdraw()?;
+    }
     let (mut filter, mut maps) = Filter::open(&config.gateway.name, config.gateway.flows_max, same_layout)?;
     if filter.took_over() && same_layout {
         tracing::info!("took over maps and flows of a predecessor; the filter was in force all the time");
     } else {
         // Numbers that change their meaning one map after the other would let packets through that nobody allowed.
-        maps.set_config(FilterConfig { flags: config_flags::CLOSED, ..FilterConfig::default() })?;
+        maps.close()?;
     }
 
-    let mut modes = BTreeMap::new();
-    for (port, link) in config.ports.iter().zip(&links) {
-        let mode = filter.attach_port(link)?;
-        tracing::info!(port = &*port.name, interface = link.name, mode = mode.name(), "filter attached");
-        modes.insert(port.id, mode.name());
-    }
+    let modes = attach_ports(config, &links, &mut filter)?;
     let tunnel = match config.vpn_ports.is_empty() {
         true => None,
         false => {
@@ -73,16 +79,27 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
             let (inner, engine) = kernel.veth_pair(&mut ledger, INNER_DEVICE, ENGINE_DEVICE, mtu).await?;
             for device in [INNER_DEVICE, ENGINE_DEVICE] {
                 kernel.set_offloads_off(device)?;
-                kernel.set_sysctl(&mut ledger, &format!("net/ipv6/conf/{device}/accept_ra"), "0")?;
             }
-            // The kernel has nothing to say on the engine's end: no neighbour discovery into the filter.
-            kernel.set_sysctl(&mut ledger, &format!("net/ipv6/conf/{ENGINE_DEVICE}/disable_ipv6"), "1")?;
+            if kernel.has_ipv6() {
+                // The kernel has nothing to say on the engine's end: no neighbour discovery into the filter.
+                for (device, key, value) in [
+                    (INNER_DEVICE, "disable_ipv6", "0"),
+                    (INNER_DEVICE, "accept_ra", "0"),
+                    (ENGINE_DEVICE, "disable_ipv6", "1"),
+                ] {
+                    kernel.set_sysctl(&mut ledger, &format!("net/ipv6/conf/{device}/{key}"), value)?;
+                }
+            }
             filter.attach_port(&inner)?;
             filter.attach_engine(&engine)?;
             Some((inner, engine))
         }
     };
-    interfaces(config, &kernel, &mut ledger, &mut links).await?;
+    // The kernel sends redirects where either this or the interface's own switch is on.
+    kernel.set_sysctl(&mut ledger, "net/ipv4/conf/all/send_redirects", "0")?;
+    for (port, link) in config.ports.iter().zip(links.iter_mut()) {
+        *link = interface(port, link, &kernel, &mut ledger).await?;
+    }
 
     let engine = match &tunnel {
         None => None,
@@ -111,22 +128,153 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
             routes_behind_vpn(config, port, &links, inner, &kernel, &mut ledger).await?;
         }
     }
+    layout.put_in_force()?;
     // Only now is everything there by which a packet is judged: open.
     maps.set_config(FilterConfig { flags: 0, ..maps.config()? })?;
-    kernel.set_sysctl(&mut ledger, "net/ipv4/ip_forward", "1")?;
-    kernel.set_sysctl(&mut ledger, "net/ipv6/conf/all/forwarding", "1")?;
+    for key in FORWARDING {
+        if key.contains("ipv6") && !kernel.has_ipv6() {
+            continue;
+        }
+        if !ledger.entries().iter().any(|made| is_sysctl(made, key)) && kernel.sysctl(key)? != "0" {
+            tracing::warn!(
+                sysctl = key,
+                "forwarding was on before this gateway started, and stays on when it is stopped, without its filter;                  set it to 0 in /etc/sysctl.d, the gateway switches it on itself"
+            );
+        }
+        kernel.set_sysctl(&mut ledger, key, "1")?;
+    }
 
     for made in ledger.stale() {
-        tracing::info!(?made, "removed: left by an earlier configuration");
-        if let Err(error) = kernel.undo(&made).await {
-            tracing::warn!(%error, ?made, "could not be removed");
+        if !ledger.is_replaced(&made) {
+            tracing::info!(?made, "removed: left by an earlier configuration");
+            if let Err(error) = kernel.undo(&made).await {
+                tracing::warn!(%error, ?made, "could not be removed");
+            }
         }
         ledger.strike(&made)?;
     }
     for pin in filter.detach_others()? {
         tracing::info!(pin, "detached: no longer a port");
     }
-    Ok(Ground { kernel, ledger, filter, maps, links, modes, engine })
+    Ok(Ground { kernel, ledger, filter, maps, links, modes, tunnel, sockets, engine })
+}
+
+/// The sysctls without which the kernel passes nothing on.
+const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+
+fn is_sysctl(made: &Made, name: &str) -> bool {
+    matches!(made, Made::Sysctl { key, .. } if key == name)
+}
+
+/// Puts every port under the filter, all in one mode.
+fn attach_ports(
+    config: &Config,
+    links: &[Link],
+    filter: &mut Filter,
+) -> anyhow::Result<BTreeMap<u16, &'static str>> {
+    let mut modes = Vec::new();
+    for link in links {
+        modes.push(filter.attach_port(link)?);
+    }
+    if modes.contains(&Mode::Generic) {
+        filter.require_generic();
+        for (mode, link) in modes.iter_mut().zip(links).filter(|(mode, _)| **mode == Mode::Native) {
+            *mode = filter.attach_port(link)?;
+        }
+    }
+    for ((port, link), mode) in config.ports.iter().zip(links).zip(&modes) {
+        tracing::info!(port = &*port.name, interface = link.name, mode = mode.name(), "filter attached");
+    }
+    Ok(config.ports.iter().zip(modes).map(|(port, mode)| (port.id, mode.name())).collect())
+}
+
+/// What became of the interfaces of the ports, seen once a second.
+pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow::Result<()> {
+    let mut changed = false;
+    for (position, port) in config.ports.iter().enumerate() {
+        let Some(known) = ground.links.get(position).cloned() else { continue };
+        let name = &*port.name;
+        match ground.kernel.link(&port.interface).await {
+            Ok(now) if now == known => continue,
+            Ok(now) if now.index == known.index => {
+                tracing::warn!(
+                    port = name,
+                    interface = now.name,
+                    up = now.up,
+                    mtu = now.mtu,
+                    "interface changed"
+                );
+                ground.replace_link(position, now);
+            }
+            Ok(now) => {
+                tracing::warn!(
+                    port = name,
+                    interface = now.name,
+                    "another interface has the port's name: taken"
+                );
+                let mode = ground.filter.attach_port(&now)?;
+                let now = interface(port, &now, &ground.kernel, &mut ground.ledger).await?;
+                ground.replace_link(position, now);
+                ground.modes.insert(port.id, mode.name());
+                if ground.engine.is_some() && takes_ike(config, port) {
+                    tracing::error!(port = name, "ESP stays with the old interface: restart the daemon");
+                }
+            }
+            Err(KernelError::NoInterface(_)) if known.index == GONE => continue,
+            Err(KernelError::NoInterface(interface)) => {
+                tracing::error!(
+                    port = name,
+                    interface,
+                    "interface is gone: the port carries nothing until it is back"
+                );
+                ground.replace_link(position, Link { index: GONE, ..known });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        changed = true;
+    }
+    if changed {
+        ground.maps.set_ports(&ports(config, &ground.links, ground.tunnel.as_ref(), &ground.sockets))?;
+        // Known flows are held against the ports only when they are judged again.
+        ground.maps.set_rules(&crate::policy::compile(&config.policies)?)?;
+    }
+    Ok(())
+}
+
+/// In place of the ifindex of an interface that does not exist.
+const GONE: u32 = 0;
+
+impl Ground {
+    fn replace_link(&mut self, position: usize, link: Link) {
+        if let Some(place) = self.links.get_mut(position) {
+            *place = link;
+        }
+    }
+}
+
+/// After a start that failed. On a machine on which nothing was in force before, everything is taken back: a gateway
+/// half built serves nobody, and locks out who comes to mend it. Where a filter was in force, it stays. Says whether
+/// everything was taken back.
+pub(super) async fn after_failed_start(config: &Config, run_directory: &Path, was_in_force: bool) -> bool {
+    if was_in_force {
+        tracing::error!(
+            gateway = &*config.gateway.name,
+            "the start failed; the filter that was in force stays in force, and refuses everything if the ports or zones \
+             have changed: mend the fault below and start again"
+        );
+        return false;
+    }
+    let taken_back = async {
+        let kernel = Kernel::open()?;
+        let mut ledger = Ledger::open(&run_directory.join(LEDGER))?;
+        tear_down(&kernel, &mut ledger, config, run_directory).await
+    };
+    let outcome: anyhow::Result<()> = taken_back.await;
+    match &outcome {
+        Ok(()) => tracing::info!("the start failed; everything was taken back"),
+        Err(error) => tracing::error!("the start failed, and not everything could be taken back: {error:#}"),
+    }
+    outcome.is_ok()
 }
 
 /// Takes everything back that any run of this gateway made. Goes on after errors: what can be removed is.
@@ -137,79 +285,64 @@ pub(super) async fn tear_down(
     run_directory: &Path,
 ) -> anyhow::Result<()> {
     // The last thing made was forwarding; undone backwards, it is off before any filter goes.
+    let mut forwards = false;
     for made in ledger.entries().to_vec().into_iter().rev() {
         match kernel.undo(&made).await {
             Ok(()) => ledger.strike(&made)?,
-            Err(error) => tracing::error!(%error, ?made, "could not be taken back; it stays in the ledger"),
+            Err(error) => {
+                tracing::error!(%error, ?made, "could not be taken back; it stays in the ledger");
+                forwards |= FORWARDING.iter().any(|key| is_sysctl(&made, key));
+            }
         }
     }
+    anyhow::ensure!(!forwards, "forwarding could not be switched off, so the filter stays in force");
     let interfaces: Vec<String> = config.ports.iter().map(|port| port.interface.to_string()).collect();
     Filter::remove(&config.gateway.name, &interfaces)?;
-    let _ = std::fs::remove_file(run_directory.join(LAYOUT));
-    Ok(())
+    Layout::of(config, run_directory).withdraw()
 }
 
-/// File in the run directory: which ids mean which ports and zones.
-const LAYOUT: &str = "layout";
-
-/// Flows and counters speak of ports and zones by number. When the numbers mean something else now, they must not be
-/// taken over: a flow between two zones would become one between two others.
-fn layout_unchanged(config: &Config, run_directory: &Path) -> anyhow::Result<bool> {
-    let mut layout = String::new();
-    for port in &config.ports {
-        layout += &format!("port {} {} {} {}\n", port.id, port.name, port.interface, port.zone);
-    }
-    for port in &config.vpn_ports {
-        layout += &format!("vpn {} {} {}\n", port.id, port.name, port.zone);
-    }
-    for zone in &config.zones {
-        layout += &format!("zone {} {}\n", zone.id, zone.name);
-    }
-    let path = run_directory.join(LAYOUT);
-    let same = std::fs::read_to_string(&path).is_ok_and(|before| before == layout);
-    std::fs::write(&path, layout).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(same)
-}
-
-/// Sysctls, addresses and routes of the ports.
-async fn interfaces(
-    config: &Config,
-    kernel: &Kernel,
-    ledger: &mut Ledger,
-    links: &mut [Link],
-) -> anyhow::Result<()> {
-    for (port, link) in config.ports.iter().zip(links.iter_mut()) {
-        let name = &link.name;
-        for (key, value) in [
-            // An address is answered for on its own port only: no layer-2 hint of the other segments.
-            ("ipv4/conf/IF/arp_ignore", "1"),
-            ("ipv4/conf/IF/arp_announce", "2"),
-            // Routing is the configuration's business, not a neighbour's.
-            ("ipv4/conf/IF/accept_redirects", "0"),
-            ("ipv4/conf/IF/send_redirects", "0"),
-            ("ipv4/conf/IF/accept_source_route", "0"),
-            ("ipv6/conf/IF/accept_redirects", "0"),
-            ("ipv6/conf/IF/accept_ra", "0"),
-        ] {
+/// Sysctls, addresses and routes of a port; the interface as it is then.
+async fn interface(port: &Port, link: &Link, kernel: &Kernel, ledger: &mut Ledger) -> anyhow::Result<Link> {
+    let name = &link.name;
+    for (key, value) in [
+        // An address is answered for on its own port only: no layer-2 hint of the other segments.
+        ("ipv4/conf/IF/arp_ignore", "1"),
+        ("ipv4/conf/IF/arp_announce", "2"),
+        // Routing is the configuration's business, not a neighbour's.
+        ("ipv4/conf/IF/accept_redirects", "0"),
+        ("ipv4/conf/IF/send_redirects", "0"),
+        ("ipv4/conf/IF/accept_source_route", "0"),
+        ("ipv6/conf/IF/accept_redirects", "0"),
+        ("ipv6/conf/IF/accept_ra", "0"),
+    ] {
+        if kernel.has_ipv6() || !key.starts_with("ipv6") {
             kernel.set_sysctl(ledger, &format!("net/{}", key.replace("IF", name)), value)?;
         }
-        kernel.set_up(ledger, link).await?;
-        for net in &port.addresses {
-            kernel.add_address(ledger, name, net.addr(), net.prefix_len()).await?;
-        }
-        for route in &port.networks {
-            kernel.add_route(ledger, &plain_route(route.prefix, route.via, name)).await?;
-        }
-        for &gateway in &port.gateways {
-            let all = match gateway {
-                IpAddr::V4(_) => IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?,
-                IpAddr::V6(_) => IpNet::new(Ipv6Addr::UNSPECIFIED.into(), 0)?,
-            };
-            kernel.add_route(ledger, &plain_route(all, gateway, name)).await?;
-        }
-        *link = kernel.link(&port.interface).await?;
     }
-    Ok(())
+    if port.addresses.iter().any(|net| net.addr().is_ipv6()) {
+        kernel.set_sysctl(ledger, &format!("net/ipv6/conf/{name}/disable_ipv6"), "0").with_context(|| {
+            format!(
+                "port {} has IPv6 addresses; if this kernel has no IPv6 (ipv6.disable=1), take them out of the \
+                 configuration",
+                port.name
+            )
+        })?;
+    }
+    kernel.set_up(ledger, link).await?;
+    for net in &port.addresses {
+        kernel.add_address(ledger, name, net.addr(), net.prefix_len()).await?;
+    }
+    for route in &port.networks {
+        kernel.add_route(ledger, &plain_route(route.prefix, route.via, name)).await?;
+    }
+    for &gateway in &port.gateways {
+        let all = match gateway {
+            IpAddr::V4(_) => IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?,
+            IpAddr::V6(_) => IpNet::new(Ipv6Addr::UNSPECIFIED.into(), 0)?,
+        };
+        kernel.add_route(ledger, &plain_route(all, gateway, name)).await?;
+    }
+    Ok(kernel.link(&port.interface).await?)
 }
 
 fn plain_route(prefix: IpNet, via: IpAddr, interface: &str) -> Route {
@@ -239,7 +372,7 @@ async fn routes_behind_vpn(
         IpAddr::V4(Ipv4Addr::new(169, 254, high, low)),
         IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5e50, port.id)),
     ];
-    for hop in hops {
+    for hop in hops.into_iter().filter(|hop| hop.is_ipv4() || kernel.has_ipv6()) {
         kernel.set_neighbour(inner.index, hop, engine_mac(port.id)).await?;
     }
     let children = port
@@ -310,7 +443,7 @@ fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) ->
 }
 
 /// Whether a connection ends on this port.
-fn takes_ike(config: &Config, port: &crate::config::Port) -> bool {
+fn takes_ike(config: &Config, port: &Port) -> bool {
     port.addresses
         .iter()
         .any(|net| config.connections.iter().any(|connection| connection.local.address == net.addr()))
@@ -336,10 +469,10 @@ fn ports(
     links: &[Link],
     tunnel: Option<&(Link, Link)>,
     sockets: &SocketRanges,
-) -> Vec<(PortKey, Port)> {
+) -> Vec<(PortKey, FilterPort)> {
     let range = |link: &Link| sockets.get(&link.index).copied().unwrap_or((0, 0));
     let mut all = Vec::new();
-    for (port, link) in config.ports.iter().zip(links) {
+    for (port, link) in config.ports.iter().zip(links).filter(|(_, link)| link.index != GONE) {
         let (xsk_base, xsk_queues) = range(link);
         let mut flags = 0;
         if port.uplink {
@@ -350,7 +483,7 @@ fn ports(
         }
         all.push((
             PortKey { ifindex: link.index, ..PortKey::default() },
-            Port {
+            FilterPort {
                 id: port.id,
                 zone: port.zone,
                 flags,
@@ -366,27 +499,27 @@ fn ports(
     for port in &config.vpn_ports {
         all.push((
             PortKey { ifindex: inner.index, vlan: port.id, reserved: 0 },
-            Port {
+            FilterPort {
                 id: port.id,
                 zone: port.zone,
                 flags: port_flags::VPN,
                 mtu: tunnel_mtu(config, port, links),
                 mac: inner.mac,
                 ifindex: inner.index,
-                ..Port::default()
+                ..FilterPort::default()
             },
         ));
     }
     let (xsk_base, xsk_queues) = range(engine);
     all.push((
         PortKey { ifindex: engine.index, ..PortKey::default() },
-        Port {
+        FilterPort {
             xsk_base,
             xsk_queues,
             mtu: engine.mtu,
             mac: engine.mac,
             ifindex: engine.index,
-            ..Port::default()
+            ..FilterPort::default()
         },
     ));
     all

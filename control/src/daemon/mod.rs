@@ -12,6 +12,7 @@
 //! No lock is held across anything. Cancel safety: every `select!` branch is a channel, a timer or [`Events::next`].
 
 mod bringup;
+mod layout;
 mod paths;
 mod report;
 mod sockets;
@@ -20,8 +21,10 @@ mod tunnels;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -31,6 +34,7 @@ use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::{Endpoint, EndpointConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use self::bringup::Ground;
 use self::paths::Paths;
@@ -38,15 +42,15 @@ use self::sockets::{Datagram, Sockets};
 use self::tunnels::Tunnels;
 use crate::api::{self, Answer, Pending, Request};
 use crate::config::{Config, Datapath};
-use crate::filter::{Events, FlowSweeper};
+use crate::filter::{Events, Filter, FlowSweeper};
 use crate::status;
 
 /// IKE messages waiting for the loop.
 const DATAGRAMS_MAX: usize = 1024;
 /// Requests of operators and scrapers waiting for the loop.
 const REQUESTS_MAX: usize = 64;
-/// How often the way to the peers is looked up again.
-const PATHS_PERIOD: Duration = Duration::from_secs(1);
+/// How often the ports' interfaces and the way to the peers are looked up again.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// How often stale neighbours are asked for.
 const NEIGHBOURS_PERIOD: Duration = Duration::from_secs(10);
 /// How long a stop waits for peers to acknowledge that their SAs are deleted.
@@ -55,24 +59,53 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Runs a gateway until SIGTERM or SIGINT, then takes everything back.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let directory = api::run_directory(&config.gateway.name);
-    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    api::make_private(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let _lock = lock(&directory, &config.gateway.name)?;
     let datapath = choose_datapath(config.gateway.datapath)?;
     // Read before anything is touched: a key that cannot be read must not leave a half-built gateway.
     let ike = config.ike().context("credentials")?;
-    let ground = bringup::bring_up(&config, &directory).await?;
-    let mut daemon = Daemon::new(config, directory, datapath, ike, ground)?;
-    let outcome = daemon.serve().await;
-    let torn_down = daemon.stop().await;
-    outcome.and(torn_down)
+    let was_in_force = Filter::is_in_force(&config.gateway.name) || directory.join(bringup::LEDGER).exists();
+    let (mut daemon, requests) = match start(&config, &directory, datapath, ike).await {
+        Ok(started) => started,
+        Err(error) => {
+            if bringup::after_failed_start(&config, &directory, was_in_force).await {
+                remove_run_directory(&config, &directory);
+            }
+            return Err(error);
+        }
+    };
+    // Only an operator's word takes the filter back. After an error it stays, as after a crash.
+    daemon.serve(requests).await.context("the filter stays in force; start the daemon again")?;
+    daemon.stop().await
+}
+
+/// Everything up to the first packet that may pass.
+async fn start(
+    config: &Config,
+    directory: &Path,
+    datapath: status::Datapath,
+    ike: EndpointConfig,
+) -> anyhow::Result<(Daemon, mpsc::Receiver<Pending>)> {
+    let ground = bringup::bring_up(config, directory).await?;
+    let daemon = Daemon::new(config.clone(), directory.to_owned(), datapath, ike, ground)?;
+    let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
+    api::serve(&config.gateway.name, sender.clone()).context("cannot open the control socket")?;
+    if let Some(address) = config.gateway.metrics {
+        crate::metrics::serve(address, sender);
+    }
+    Ok((daemon, requests))
 }
 
 /// One daemon a gateway: two would undo each other's work.
-fn lock(directory: &std::path::Path, gateway: &str) -> anyhow::Result<File> {
+fn lock(directory: &Path, gateway: &str) -> anyhow::Result<File> {
     let path = directory.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        // A daemon that was just stopping may have removed this very file: the next one would lock another.
+        Ok(()) => match (file.metadata(), std::fs::metadata(&path)) {
+            (Ok(ours), Ok(there)) if ours.ino() == there.ino() => Ok(file),
+            _ => anyhow::bail!("gateway {gateway} was just being stopped; start it again"),
+        },
         Err(TryLockError::WouldBlock) => {
             anyhow::bail!("gateway {gateway} is running already: its sekishod holds {}", path.display())
         }
@@ -80,6 +113,13 @@ fn lock(directory: &std::path::Path, gateway: &str) -> anyhow::Result<File> {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
     }
+}
+
+/// Once nothing is in force any more. What else lies there stays.
+fn remove_run_directory(config: &Config, directory: &Path) {
+    let _ = std::fs::remove_file(api::socket_path(&config.gateway.name));
+    let _ = std::fs::remove_file(directory.join("lock"));
+    let _ = std::fs::remove_dir(directory);
 }
 
 fn choose_datapath(wanted: Datapath) -> anyhow::Result<status::Datapath> {
@@ -108,6 +148,7 @@ struct Daemon {
     sockets: Sockets,
     datagrams: mpsc::Receiver<Datagram>,
     sa_events: mpsc::Receiver<SaEvent>,
+    sa_event_thread: JoinHandle<()>,
     port_names: BTreeMap<u16, Arc<str>>,
 }
 
@@ -126,7 +167,7 @@ impl Daemon {
             None => Arc::new(NoDatapath),
         };
         let (sender, sa_events) = mpsc::channel(REQUESTS_MAX);
-        forward_sa_events(Arc::downgrade(&table), sender)?;
+        let sa_event_thread = forward_sa_events(Arc::downgrade(&table), sender)?;
         let (sender, datagrams) = mpsc::channel(DATAGRAMS_MAX);
         let locals: BTreeSet<IpAddr> = config.connections.iter().map(|c| c.local.address).collect();
         let sockets = Sockets::bind(locals, &sender)?;
@@ -150,23 +191,22 @@ impl Daemon {
             sockets,
             datagrams,
             sa_events,
+            sa_event_thread,
             port_names,
         })
     }
 
     /// The loop.
-    async fn serve(&mut self) -> anyhow::Result<()> {
-        let (sender, mut requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
-        api::serve(&self.config.gateway.name, sender.clone()).context("cannot open the control socket")?;
-        if let Some(address) = self.config.gateway.metrics {
-            crate::metrics::serve(address, sender)
-                .await
-                .with_context(|| format!("cannot serve metrics on {address}"))?;
-        }
+    async fn serve(&mut self, mut requests: mpsc::Receiver<Pending>) -> anyhow::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut paths_due = tokio::time::interval(PATHS_PERIOD);
+        let mut watch_due = tokio::time::interval(WATCH_PERIOD);
         let mut neighbours_due = tokio::time::interval(NEIGHBOURS_PERIOD);
+        // After a pause nothing is made up for: once is enough.
+        for due in [&mut watch_due, &mut neighbours_due] {
+            due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
         let mut filter_events = self.filter_events.take();
         tracing::info!(gateway = &*self.config.gateway.name, "ready");
         loop {
@@ -185,10 +225,14 @@ impl Daemon {
                 }
             };
             tokio::select! {
-                // An operator's word first, then the peers', then the clock: a flood must not keep anyone out for long.
+                // What anyone can flood stands last: an operator's word and the clock come through in any weather.
                 biased;
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => tracing::warn!(
+                    "SIGHUP: this version reads its configuration at the start only; restart it to put a changed one in \
+                     force (filter and flows stay in force meanwhile, tunnels connect anew)"
+                ),
                 Some((request, reply)) = requests.recv() => {
                     // An asker who has left does not matter.
                     let _ = reply.send(self.handle_request(request));
@@ -201,20 +245,33 @@ impl Daemon {
                     self.endpoint.handle_timeout(now);
                     self.tunnels.handle_timeout(now, &mut self.endpoint, &mut self.ground.maps);
                 }
-                Some(datagram) = self.datagrams.recv() => {
-                    self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
+                _ = watch_due.tick() => {
+                    if self.ground.engine.as_ref().is_some_and(|engine| !engine.is_running()) {
+                        anyhow::bail!("the user-space ESP engine's thread has ended: no tunnel carries anything");
+                    }
+                    if let Err(error) = bringup::watch_ports(&self.config, &mut self.ground).await {
+                        tracing::error!("a port's interface changed, and the port does not follow: {error:#}");
+                    }
+                    self.refresh_paths().await;
                 }
-                event = filter_event => {
-                    let event = event.context("cannot read the filter's events")?;
-                    let port = self.port_names.get(&event.port).map_or("-", |name| name);
-                    crate::filter::log(&event, port);
-                }
-                _ = paths_due.tick() => self.refresh_paths().await,
                 _ = neighbours_due.tick() => {
                     if let Err(error) = paths::keep_neighbours(&self.ground.kernel, &self.ground.links).await {
                         tracing::warn!(%error, "neighbours not refreshed");
                     }
                 }
+                Some(datagram) = self.datagrams.recv() => {
+                    self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
+                }
+                event = filter_event => match event {
+                    Ok(event) => {
+                        let port = self.port_names.get(&event.port).map_or("-", |name| name);
+                        crate::filter::log(&event, port);
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "refused packets are counted, but no longer logged: restart the daemon");
+                        filter_events = None;
+                    }
+                },
             }
         }
     }
@@ -223,15 +280,15 @@ impl Daemon {
     async fn settle(&mut self) {
         let now = Instant::now();
         self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
-        let unknown = self.tunnels.peers().any(|peer| !self.paths.knows(peer));
-        if unknown {
+        let is_new = self.tunnels.peers().any(|(peer, _)| !self.paths.has_asked(peer));
+        if is_new {
             self.refresh_paths().await;
         }
     }
 
     async fn refresh_paths(&mut self) {
         let Some(engine) = &self.ground.engine else { return };
-        let peers: BTreeSet<IpAddr> = self.tunnels.peers().collect();
+        let peers: BTreeMap<IpAddr, IpAddr> = self.tunnels.peers().collect();
         let Ground { kernel, links, .. } = &self.ground;
         if let Err(error) = self.paths.refresh(kernel, engine, links, &peers).await {
             tracing::warn!(%error, "ways to the peers not refreshed");
@@ -275,15 +332,19 @@ impl Daemon {
                 }
             }
         }
-        let Daemon { config, directory, ground, sweeper, tunnels, endpoint, .. } = self;
+        let Daemon {
+            config, directory, ground, sweeper, tunnels, endpoint, sa_events, sa_event_thread, ..
+        } = self;
         // Keys are wiped and AF_XDP sockets closed before the devices go.
-        drop((sweeper, tunnels, endpoint));
+        drop((sweeper, tunnels, endpoint, sa_events));
         let Ground { kernel, mut ledger, filter, maps, engine, .. } = ground;
         drop((engine, maps, filter));
+        // It may hold the engine for a moment: until it has ended, keys may live.
+        if sa_event_thread.join().is_err() {
+            tracing::error!("the thread of SA events had panicked");
+        }
         bringup::tear_down(&kernel, &mut ledger, &config, &directory).await?;
-        let _ = std::fs::remove_file(api::socket_path(&config.gateway.name));
-        let _ = std::fs::remove_file(directory.join("lock"));
-        let _ = std::fs::remove_dir(&directory);
+        remove_run_directory(&config, &directory);
         tracing::info!("everything taken back");
         Ok(())
     }
@@ -293,7 +354,7 @@ impl Daemon {
 fn forward_sa_events(
     table: std::sync::Weak<dyn SaTable>,
     events: mpsc::Sender<SaEvent>,
-) -> std::io::Result<()> {
+) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("sa-events".into()).spawn(move || {
         while let Some(table) = table.upgrade() {
             if events.is_closed() {
@@ -305,8 +366,7 @@ fn forward_sa_events(
                 return;
             }
         }
-    })?;
-    Ok(())
+    })
 }
 
 /// The data path of a gateway without a VPN: it has no SAs.

@@ -8,45 +8,37 @@ use std::net::IpAddr;
 
 use sekisho_esp::engine::{Engine, L2Path};
 
-use crate::kernel::{Kernel, KernelError, Link};
+use crate::kernel::{Kernel, KernelError, Link, Neighbour};
 
 /// What the engine was last told.
 #[derive(Default)]
 pub(super) struct Paths {
     known: BTreeMap<IpAddr, L2Path>,
+    /// Looked up at least once. What was not found then is looked up again by the clock, and not at every event.
+    asked: BTreeSet<IpAddr>,
 }
 
 impl Paths {
-    /// Looks up the way to every peer and tells the engine what changed.
+    /// Looks up the way to every peer, from our address to theirs, and tells the engine what changed.
     pub(super) async fn refresh(
         &mut self,
         kernel: &Kernel,
         engine: &Engine,
         links: &[Link],
-        peers: &BTreeSet<IpAddr>,
+        peers: &BTreeMap<IpAddr, IpAddr>,
     ) -> Result<(), KernelError> {
+        self.asked.retain(|peer| peers.contains_key(peer));
         if peers.is_empty() && self.known.is_empty() {
             return Ok(());
         }
         let neighbours = kernel.neighbours().await?;
-        for &peer in peers {
-            let found = match kernel.next_hop(peer).await? {
-                None => None,
-                Some(hop) => {
-                    let neighbour = neighbours
-                        .iter()
-                        .find(|entry| entry.interface == hop.interface && entry.address == hop.neighbour);
-                    if neighbour.is_none_or(|entry| !entry.fresh) {
-                        kernel.probe_neighbour(hop.interface, hop.neighbour).await?;
-                    }
-                    let link = links.iter().find(|link| link.index == hop.interface);
-                    link.zip(neighbour.and_then(|entry| entry.mac)).map(|(link, mac)| L2Path {
-                        ifindex: link.index,
-                        source_mac: link.mac,
-                        destination_mac: mac,
-                    })
-                }
-            };
+        for (&peer, &local) in peers {
+            self.asked.insert(peer);
+            // One peer's trouble is not the others'.
+            let found = way(kernel, links, &neighbours, local, peer).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, %peer, "way to the peer not found");
+                None
+            });
             match (found, self.known.get(&peer)) {
                 (Some(path), Some(known)) if path == *known => {}
                 (Some(path), _) => {
@@ -59,7 +51,7 @@ impl Paths {
                 (None, _) => {}
             }
         }
-        let gone: Vec<IpAddr> = self.known.keys().filter(|peer| !peers.contains(peer)).copied().collect();
+        let gone: Vec<IpAddr> = self.known.keys().filter(|peer| !peers.contains_key(peer)).copied().collect();
         for peer in gone {
             self.known.remove(&peer);
             // The engine forgets it with its thread at the latest.
@@ -68,10 +60,29 @@ impl Paths {
         Ok(())
     }
 
-    /// Whether the way to this peer is known.
-    pub(super) fn knows(&self, peer: IpAddr) -> bool {
-        self.known.contains_key(&peer)
+    /// Whether the way to this peer was looked up.
+    pub(super) fn has_asked(&self, peer: IpAddr) -> bool {
+        self.asked.contains(&peer)
     }
+}
+
+/// The way to one peer as the kernel would go, if its neighbour is known; a stale or unknown one is asked for.
+async fn way(
+    kernel: &Kernel,
+    links: &[Link],
+    neighbours: &[Neighbour],
+    local: IpAddr,
+    peer: IpAddr,
+) -> Result<Option<L2Path>, KernelError> {
+    let Some(hop) = kernel.next_hop(local, peer).await? else { return Ok(None) };
+    let Some(link) = links.iter().find(|link| link.index == hop.interface) else { return Ok(None) };
+    let neighbour =
+        neighbours.iter().find(|entry| entry.interface == hop.interface && entry.address == hop.neighbour);
+    if neighbour.is_none_or(|entry| !entry.fresh) {
+        kernel.probe_neighbour(hop.interface, hop.neighbour).await?;
+    }
+    let mac = neighbour.and_then(|entry| entry.mac);
+    Ok(mac.map(|mac| L2Path { ifindex: link.index, source_mac: link.mac, destination_mac: mac }))
 }
 
 /// Has the kernel confirm the stale neighbours on the ports: forwarding by XDP uses them without telling it.
@@ -79,7 +90,10 @@ pub(super) async fn keep_neighbours(kernel: &Kernel, links: &[Link]) -> Result<(
     for entry in kernel.neighbours().await? {
         let on_port = links.iter().any(|link| link.index == entry.interface);
         if on_port && entry.mac.is_some() && !entry.fresh {
-            kernel.probe_neighbour(entry.interface, entry.address).await?;
+            // It may have gone meanwhile, and the others are asked for all the same.
+            if let Err(error) = kernel.probe_neighbour(entry.interface, entry.address).await {
+                tracing::debug!(%error, "stale neighbour not asked for");
+            }
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use sekisho_ike::Transmit;
 use sekisho_ike::event::Path;
@@ -21,6 +22,8 @@ pub(super) const IKE_PORT: u16 = 500;
 pub(super) const NAT_T_PORT: u16 = 4500;
 /// Four zero bytes where ESP has its SPI.
 const NON_ESP_MARKER: [u8; 4] = [0; 4];
+/// Pause after a socket refused to receive.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
 /// Longest UDP payload.
 const DATAGRAM_MAX: usize = 65_535;
 
@@ -114,6 +117,8 @@ async fn receive(
             if datagrams.is_closed() {
                 return;
             }
+            // One that does not go away must not keep the loop from everything else.
+            tokio::time::sleep(ERROR_PAUSE).await;
             continue;
         };
         let Some(bytes) = buffer.get(..length).and_then(|bytes| message(local.port(), bytes)) else {
@@ -168,7 +173,7 @@ mod tests {
         for port in [IKE_PORT, NAT_T_PORT] {
             let path = Path { local: SocketAddr::new(first, port), remote: SocketAddr::new(second, port) };
             sockets.send(&Transmit { path, bytes: b"message".to_vec() });
-            let wait = std::time::Duration::from_secs(5);
+            let wait = Duration::from_secs(5);
             let datagram = tokio::time::timeout(wait, receiver.recv()).await.expect("arrives").expect("open");
             assert_eq!(datagram.bytes, b"message");
             assert_eq!(datagram.path, Path { local: path.remote, remote: path.local });

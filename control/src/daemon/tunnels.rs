@@ -4,10 +4,12 @@
 //! all events before it lets a datagram leave: an SA is in force before the peer hears of it.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use sekisho_abi::map::Spi;
 use sekisho_esp::sa::{
     Keys, Lifetimes, Outer, PairCounters, PortId, SaEvent, SaPair, SaTable, Selector, Transform,
@@ -15,10 +17,11 @@ use sekisho_esp::sa::{
 use sekisho_ike::Endpoint;
 use sekisho_ike::crypto::suite::{AesBits, Encryption, EspSuite, Integrity};
 use sekisho_ike::event::{ChildHandle, ChildSa, CloseReason, Event, Failure, FailureKind, IkeHandle, Path};
+use sekisho_ike::status::Phase;
 use sekisho_ike::wire::ts::{Ports, TrafficSelector};
 
 use super::sockets::{IKE_PORT, Sockets};
-use crate::config::{Config, Start};
+use crate::config::{self, Config, Start};
 use crate::filter::Maps;
 
 /// Packets the replay window spans. Wide, for several queues and CPUs reorder (RFC 4303 section 3.4.3 asks for 64).
@@ -50,6 +53,9 @@ pub(super) struct Tunnel {
     held_down: bool,
     /// The IKE SA, from the first message on.
     pub(super) ike: Option<IkeHandle>,
+    /// What it carries, as configured.
+    networks: Vec<config::Child>,
+    up_since: Option<Instant>,
     next_try: Option<Instant>,
     wait: Duration,
     /// Child SAs in force.
@@ -92,6 +98,8 @@ impl Tunnels {
                     wanted,
                     held_down: false,
                     ike: None,
+                    networks: connection.children.clone(),
+                    up_since: None,
                     next_try: wanted.then_some(now),
                     wait: RETRY_FIRST,
                     children: BTreeMap::new(),
@@ -108,9 +116,10 @@ impl Tunnels {
         self.all.iter()
     }
 
-    /// Addresses of the peers that ESP is sent to now.
-    pub(super) fn peers(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.all.iter().flat_map(|tunnel| tunnel.children.values()).map(|child| child.outer.remote.ip())
+    /// Addresses of the peers that ESP is sent to now, with our own.
+    pub(super) fn peers(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
+        let children = self.all.iter().flat_map(|tunnel| tunnel.children.values());
+        children.map(|child| (child.outer.remote.ip(), child.outer.local.ip()))
     }
 
     /// What a child's SAs have done.
@@ -147,7 +156,10 @@ impl Tunnels {
     pub(super) fn up(&mut self, now: Instant, name: &str, endpoint: &mut Endpoint) -> Result<String, String> {
         let tunnel = self.named(name)?;
         if tunnel.remote.is_none() {
-            return Err(format!("{name} has no remote address: it only answers its peer"));
+            if !mem::take(&mut tunnel.held_down) {
+                return Err(format!("{name} has no remote address: it only answers its peer"));
+            }
+            return Ok(format!("{name} is no longer held closed: its peer may open it"));
         }
         tunnel.held_down = false;
         tunnel.wanted = true;
@@ -171,7 +183,9 @@ impl Tunnels {
         tunnel.held_down = true;
         tunnel.wanted = false;
         tunnel.next_try = None;
-        if let Some(ike) = tunnel.ike {
+        // Both ends may have opened it at once.
+        let sas = endpoint.ike_sas().filter(|sa| sa.connection.as_deref() == Some(name));
+        for ike in sas.map(|sa| sa.ike).collect::<Vec<_>>() {
             // Gone meanwhile is as good.
             let _ = endpoint.close(now, ike);
         }
@@ -198,6 +212,9 @@ impl Tunnels {
             .flat_map(|sa| sa.children)
             .map(|c| c.child)
             .collect();
+        if children.is_empty() {
+            return Err(format!("{name} has no child SA to rekey; `sekisho status` says why"));
+        }
         for child in &children {
             endpoint.rekey_child(now, *child).map_err(|error| error.to_string())?;
         }
@@ -208,6 +225,8 @@ impl Tunnels {
     pub(super) fn close_all(&mut self, now: Instant, endpoint: &mut Endpoint) {
         for tunnel in &mut self.all {
             tunnel.wanted = false;
+            // What a peer opens during the farewell is closed as well.
+            tunnel.held_down = true;
             tunnel.next_try = None;
         }
         endpoint.close_all(now);
@@ -244,10 +263,13 @@ impl Tunnels {
                 }
             }
             SaEvent::Acquire { port, source, destination } => {
-                let on_demand = self.all.iter_mut().find(|tunnel| {
-                    tunnel.port == port && tunnel.start == Start::OnDemand && !tunnel.held_down
-                });
-                if let Some(tunnel) = on_demand
+                let concerned = self
+                    .all
+                    .iter_mut()
+                    .find(|tunnel| tunnel.port == port && tunnel.carries(source, destination));
+                if let Some(tunnel) = concerned
+                    && tunnel.start == Start::OnDemand
+                    && !tunnel.held_down
                     && tunnel.ike.is_none()
                     && tunnel.next_try.is_none()
                 {
@@ -274,12 +296,21 @@ impl Tunnels {
                     nat = up.nat_local || up.nat_remote,
                     "IKE SA established"
                 );
-                if let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.name == up.connection) {
-                    tunnel.ike = Some(up.ike);
-                    tunnel.established += 1;
-                    tunnel.wait = RETRY_FIRST;
-                    tunnel.next_try = None;
+                let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.name == up.connection) else {
+                    return;
+                };
+                if tunnel.held_down {
+                    tracing::warn!(
+                        connection = &*tunnel.name,
+                        "opened by the peer while held closed: closed again; `sekisho up` lifts the hold"
+                    );
+                    let _ = endpoint.close(now, up.ike);
+                    return;
                 }
+                tunnel.ike = Some(up.ike);
+                tunnel.established += 1;
+                tunnel.up_since = Some(now);
+                tunnel.next_try = None;
             }
             Event::IkeRekeyed { connection, spi_i, spi_r, .. } => tracing::info!(
                 connection = &*connection,
@@ -290,7 +321,16 @@ impl Tunnels {
             Event::IkeClosed { ike, connection, reason } => {
                 tracing::info!(connection = &*connection, reason = ?reason, "IKE SA closed");
                 if let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.ike == Some(ike)) {
-                    tunnel.closed(now, reason);
+                    // Where both ends opened it at once, the other IKE SA goes on alone.
+                    let other = endpoint.ike_sas().find(|sa| {
+                        sa.phase == Phase::Established
+                            && sa.ike != ike
+                            && sa.connection.as_deref() == Some(&*tunnel.name)
+                    });
+                    match other {
+                        Some(other) => tunnel.ike = Some(other.ike),
+                        None => tunnel.closed(now, reason),
+                    }
                 }
             }
             Event::ChildInstall(child) => self.install(now, *child, endpoint, maps),
@@ -312,6 +352,11 @@ impl Tunnels {
             let _ = endpoint.child_failed(now, sa.child);
             return;
         };
+        if self.all.get(index).is_some_and(|tunnel| tunnel.held_down) {
+            // Its IKE SA is being closed.
+            let _ = endpoint.child_failed(now, sa.child);
+            return;
+        }
         let outer =
             Outer { local: sa.path.local, remote: sa.path.remote, udp_encapsulation: sa.udp_encapsulation };
         let port = self.all.get(index).map_or(0, |tunnel| tunnel.port);
@@ -446,6 +491,12 @@ impl Tunnel {
         !self.held_down && matches!(self.start, Start::OnDemand | Start::Answer)
     }
 
+    /// Whether a packet is one of its children's.
+    fn carries(&self, source: IpAddr, destination: IpAddr) -> bool {
+        let has = |networks: &[IpNet], address: IpAddr| networks.iter().any(|net| net.contains(&address));
+        self.networks.iter().any(|child| has(&child.local, source) && has(&child.remote, destination))
+    }
+
     fn initiate(&mut self, now: Instant, endpoint: &mut Endpoint) {
         let Some(remote) = self.remote else { return };
         if self.ike.is_some() {
@@ -467,6 +518,10 @@ impl Tunnel {
 
     fn closed(&mut self, now: Instant, reason: CloseReason) {
         self.ike = None;
+        // A peer that accepts and then closes is not asked every second for ever.
+        if self.up_since.take().is_some_and(|since| now.saturating_duration_since(since) >= RETRY_LAST) {
+            self.wait = RETRY_FIRST;
+        }
         match self.start {
             _ if self.held_down => {}
             // The next packet opens it again.
@@ -532,4 +587,63 @@ fn selectors(list: &[TrafficSelector]) -> Vec<Selector> {
             Ports::Opaque => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tunnel(now: Instant) -> Tunnel {
+        let nets = |text: &str| vec![text.parse::<IpNet>().expect("a network")];
+        Tunnel {
+            name: "centre".into(),
+            port: 9,
+            start: Start::Always,
+            local: "198.51.100.2".parse().expect("address"),
+            remote: None,
+            wanted: true,
+            held_down: false,
+            ike: None,
+            networks: vec![
+                config::Child { name: "a".into(), local: nets("10.1.0.0/24"), remote: nets("10.2.0.0/24") },
+                config::Child { name: "b".into(), local: nets("10.3.0.0/24"), remote: nets("10.4.0.0/24") },
+            ],
+            up_since: None,
+            next_try: Some(now),
+            wait: RETRY_FIRST,
+            children: BTreeMap::new(),
+            established: 0,
+            last_failure: None,
+        }
+    }
+
+    #[test]
+    fn a_peer_that_accepts_and_closes_is_asked_ever_more_rarely() {
+        let mut now = Instant::now();
+        let mut tunnel = tunnel(now);
+        let mut wait_after = |lived: Duration| {
+            tunnel.up_since = Some(now);
+            now += lived;
+            tunnel.closed(now, CloseReason::Peer);
+            tunnel.next_try.expect("tries again") - now
+        };
+        let soon = Duration::from_millis(10);
+        assert_eq!([1, 2, 4].map(|_| wait_after(soon)), [1, 2, 4].map(Duration::from_secs));
+        for _ in 0..10 {
+            wait_after(soon);
+        }
+        assert_eq!(wait_after(soon), RETRY_LAST);
+        assert_eq!(wait_after(RETRY_LAST), RETRY_FIRST, "one that held is worth a quick return");
+    }
+
+    #[test]
+    fn a_packet_wakes_the_connection_that_carries_it() {
+        let tunnel = tunnel(Instant::now());
+        let carries = |source: &str, destination: &str| {
+            tunnel.carries(source.parse().expect("address"), destination.parse().expect("address"))
+        };
+        assert!(carries("10.1.0.9", "10.2.0.9") && carries("10.3.0.9", "10.4.0.9"));
+        assert!(!carries("10.1.0.9", "10.4.0.9"), "a child's networks belong together");
+        assert!(!carries("10.1.0.9", "10.5.0.9") && !carries("fd00::1", "10.2.0.9"));
+    }
 }

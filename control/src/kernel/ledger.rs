@@ -45,7 +45,9 @@ pub enum Made {
 
 /// The ledger could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("ledger {path}: {source}")]
+#[error(
+    "ledger {path}: {source}; it says what this gateway has made in the kernel, so remove it only after a reboot"
+)]
 pub struct LedgerError {
     path: PathBuf,
     #[source]
@@ -112,6 +114,16 @@ impl Ledger {
         self.entries.iter().filter(|entry| !self.wanted.contains(entry)).cloned().collect()
     }
 
+    /// Whether this run's own took the place of a stale entry: another route of ours to the same network. To undo the
+    /// old one would take the new one, for the kernel tells them apart by network and metric alone.
+    pub fn is_replaced(&self, stale: &Made) -> bool {
+        let network = |made: &Made| match made {
+            Made::Route(route) => Some((route.destination, route.prefix)),
+            _ => None,
+        };
+        network(stale).is_some() && self.wanted.iter().any(|made| network(made) == network(stale))
+    }
+
     /// Strikes out something that was undone.
     pub fn strike(&mut self, made: &Made) -> Result<(), LedgerError> {
         self.entries.retain(|entry| entry != made);
@@ -167,6 +179,33 @@ mod tests {
         ledger.strike(&sysctl).expect("strikes");
         assert!(!path.exists());
         fs::remove_dir_all(&directory).expect("removes");
+    }
+
+    #[test]
+    fn a_route_that_was_replaced_is_not_undone() {
+        let directory = tempfile::TempDir::new().expect("a folder");
+        let path = directory.path().join("ledger.json");
+        let route = |network: &str, mtu| {
+            Made::Route(Route {
+                destination: network.parse().expect("address"),
+                prefix: 64,
+                gateway: "fe80::5e50:2".parse().expect("address"),
+                interface: "sekisho0".into(),
+                onlink: true,
+                source: None,
+                mtu,
+            })
+        };
+        let (old, gone) = (route("fd10:2::", Some(1390)), route("fd10:3::", Some(1390)));
+        let mut ledger = Ledger::open(&path).expect("opens");
+        ledger.note(old.clone()).expect("notes");
+        ledger.note(gone.clone()).expect("notes");
+
+        let mut ledger = Ledger::open(&path).expect("opens again");
+        ledger.note(route("fd10:2::", Some(1280))).expect("notes");
+        assert_eq!(ledger.stale(), [old.clone(), gone.clone()]);
+        assert!(ledger.is_replaced(&old), "undoing it would remove the new route");
+        assert!(!ledger.is_replaced(&gone));
     }
 
     #[test]

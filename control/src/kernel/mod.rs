@@ -12,6 +12,7 @@ mod route;
 mod sysctl;
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
@@ -126,6 +127,16 @@ impl Kernel {
             ledger.note(Made::Sysctl { key: key.to_owned(), before })?;
         }
         sysctl::write(key, value)
+    }
+
+    /// Whether this kernel has IPv6 (it has none with `ipv6.disable=1`).
+    pub fn has_ipv6(&self) -> bool {
+        Path::new("/proc/sys/net/ipv6").exists()
+    }
+
+    /// A sysctl's value.
+    pub fn sysctl(&self, key: &str) -> Result<String, KernelError> {
+        sysctl::read(key)
     }
 
     /// Makes the kernel hand over whole, checksummed packets on a device whose frames XDP reads.

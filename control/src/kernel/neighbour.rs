@@ -98,3 +98,53 @@ impl Kernel {
             .map_err(KernelError::netlink(format!("cannot ask for the neighbour {address}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn ip(words: &str) {
+        let status = Command::new("ip").args(words.split(' ')).status().expect("ip (package iproute2)");
+        assert!(status.success(), "ip {words}");
+    }
+
+    async fn entry(kernel: &Kernel, address: &str) -> Option<Neighbour> {
+        let address: IpAddr = address.parse().expect("address");
+        let all = kernel.neighbours().await.expect("lists");
+        all.into_iter().find(|entry| entry.address == address)
+    }
+
+    /// In a network namespace of its own, which goes with the thread. Needs root.
+    #[test]
+    fn a_stale_neighbour_is_asked_for() {
+        let thread = std::thread::spawn(|| {
+            // SAFETY: plain system call; it moves this thread alone.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "run this test as root");
+            ip("link add port0 type veth peer name far0");
+            ip("link set far0 up");
+            ip("link set port0 up");
+            ip("addr add 192.0.2.1/24 dev port0");
+            ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev port0 nud stale");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(async {
+                let kernel = Kernel::open().expect("netlink");
+                let port = kernel.link("port0").await.expect("port0").index;
+                let stale = entry(&kernel, "192.0.2.2").await.expect("the stale one");
+                assert_eq!((stale.mac, stale.fresh), (Some([2, 0, 0, 0, 0, 2]), false));
+                kernel.probe_neighbour(port, stale.address).await.expect("asks");
+                // DELAY, then PROBE: the kernel has it in hand, and its address serves meanwhile.
+                let probed = entry(&kernel, "192.0.2.2").await.expect("still there");
+                assert_eq!((probed.mac, probed.fresh), (stale.mac, true));
+
+                assert_eq!(entry(&kernel, "192.0.2.3").await, None);
+                kernel.probe_neighbour(port, "192.0.2.3".parse().expect("address")).await.expect("asks");
+                let unknown = entry(&kernel, "192.0.2.3").await.expect("INCOMPLETE");
+                assert_eq!((unknown.mac, unknown.fresh), (None, true));
+            });
+        });
+        thread.join().expect("the thread's own message says what");
+    }
+}

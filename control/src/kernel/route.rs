@@ -65,12 +65,14 @@ impl Kernel {
         )))
     }
 
-    /// The way to `address`, or `None` if there is no route.
-    pub async fn next_hop(&self, address: IpAddr) -> Result<Option<NextHop>, KernelError> {
+    /// The way from one of our addresses to `address`, or `None` if there is no route. The source counts where an
+    /// administrator routes by it.
+    pub async fn next_hop(&self, source: IpAddr, address: IpAddr) -> Result<Option<NextHop>, KernelError> {
         let message = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(address, host_prefix(address))
+            .and_then(|message| message.source_prefix(source, host_prefix(source)))
             .map_err(|error| KernelError::Io {
-                action: format!("route to {address}"),
+                action: format!("route from {source} to {address}"),
                 source: std::io::Error::other(error),
             })?
             .build();
