@@ -4,6 +4,7 @@
 //! here, most of them on one lab: a run that lays a lab for each would take minutes to lay labs.
 
 mod e2e {
+    pub(crate) mod control;
     pub(crate) mod lab;
     pub(crate) mod negotiation;
     pub(crate) mod operation;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::operation::trials(&stage));
     trials.extend(e2e::negotiation::trials(&stage));
     trials.extend(e2e::refusal::trials(&stage));
+    trials.extend(e2e::control::trials(&stage));
     let last = stage.clone();
     trials.push(Trial::test(name("shown", ENDING.name), move || {
         stage::words(last.run(|site| {
