@@ -164,26 +164,37 @@ impl std::fmt::Display for DistinguishedName {
                 if index > 0 {
                     f.write_str("+")?;
                 }
-                write_visible(f, &attribute.to_string())?;
+                write_attribute(f, attribute)?;
             }
         }
         Ok(())
     }
 }
 
+/// As text, if that would read back as the same; else in hexadecimal (RFC 4514 section 2.4). The string type is lost in
+/// a text, and some types and values that certificates have cannot be said by one.
+fn write_attribute(f: &mut std::fmt::Formatter<'_>, attribute: &AttributeTypeAndValue) -> std::fmt::Result {
+    let text = visible(&attribute.to_string());
+    if parse_attribute(&text).is_ok_and(|again| same_attribute(&again, attribute)) {
+        return f.write_str(&text);
+    }
+    write!(f, "{}=#", attribute.oid)?;
+    let der = attribute.value.to_der().map_err(|_| std::fmt::Error)?;
+    der.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
 /// Escapes, as RFC 4514 section 2.4 permits, every character that a terminal or a log viewer would act on.
-fn write_visible(f: &mut std::fmt::Formatter<'_>, text: &str) -> std::fmt::Result {
+fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() || is_invisible(c) {
             let mut buffer = [0; 4];
-            for byte in c.encode_utf8(&mut buffer).bytes() {
-                write!(f, "\\{byte:02x}")?;
-            }
+            visible.extend(c.encode_utf8(&mut buffer).bytes().map(|byte| format!("\\{byte:02x}")));
         } else {
-            std::fmt::Write::write_char(f, c)?;
+            visible.push(c);
         }
     }
-    Ok(())
+    visible
 }
 
 #[cfg(test)]
@@ -282,6 +293,20 @@ mod tests {
         assert_eq!(shown("a\u{9b}b"), "CN=a\\c2\\9bb");
         assert_eq!(shown("a\u{202e}b"), "CN=a\\e2\\80\\aeb");
         assert_eq!(shown("a\r\nb"), "CN=a\\0d\\0ab");
+    }
+
+    /// What is shown gets copied into configurations.
+    #[test]
+    fn a_value_that_its_text_would_not_bring_back_is_shown_in_hexadecimal() {
+        // A serial number is a PrintableString as text, which has no @; and text never becomes a TeletexString.
+        for (shown, text) in [
+            ("2.5.4.5=#0c0140", "2.5.4.5=#0c0140"),
+            ("CN=gw, 2.5.4.3=#14026777", "CN=gw, 2.5.4.3=#14026777"),
+            ("SERIALNUMBER=A", "2.5.4.5=#0c0141"),
+        ] {
+            assert_eq!(name(text).to_string(), shown);
+            assert!(name(shown).matches(&name(text)), "{shown}");
+        }
     }
 
     #[test]
