@@ -79,7 +79,9 @@ impl std::str::FromStr for Identification {
     /// | `user@example` | ID_RFC822_ADDR |
     /// | all else | ID_FQDN |
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let text = text.trim();
+        let untrimmed = text.trim_start();
+        let text = untrimmed.trim_end();
+        // Its last space may be part of it.
         let distinguished_name = |text: &str| {
             let der = DistinguishedName::from_text(text)?.to_der()?;
             Self::new(IdType::DerAsn1Dn, der)
@@ -91,7 +93,9 @@ impl std::str::FromStr for Identification {
             Some(("fqdn", name)) => return Self::fqdn(name),
             Some(("email", mailbox)) => return Self::rfc822(mailbox),
             Some(("keyid", id)) => return Self::key_id(id.as_bytes()),
-            Some(("dn", name)) => return distinguished_name(name),
+            Some(("dn", _)) => {
+                return distinguished_name(untrimmed.strip_prefix("dn:").unwrap_or(untrimmed));
+            }
             _ => {}
         }
         if let Some(hex) = text.strip_prefix("@#") {
@@ -101,7 +105,7 @@ impl std::str::FromStr for Identification {
         } else if let Some(name) = text.strip_prefix('@') {
             Self::fqdn(name)
         } else if text.contains('=') {
-            distinguished_name(text)
+            distinguished_name(untrimmed)
         } else if text.contains('@') {
             Self::rfc822(text)
         } else {
@@ -143,6 +147,9 @@ mod tests {
             ("@#00Ff", IdType::KeyId, "@#00ff"),
             ("C=JP, O=Clinic, CN=gw", IdType::DerAsn1Dn, "C=JP, O=Clinic, CN=gw"),
             ("dn:CN=gw", IdType::DerAsn1Dn, "CN=gw"),
+            // A space that a backslash protects belongs to the name.
+            (" CN=gw\\  ", IdType::DerAsn1Dn, "CN=gw\\ "),
+            ("dn:CN=gw\\ ", IdType::DerAsn1Dn, "CN=gw\\ "),
         ] {
             let id: Identification = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!((id.id_type(), id.to_string().as_str()), (id_type, shown), "{text}");
