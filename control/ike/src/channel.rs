@@ -42,6 +42,8 @@ pub(crate) struct Channel {
     outbound: SkCipher,
     requests: RequestWindow,
     responses: ResponseWindow,
+    /// The exchange of our last request.
+    asked: ExchangeType,
     /// Fragments of the peer's next request, and of the response to ours.
     partial_request: Reassembly,
     partial_response: Reassembly,
@@ -155,6 +157,7 @@ impl Channel {
             outbound,
             requests: RequestWindow::new(next_request),
             responses: ResponseWindow::new(next_response),
+            asked: ExchangeType::IkeAuth,
             partial_request: Reassembly::default(),
             partial_response: Reassembly::default(),
         })
@@ -219,6 +222,8 @@ impl Channel {
         }
         let repeated = match header.response {
             true if self.requests.outstanding_id() != Some(header.message_id) => return Inbound::Nothing,
+            // A response is one of the same exchange (RFC 7296 section 3.1).
+            true if header.exchange != self.asked => return Inbound::Nothing,
             true => false,
             false => match self.responses.standing(header.message_id) {
                 Standing::Outside => return Inbound::Nothing,
@@ -304,6 +309,7 @@ impl Channel {
         let wait = self.requests.sent(id, datagrams, &ctx.config.retransmit);
         ctx.timers.set(Timer::Retransmit, ctx.later(wait));
         self.partial_response = Reassembly::default();
+        self.asked = exchange;
         Ok(())
     }
 

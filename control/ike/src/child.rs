@@ -15,6 +15,9 @@ use crate::wire::NotifyType;
 use crate::wire::sa::{Proposal, SecurityAssociation};
 use crate::wire::ts::TrafficSelector;
 
+/// Shown of a list of selectors at most: a peer may send hundreds.
+const SHOWN_SELECTORS: usize = 8;
+
 /// An installed pair, or one that is about to go.
 pub(crate) struct Child {
     pub(crate) handle: ChildHandle,
@@ -179,7 +182,11 @@ fn covers(outer: &[TrafficSelector], inner: &[TrafficSelector]) -> bool {
 }
 
 fn list(selectors: &[TrafficSelector]) -> String {
-    selectors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let mut shown: Vec<_> = selectors.iter().take(SHOWN_SELECTORS).map(ToString::to_string).collect();
+    if selectors.len() > SHOWN_SELECTORS {
+        shown.push("…".to_owned());
+    }
+    shown.join(", ")
 }
 
 impl Child {

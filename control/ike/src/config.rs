@@ -42,10 +42,10 @@ impl Default for Retransmit {
     }
 }
 
-/// Bounds of what a peer that has not authenticated may cost us.
+/// Bounds of what strangers may cost us, and peers that misuse what they are trusted with.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Half-open IKE SAs in all.
+    /// Half-open IKE SAs in all. One source (an IPv4 address, or an IPv6 /64) gets an eighth of them.
     pub half_open: usize,
     /// Half-open IKE SAs from which on every new one must return a cookie (RFC 7296 section 2.6).
     pub cookie_threshold: usize,
@@ -53,6 +53,8 @@ pub struct Limits {
     pub half_open_timeout: Duration,
     /// Longest accepted message in bytes.
     pub message_bytes: usize,
+    /// IKE SAs that are over and only answer what the peer may repeat; past it the oldest are forgotten early.
+    pub retired: usize,
 }
 
 impl Default for Limits {
@@ -62,6 +64,7 @@ impl Default for Limits {
             cookie_threshold: 32,
             half_open_timeout: Duration::from_secs(30),
             message_bytes: 65_535,
+            retired: 8192,
         }
     }
 }

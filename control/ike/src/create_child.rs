@@ -47,6 +47,10 @@ pub(crate) struct ChildOffer {
 const CONFIRMED_AFTER: Duration = Duration::from_secs(120);
 /// Most SPIs remembered in [`ChildOffer::deleted`]; one can be the right one.
 const MAX_DELETED: usize = 16;
+/// Pairs of child SAs of one IKE SA at most: each child and those that a rekey or a collision of rekeys makes beside it,
+/// with room for a peer that is slow to delete.
+const MAX_CHILDREN: usize = 16;
+const MAX_CHILDREN_OF_ONE: usize = 4;
 
 impl ChildOffer {
     /// The peer deletes a pair that we don't know (yet).
@@ -297,6 +301,16 @@ impl Established {
         // RFC 7296 section 2.25.2.
         if let Pending::Ike(_) = self.pending {
             return Err(Notify::new(NotifyType::TemporaryFailure));
+        }
+        if self.children.len() >= MAX_CHILDREN.max(MAX_CHILDREN_OF_ONE * self.child_configs.len()) {
+            let (path, name) = (self.channel.path, &self.connection.name);
+            ctx.out.stranger_failure(ctx.now, path, Some(name), FailureKind::Overload, || {
+                format!(
+                    "the peer has {} pairs of child SAs and asks for more: it does not delete what it replaces; see its log",
+                    self.children.len()
+                )
+            });
+            return Err(Notify::new(NotifyType::NoAdditionalSas));
         }
         let rekeys = self.rekeyed_by(content)?;
         let preferred =

@@ -4,7 +4,7 @@
 //! (events first: a responder's [`Event::ChildInstall`] must be done before its reply leaves), then sleep until
 //! [`Endpoint::poll_timeout`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,36 +16,68 @@ use crate::crypto::random::Random;
 use crate::established::{Established, Task};
 use crate::event::{ChildHandle, CloseReason, Event, FailureKind, IkeHandle, Path, Transmit};
 use crate::init::initiator::InitSent;
-use crate::init::responder::{self, Load};
+use crate::init::responder;
 use crate::nat::KEEPALIVE;
 use crate::outbox::Outbox;
 use crate::sa::{IkeSa, State};
 use crate::status::{IkeStatus, Stats};
+use crate::strangers::{Source, Strangers};
 use crate::timer::TimerTable;
 use crate::wire::notify::Notify;
 use crate::wire::{ExchangeType, Header, NotifyType, Outer, Payload, WireError, write_clear};
 
 /// An answer to a stranger about an SPI or version we don't know is sent at most once in this time.
 const STRANGER_ANSWER_INTERVAL: Duration = Duration::from_secs(1);
+/// Established IKE SAs of one connection at most. A peer needs one, two while both sides begin at once; one that makes
+/// more has lost the others.
+const MAX_IKE_SAS: usize = 8;
 
 /// All IKE SAs of one gateway.
 pub struct Endpoint {
-    config: EndpointConfig,
-    random: Box<dyn Random>,
-    /// One moment on both clocks.
-    clock: (Instant, Duration),
+    shared: Shared,
     jar: CookieJar,
-    out: Outbox,
-    numbers: Numbers,
     /// By our SPI.
     sas: BTreeMap<u64, Entry>,
     /// Which of them is due when.
     deadlines: BTreeSet<(Instant, u64)>,
     /// First requests that have been answered: a repetition makes no second IKE SA.
     inits: BTreeMap<InitKey, u64>,
-    /// How many entries are of strangers.
-    strangers: usize,
+    /// Of them, those of strangers.
+    strangers: Strangers,
+    /// Those that are over (some forgotten meanwhile), in the order in which they ended.
+    retired: VecDeque<u64>,
     stranger_answered: Option<Instant>,
+}
+
+/// What every IKE SA works with.
+struct Shared {
+    config: EndpointConfig,
+    random: Box<dyn Random>,
+    /// One moment on both clocks.
+    clock: (Instant, Duration),
+    out: Outbox,
+    numbers: Numbers,
+}
+
+impl Shared {
+    fn context<'a>(
+        &'a mut self,
+        now: Instant,
+        timers: &'a mut TimerTable,
+        spawned: &'a mut Vec<IkeSa>,
+    ) -> Context<'a> {
+        let (base, unix) = self.clock;
+        Context {
+            now,
+            unix_time: unix.saturating_add(now.saturating_duration_since(base)),
+            config: &self.config,
+            random: &mut *self.random,
+            out: &mut self.out,
+            numbers: &mut self.numbers,
+            timers,
+            spawned,
+        }
+    }
 }
 
 /// Who sent a first request: address, and SPI of its choice.
@@ -54,6 +86,14 @@ type InitKey = (SocketAddr, u64);
 struct Entry {
     sa: IkeSa,
     init_key: Option<InitKey>,
+}
+
+impl Entry {
+    /// Whose place it holds, if its peer is a stranger: that of the first request, wherever later messages come from.
+    fn stranger(&self) -> Option<Source> {
+        let (remote, _) = self.init_key.filter(|_| self.sa.state.is_stranger())?;
+        Some(Source::of(remote.ip()))
+    }
 }
 
 /// Why a command was refused. The caller is at fault; nothing was changed.
@@ -85,30 +125,33 @@ impl Endpoint {
         let jar = CookieJar::new(&mut *random, now);
         let unix_time = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self {
-            config,
-            random,
-            clock: (now, unix_time),
+            shared: Shared {
+                config,
+                random,
+                clock: (now, unix_time),
+                out: Outbox::default(),
+                numbers: Numbers::default(),
+            },
             jar,
-            out: Outbox::default(),
-            numbers: Numbers::default(),
             sas: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             inits: BTreeMap::new(),
-            strangers: 0,
+            strangers: Strangers::default(),
+            retired: VecDeque::new(),
             stranger_answered: None,
         }
     }
 
     /// Takes in one datagram (without non-ESP marker).
     pub fn handle_datagram(&mut self, now: Instant, path: Path, bytes: &[u8]) {
-        self.out.counters.datagrams_received += 1;
+        self.shared.out.counters.datagrams_received += 1;
         // The peer's keepalive concerns only the NAT (RFC 3948 section 2.3).
         if bytes == KEEPALIVE {
             return;
         }
-        let limit = self.config.limits.message_bytes;
+        let limit = self.shared.config.limits.message_bytes;
         if bytes.len() > limit {
-            self.out.stranger_failure(now, path, None, FailureKind::Malformed, || {
+            self.shared.out.stranger_failure(now, path, None, FailureKind::Malformed, || {
                 format!("dropped a datagram of {} bytes, more than the configured {limit}", bytes.len())
             });
             return;
@@ -116,15 +159,10 @@ impl Endpoint {
         let outer = match Outer::parse(bytes) {
             Ok(outer) => outer,
             Err(error) => {
-                self.out.stranger_failure(now, path, None, FailureKind::Malformed, || {
+                self.shared.out.stranger_failure(now, path, None, FailureKind::Malformed, || {
                     format!("dropped a datagram from {}: {error}", path.remote)
                 });
-                if let WireError::MajorVersion { major: 3.., header } = error
-                    && !header.response
-                {
-                    self.answer_stranger(now, path, &header, Notify::invalid_major_version());
-                }
-                return;
+                return self.answer_unreadable(now, path, bytes, &error);
             }
         };
         let header = outer.header;
@@ -133,7 +171,7 @@ impl Endpoint {
         }
         let spi = if header.initiator { header.spi_r.0 } else { header.spi_i.0 };
         if !self.sas.contains_key(&spi) {
-            self.out.stranger_failure(now, path, None, FailureKind::UnknownSpi, || {
+            self.shared.out.stranger_failure(now, path, None, FailureKind::UnknownSpi, || {
                 format!(
                     "{} sent {} of IKE SA {}/{}, which does not exist here: it may be one from before a restart",
                     path.remote, header.exchange, header.spi_i, header.spi_r
@@ -147,37 +185,46 @@ impl Endpoint {
         self.with_sa(now, spi, |state, ctx| state.handle_message(ctx, path, bytes, outer));
     }
 
+    /// Names to the peer what it may do without (RFC 7296 section 2.5). Anything else that can't be read stays unanswered.
+    fn answer_unreadable(&mut self, now: Instant, path: Path, bytes: &[u8], error: &WireError) {
+        match error {
+            WireError::MajorVersion { major: 3.., header } if !header.response => {
+                self.answer_stranger(now, path, header, Notify::invalid_major_version());
+            }
+            WireError::UnsupportedCritical(payload) => {
+                if let Ok((header, _)) = Header::parse(bytes)
+                    && is_first_request(&header)
+                {
+                    self.answer_stranger(now, path, &header, Notify::unsupported_critical(*payload));
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// A first request, from anybody.
     fn handle_init(&mut self, now: Instant, path: Path, datagram: &[u8], outer: Outer) {
         let header = outer.header;
-        if !header.spi_r.is_zero() || header.message_id != 0 {
-            self.out.stranger_failure(now, path, None, FailureKind::Malformed, || {
+        if !is_first_request(&header) {
+            self.shared.out.stranger_failure(now, path, None, FailureKind::Malformed, || {
                 format!("dropped an IKE_SA_INIT from {} with a responder's SPI or a message ID", path.remote)
             });
             return;
         }
         let key = (path.remote, header.spi_i.0);
         if let Some(&spi) = self.inits.get(&key) {
-            return self.with_sa(now, spi, |state, ctx| {
-                if let State::AwaitAuth(waiting) = &state {
+            return self.with_sa(now, spi, |mut state, ctx| {
+                if let State::AwaitAuth(waiting) = &mut state {
                     waiting.repeat_init(ctx, path, datagram);
                 }
                 Some(state)
             });
         }
-        let load = Load { half_open: self.strangers };
         let (mut timers, mut spawned) = (TimerTable::default(), Vec::new());
-        let mut ctx = Context {
-            now,
-            unix_time: unix_time(self.clock, now),
-            config: &self.config,
-            random: &mut *self.random,
-            out: &mut self.out,
-            numbers: &mut self.numbers,
-            timers: &mut timers,
-            spawned: &mut spawned,
-        };
-        let Some(waiting) = responder::answer(&mut ctx, &mut self.jar, load, path, datagram, outer) else {
+        let mut ctx = self.shared.context(now, &mut timers, &mut spawned);
+        let strangers = &mut self.strangers;
+        let Some(waiting) = responder::answer(&mut ctx, &mut self.jar, strangers, path, datagram, outer)
+        else {
             return;
         };
         let spi = waiting.local_spi();
@@ -195,7 +242,7 @@ impl Endpoint {
         }
         if let Ok(bytes) = write_clear(&request.reply(), &[Payload::Notify(notify)]) {
             self.stranger_answered = Some(now);
-            self.out.send(path, bytes);
+            self.shared.out.send(path, bytes);
         }
     }
 
@@ -216,12 +263,12 @@ impl Endpoint {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.out.transmits.pop_front()
+        self.shared.out.transmits.pop_front()
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.out.events.pop_front()
+        self.shared.out.events.pop_front()
     }
 
     /// When to call [`Endpoint::handle_timeout`]; `None` while nothing is due.
@@ -238,21 +285,12 @@ impl Endpoint {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Result<IkeHandle, CommandError> {
-        let known = self.config.connections.iter().find(|known| *known.name == *connection);
+        let known = self.shared.config.connections.iter().find(|known| *known.name == *connection);
         let connection = known.ok_or_else(|| CommandError::UnknownConnection(connection.to_owned()))?.clone();
         let has_other = self.established().any(|(_, state)| state.connection.name == connection.name);
-        let handle = self.numbers.ike();
+        let handle = self.shared.numbers.ike();
         let (mut timers, mut spawned) = (TimerTable::default(), Vec::new());
-        let mut ctx = Context {
-            now,
-            unix_time: unix_time(self.clock, now),
-            config: &self.config,
-            random: &mut *self.random,
-            out: &mut self.out,
-            numbers: &mut self.numbers,
-            timers: &mut timers,
-            spawned: &mut spawned,
-        };
+        let mut ctx = self.shared.context(now, &mut timers, &mut spawned);
         let spi = ctx.ike_spi();
         let name = connection.name.clone();
         let begun = InitSent::begin(&mut ctx, handle, connection, Path { local, remote }, spi, !has_other);
@@ -322,12 +360,12 @@ impl Endpoint {
         for spi in stale {
             self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Local));
         }
-        self.config = config;
+        self.shared.config = config;
     }
 
     /// Totals.
     pub fn stats(&self) -> Stats {
-        let counters = &self.out.counters;
+        let counters = &self.shared.out.counters;
         let mut stats = Stats {
             datagrams_received: counters.datagrams_received,
             datagrams_sent: counters.datagrams_sent,
@@ -397,55 +435,82 @@ impl Endpoint {
         let Some(Entry { sa, init_key }) = self.take(spi) else { return };
         let IkeSa { spi, mut timers, state } = sa;
         let mut spawned = Vec::new();
-        let mut ctx = Context {
-            now,
-            unix_time: unix_time(self.clock, now),
-            config: &self.config,
-            random: &mut *self.random,
-            out: &mut self.out,
-            numbers: &mut self.numbers,
-            timers: &mut timers,
-            spawned: &mut spawned,
-        };
-        let mut next = change(state, &mut ctx);
-        let announced = match &mut next {
-            Some(State::Established(established)) => established
-                .take_initial_contact()
-                .then(|| (established.handle, established.connection.name.clone())),
-            _ => None,
-        };
+        let (was_established, was_retired) = (matches!(state, State::Established(_)), state.is_retired());
+        let mut next = change(state, &mut self.shared.context(now, &mut timers, &mut spawned));
+        let mut announced = None;
+        let mut established = None;
+        if let Some(State::Established(state)) = &mut next {
+            let who = (state.handle, state.connection.name.clone());
+            announced = state.take_initial_contact().then(|| who.clone());
+            established = (!was_established).then_some(who);
+        }
+        let retired = next.as_ref().is_some_and(State::is_retired) && !was_retired;
         match next {
             Some(state) => self.store(Entry { sa: IkeSa { spi, timers, state }, init_key }),
-            None => {
-                if let Some(key) = init_key {
-                    self.inits.remove(&key);
-                }
-            }
+            None => self.forget_init(init_key),
+        }
+        if retired {
+            self.retire(spi);
         }
         for sa in spawned {
+            let (spi, retired) = (sa.spi, sa.state.is_retired());
             self.store(Entry { sa, init_key: None });
+            if retired {
+                self.retire(spi);
+            }
         }
         if let Some((handle, connection)) = announced {
-            self.close_predecessors(now, handle, &connection);
+            self.close_predecessors(now, handle, &connection, 1);
+        } else if let Some((handle, connection)) = established {
+            self.close_predecessors(now, handle, &connection, MAX_IKE_SAS);
         }
     }
 
-    /// RFC 7296 section 2.4: the peer has no other IKE SA with us. Those we still have get a DELETE all the same: one
-    /// that both sides made at the same time is then gone on both.
-    fn close_predecessors(&mut self, now: Instant, newest: IkeHandle, connection: &ConnectionName) {
-        let older: Vec<_> = self
+    /// Holds what is over within its bound.
+    fn retire(&mut self, spi: u64) {
+        self.retired.push_back(spi);
+        while self.retired.len() > self.shared.config.limits.retired
+            && let Some(oldest) = self.retired.pop_front()
+        {
+            if let Some(entry) = self.take(oldest) {
+                self.forget_init(entry.init_key);
+            }
+        }
+    }
+
+    fn forget_init(&mut self, key: Option<InitKey>) {
+        if let Some(key) = key {
+            self.inits.remove(&key);
+        }
+    }
+
+    /// Leaves a connection so many IKE SAs, the newest among them. One, if the peer says that it has no other (RFC 7296
+    /// section 2.4). Those we still have get a DELETE all the same: one that both sides made at the same time is then
+    /// gone on both.
+    fn close_predecessors(
+        &mut self,
+        now: Instant,
+        newest: IkeHandle,
+        connection: &ConnectionName,
+        left: usize,
+    ) {
+        let mut older: Vec<_> = self
             .established()
             .filter(|(_, state)| state.handle != newest && state.connection.name == *connection)
-            .map(|(spi, _)| spi)
+            .map(|(spi, state)| (state.handle, spi))
             .collect();
-        for spi in older {
+        older.sort_unstable();
+        older.truncate((older.len() + 1).saturating_sub(left));
+        for (_, spi) in older {
             self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Replaced));
         }
     }
 
     fn store(&mut self, entry: Entry) {
         let spi = entry.sa.spi;
-        self.strangers += usize::from(entry.sa.state.is_stranger());
+        if let Some(source) = entry.stranger() {
+            self.strangers.enter(source);
+        }
         self.deadlines.extend(entry.sa.timers.next().map(|at| (at, spi)));
         if let Some(key) = entry.init_key {
             self.inits.insert(key, spi);
@@ -455,7 +520,9 @@ impl Endpoint {
 
     fn take(&mut self, spi: u64) -> Option<Entry> {
         let entry = self.sas.remove(&spi)?;
-        self.strangers -= usize::from(entry.sa.state.is_stranger());
+        if let Some(source) = entry.stranger() {
+            self.strangers.leave(source);
+        }
         if let Some(at) = entry.sa.timers.next() {
             self.deadlines.remove(&(at, spi));
         }
@@ -463,6 +530,11 @@ impl Endpoint {
     }
 }
 
-fn unix_time((base, unix): (Instant, Duration), now: Instant) -> Duration {
-    unix.saturating_add(now.saturating_duration_since(base))
+/// RFC 7296 section 3.1: the initiator's first message, before the responder has an SPI.
+fn is_first_request(header: &Header) -> bool {
+    header.exchange == ExchangeType::IkeSaInit
+        && header.initiator
+        && !header.response
+        && header.spi_r.is_zero()
+        && header.message_id == 0
 }

@@ -34,6 +34,7 @@ mod sa;
 mod select;
 mod spi;
 pub mod status;
+mod strangers;
 mod timer;
 pub mod wire;
 

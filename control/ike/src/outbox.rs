@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use crate::config::ConnectionName;
 use crate::event::{Event, Failure, FailureKind, Path, Transmit};
+use crate::wire::id::is_invisible;
 
 /// What strangers cause is reported once per path in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Paths that may be reported on within one interval: a flood from many addresses must not flood the log.
 const REPORT_PATHS: usize = 64;
+/// Characters of a failure's detail at most.
+const MAX_DETAIL: usize = 1000;
 
 /// Collects outputs until the caller takes them.
 #[derive(Debug, Default)]
@@ -59,8 +62,8 @@ impl Outbox {
         detail: impl Into<String>,
     ) {
         self.count(kind);
-        let connection = connection.cloned();
-        self.event(Event::Failure(Failure { connection, path, kind, detail: detail.into() }));
+        let (connection, detail) = (connection.cloned(), presentable(detail.into()));
+        self.event(Event::Failure(Failure { connection, path, kind, detail }));
     }
 
     /// A failure that anybody can bring about at will: always counted, reported at a bounded rate. Returns whether it
@@ -89,6 +92,16 @@ impl Outbox {
     }
 }
 
+/// A detail may quote a peer: nothing in it breaks a log's lines or moves a terminal's cursor, and it has an end.
+fn presentable(detail: String) -> String {
+    let visible = |c: char| if c.is_control() || is_invisible(c) { char::REPLACEMENT_CHARACTER } else { c };
+    let mut shown: String = detail.chars().take(MAX_DETAIL).map(visible).collect();
+    if detail.chars().nth(MAX_DETAIL).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +125,20 @@ mod tests {
         let flood = (3..10_000).filter(|port| report(1001, *port)).count();
         assert_eq!(flood, REPORT_PATHS - 2);
         assert_eq!(out.counters.failures[&FailureKind::Malformed], 4 + 9_997);
+    }
+
+    #[test]
+    fn what_a_peer_wrote_neither_breaks_nor_floods_a_log() {
+        let mut out = Outbox::default();
+        let path = Path {
+            local: "192.0.2.1:500".parse().expect("address"),
+            remote: "192.0.2.2:500".parse().expect("address"),
+        };
+        let detail = format!("it says \u{1b}[2J\r\n\u{202e}{}", "\u{3042}".repeat(5000));
+        out.failure(path, None, FailureKind::Malformed, detail);
+        let Some(Event::Failure(failure)) = out.events.pop_front() else { panic!("a failure") };
+        assert!(failure.detail.starts_with("it says \u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}\u{3042}"));
+        assert!(failure.detail.ends_with("\u{3042}…"));
+        assert_eq!(failure.detail.chars().count(), MAX_DETAIL + 1);
     }
 }

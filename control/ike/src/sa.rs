@@ -97,6 +97,11 @@ impl State {
         }
     }
 
+    /// Whether it is over. Those of strangers are not meant: they are bounded as strangers.
+    pub(crate) fn is_retired(&self) -> bool {
+        matches!(self, State::Retired(retired) if !retired.stranger)
+    }
+
     /// The connection, once it is known.
     pub(crate) fn connection(&self) -> Option<&Arc<Connection>> {
         match self {

@@ -304,6 +304,7 @@ pub(super) async fn tear_down(
 /// Sysctls, addresses and routes of a port; the interface as it is then.
 async fn interface(port: &Port, link: &Link, kernel: &Kernel, ledger: &mut Ledger) -> anyhow::Result<Link> {
     let name = &link.name;
+    kernel.keep_vlan_tags(ledger, name)?;
     for (key, value) in [
         // An address is answered for on its own port only: no layer-2 hint of the other segments.
         ("ipv4/conf/IF/arp_ignore", "1"),

@@ -5,6 +5,7 @@
 //! programs and swaps them into the living links one by one (BPF_LINK_UPDATE is atomic): there is no moment without a
 //! filter. Only an orderly stop removes the pins.
 
+mod developer;
 mod events;
 mod flows;
 mod maps;
@@ -158,10 +159,12 @@ impl Filter {
         loader.map_max_entries("FLOWS", flows_max);
         // On a refusal the verifier's last words are enough; its full trace of a large program takes minutes.
         loader.verifier_log_level(VerifierLogLevel::STATS);
+        developer::set_level(&mut loader);
         for name in MAPS {
             loader.map_pin_path(name, directory.join(name));
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| FilterError::Load(Box::new(error)))?;
+        developer::start(&mut ebpf);
         for name in ["port", "engine"] {
             let program: &mut Xdp = program(&mut ebpf, name)?;
             program.load().map_err(program_error(name, None))?;

@@ -1,4 +1,4 @@
-//! The two things only ethtool's ioctl can do (linux/ethtool.h): offloads of a device, and its number of queues.
+//! What only ethtool's ioctl can do (linux/ethtool.h): offloads of a device, and its number of queues.
 
 use std::io;
 use std::mem::size_of;
@@ -7,7 +7,11 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_STSO: u32 = 0x1f;
 const ETHTOOL_SGSO: u32 = 0x24;
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// The NIC takes the 802.1Q tag off a received frame and passes it on beside it.
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 /// `struct ethtool_value`.
 #[repr(C)]
@@ -52,6 +56,21 @@ pub(super) fn offloads_off(interface: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the NIC takes VLAN tags off before XDP could see them; `None` where the driver has no say in it.
+pub(super) fn strips_vlan_tags(interface: &str) -> Option<bool> {
+    let mut flags = Value { command: ETHTOOL_GFLAGS, data: 0 };
+    call(interface, &mut flags).ok()?;
+    Some(flags.data & ETH_FLAG_RXVLAN != 0)
+}
+
+/// Has the NIC leave VLAN tags in the frames, or take them off.
+pub(super) fn set_strips_vlan_tags(interface: &str, strips: bool) -> io::Result<()> {
+    let mut flags = Value { command: ETHTOOL_GFLAGS, data: 0 };
+    call(interface, &mut flags)?;
+    let data = if strips { flags.data | ETH_FLAG_RXVLAN } else { flags.data & !ETH_FLAG_RXVLAN };
+    call(interface, &mut Value { command: ETHTOOL_SFLAGS, data })
 }
 
 /// Receive queues in use; 1 where the driver does not say.
@@ -100,5 +119,7 @@ mod tests {
         assert!(offloads_off("no-such-if").is_err());
         assert!(offloads_off("a-name-longer-than-any-interface").is_err());
         assert_eq!(rx_queues("no-such-if"), 1);
+        assert_eq!(strips_vlan_tags("no-such-if"), None);
+        assert!(set_strips_vlan_tags("no-such-if", false).is_err());
     }
 }

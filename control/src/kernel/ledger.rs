@@ -36,6 +36,11 @@ pub enum Made {
         /// Former value.
         before: String,
     },
+    /// A port whose NIC took VLAN tags off.
+    VlanTagsKept {
+        /// Interface.
+        interface: String,
+    },
     /// A port that was down.
     Up {
         /// Interface.

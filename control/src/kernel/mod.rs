@@ -106,6 +106,8 @@ impl Kernel {
             Made::Link { name } => self.remove_link(name).await,
             Made::Sysctl { key, before } => sysctl::write(key, before),
             Made::Up { interface } => self.set_down(interface).await,
+            Made::VlanTagsKept { interface } => ethtool::set_strips_vlan_tags(interface, true)
+                .map_err(KernelError::io(format!("cannot switch rx-vlan-offload of {interface} on again"))),
         };
         match result {
             Err(KernelError::NoInterface(_)) => Ok(()),
@@ -137,6 +139,20 @@ impl Kernel {
     /// A sysctl's value.
     pub fn sysctl(&self, key: &str) -> Result<String, KernelError> {
         sysctl::read(key)
+    }
+
+    /// Has the NIC leave 802.1Q tags in received frames. With the tag taken off beforehand, a tagged frame would look to
+    /// XDP as if it belonged to the access port.
+    pub fn keep_vlan_tags(&self, ledger: &mut Ledger, interface: &str) -> Result<(), KernelError> {
+        let made = Made::VlanTagsKept { interface: interface.to_owned() };
+        ledger.keep(&made);
+        if ethtool::strips_vlan_tags(interface) != Some(true) {
+            return Ok(());
+        }
+        ledger.note(made)?;
+        ethtool::set_strips_vlan_tags(interface, false).map_err(KernelError::io(format!(
+            "cannot switch off rx-vlan-offload of {interface}, behind which the filter would not see VLAN tags"
+        )))
     }
 
     /// Makes the kernel hand over whole, checksummed packets on a device whose frames XDP reads.

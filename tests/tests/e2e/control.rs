@@ -23,7 +23,8 @@ use sekisho_tests::traffic::tcp;
 use super::negotiation::{PSK, psk, usual};
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
+        ("no_driver_hides_a_vlan_tag", vlan_tags_stay),
         ("sighup_ends_nothing_and_is_answered_in_the_log", hangup),
         ("too_large_for_the_tunnel_is_answered", too_large),
         ("held_closed_stays_closed_whatever_the_peer_does", held_closed),
@@ -53,6 +54,23 @@ fn hangup(site: &mut Site) -> Result<String> {
     ensure!(after.pid() == before.pid(), "it is another daemon now");
     ensure!(after.connection("centre")?.established() == 1, "the tunnel was opened anew");
     Ok("said that a restart is needed; the tunnel as before".into())
+}
+
+/// A NIC that takes 802.1Q tags off would make tagged frames look like an access port's own.
+fn vlan_tags_stay(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    let offload = |site: &Site| -> Result<bool> {
+        let mut ethtool = Command::new("ethtool");
+        ethtool.args(["-k", "lan1"]);
+        let shown = site.at(Place::Clinic).output(&mut ethtool)?;
+        let line = shown.lines().find(|line| line.trim_start().starts_with("rx-vlan-offload:"));
+        Ok(line.context("ethtool says nothing of rx-vlan-offload")?.contains(": on"))
+    };
+    ensure!(!offload(site)?, "rx-vlan-offload is on under the running gateway");
+    site.clinic.stop()?;
+    ensure!(offload(site)?, "rx-vlan-offload was not switched on again");
+    usual(site)?;
+    Ok("off while the gateway runs, on again after it".into())
 }
 
 /// A host that may not fragment hears how large a packet may be (RFC 1191, RFC 8201), and that by the first one.

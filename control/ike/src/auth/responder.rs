@@ -32,7 +32,13 @@ pub(crate) struct AwaitAuth {
     channel: Channel,
     agreed: Agreed,
     started: Instant,
+    /// How often IKE_SA_INIT may still be answered again.
+    repeats_left: u32,
 }
+
+/// A peer whose response is lost asks again some seven times; more often the answer would go to an address that somebody
+/// forged.
+const MAX_REPEATS: u32 = 16;
 
 impl AwaitAuth {
     pub(crate) fn new(
@@ -41,7 +47,8 @@ impl AwaitAuth {
         channel: Channel,
         agreed: Agreed,
     ) -> Self {
-        Self { handle: ctx.numbers.ike(), candidates, channel, agreed, started: ctx.now }
+        let (handle, started) = (ctx.numbers.ike(), ctx.now);
+        Self { handle, candidates, channel, agreed, started, repeats_left: MAX_REPEATS }
     }
 
     pub(crate) fn handle(&self) -> IkeHandle {
@@ -53,8 +60,11 @@ impl AwaitAuth {
     }
 
     /// IKE_SA_INIT came again: if it is the same request, our response was lost.
-    pub(crate) fn repeat_init(&self, ctx: &mut Context<'_>, path: Path, datagram: &[u8]) {
-        if self.agreed.request == datagram {
+    pub(crate) fn repeat_init(&mut self, ctx: &mut Context<'_>, path: Path, datagram: &[u8]) {
+        if self.agreed.request == datagram
+            && let Some(left) = self.repeats_left.checked_sub(1)
+        {
+            self.repeats_left = left;
             ctx.out.counters.responses_repeated += 1;
             ctx.out.send(path, self.agreed.response.clone());
         }
@@ -78,13 +88,17 @@ impl AwaitAuth {
     }
 
     fn judge(mut self: Box<Self>, ctx: &mut Context<'_>, message: Message) -> Option<State> {
-        // The initiator moves to port 4500 with this message, and a NAT may give it another port.
-        self.channel.path = message.path;
+        // The initiator moves to port 4500 with this message, and a NAT may give it another port or address. Without a
+        // NAT it is somebody else who sent the message on: the answer goes there, what follows does not.
+        let same_host = message.path.remote.ip() == self.channel.path.remote.ip();
+        if same_host || self.channel.nat.remote {
+            self.channel.path = message.path;
+        }
         let content = match readable(&message) {
             Ok(content) => content,
             Err(fault) => {
                 let notify = message.content.as_ref().err().map(|error| error.notify());
-                return self.refuse(ctx, None, fault, notify);
+                return self.refuse(ctx, message.path, None, fault, notify);
             }
         };
         let Some(id_i) = content.id_i.as_ref() else {
@@ -92,7 +106,7 @@ impl AwaitAuth {
                 FailureKind::Malformed,
                 "the peer sent no identity (IDi); its implementation is at fault",
             );
-            return self.refuse(ctx, None, fault, Some(Notify::new(NotifyType::InvalidSyntax)));
+            return self.refuse(ctx, message.path, None, fault, Some(Notify::new(NotifyType::InvalidSyntax)));
         };
         let wanted = content.id_r.as_ref().map(|id| &id.id);
         let Some(connection) = select::by_identities(&self.candidates, &id_i.id, wanted) else {
@@ -102,18 +116,24 @@ impl AwaitAuth {
                 message.path.remote.ip(),
                 id_i.id
             );
-            return self.refuse(ctx, None, AuthFault::new(FailureKind::NoConnection, detail), None);
+            return self.refuse(
+                ctx,
+                message.path,
+                None,
+                AuthFault::new(FailureKind::NoConnection, detail),
+                None,
+            );
         };
         let prf = self.channel.suite.prf;
         if let Err(fault) = verify(ctx, &connection, &self.agreed, prf, Side::Initiator, id_i, content) {
-            return self.refuse(ctx, Some(&connection), fault, None);
+            return self.refuse(ctx, message.path, Some(&connection), fault, None);
         }
         let id_r = IdPayload::new(connection.local_id.clone());
         let (certificates, auth) = match prove(&connection, &self.agreed, prf, Side::Responder, &id_r) {
             Ok(proof) => proof,
             Err(error) => {
                 let fault = AuthFault::new(FailureKind::Internal, error.to_string());
-                return self.refuse(ctx, Some(&connection), fault, None);
+                return self.refuse(ctx, message.path, Some(&connection), fault, None);
             }
         };
         let mut payloads = vec![Payload::IdR(id_r)];
@@ -135,14 +155,14 @@ impl AwaitAuth {
     fn refuse(
         mut self: Box<Self>,
         ctx: &mut Context<'_>,
+        path: Path,
         connection: Option<&Arc<Connection>>,
         fault: AuthFault,
         notify: Option<Notify>,
     ) -> Option<State> {
         let name = connection.map(|connection| &connection.name);
-        ctx.out.stranger_failure(ctx.now, self.channel.path, name, fault.kind, || fault.detail);
+        ctx.out.stranger_failure(ctx.now, path, name, fault.kind, || fault.detail);
         let notify = notify.unwrap_or_else(|| Notify::new(NotifyType::AuthenticationFailed));
-        let path = self.channel.path;
         // If not even that can be sent, the peer's timeout says it.
         self.channel.respond(ctx, ExchangeType::IkeAuth, path, &[Payload::Notify(notify)]).ok()?;
         Retired::refused(ctx, self.channel)

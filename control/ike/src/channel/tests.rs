@@ -177,3 +177,16 @@ fn an_unknown_critical_payload_is_told_apart_from_bad_syntax() {
     assert!(!error.is_unsupported_critical());
     assert_eq!(error.notify().notify_type, NotifyType::InvalidSyntax);
 }
+
+#[test]
+fn a_response_of_another_exchange_is_none() {
+    let mut world = World::new(1);
+    let (mut initiator, mut responder, _) = channels(SUITES[0], false);
+    initiator.request(&mut world.context(), ExchangeType::IkeAuth, &[]).expect("sent");
+    let request = world.sent().remove(0);
+    assert!(matches!(take(&mut responder, &mut world, &request), Inbound::Request(_)));
+    responder.respond(&mut world.context(), ExchangeType::Informational, path(), &[]).expect("sent");
+    let response = world.sent().remove(0);
+    assert!(matches!(take(&mut initiator, &mut world, &response), Inbound::Nothing));
+    assert!(initiator.is_waiting());
+}

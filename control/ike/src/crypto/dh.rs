@@ -103,12 +103,25 @@ impl KeyShare {
         &self.public
     }
 
+    /// Whether `public` can be a value of the group, as far as that is cheap to say: the length, and of MODP the range.
+    /// Whether a point lies on its curve shows in [`agree`](Self::agree), which checks everything.
+    pub fn check_public(group: Group, public: &[u8]) -> Result<(), DhError> {
+        if public.len() != group.public_len() {
+            return Err(DhError::Length { group, found: public.len() });
+        }
+        let in_range = match group {
+            Group::Modp2048 => Modulus::Bits2048.is_public(public),
+            Group::Modp3072 => Modulus::Bits3072.is_public(public),
+            Group::Modp4096 => Modulus::Bits4096.is_public(public),
+            Group::X25519 | Group::Ecp256 | Group::Ecp384 => true,
+        };
+        if in_range { Ok(()) } else { Err(DhError::InvalidPublic { group }) }
+    }
+
     /// The secret shared with the peer that sent `peer_public` as Key Exchange Data.
     pub fn agree(self, peer_public: &[u8]) -> Result<SharedSecret, DhError> {
         let Self { group, private, .. } = self;
-        if peer_public.len() != group.public_len() {
-            return Err(DhError::Length { group, found: peer_public.len() });
-        }
+        Self::check_public(group, peer_public)?;
         let secret = match private {
             Private::Ring(private) => {
                 let point = match group {
@@ -230,6 +243,23 @@ mod tests {
             share(&mut random).agree(&off).unwrap_err(),
             DhError::InvalidPublic { group: Group::Ecp256 }
         );
+    }
+
+    #[test]
+    fn what_can_be_no_public_value_is_told_without_a_key() {
+        for group in [Group::Modp2048, Group::Modp3072, Group::Modp4096] {
+            let mut value = vec![0; group.public_len()];
+            let invalid = Err(DhError::InvalidPublic { group });
+            assert_eq!(KeyShare::check_public(group, &value), invalid);
+            *value.last_mut().unwrap() = 2;
+            assert_eq!(KeyShare::check_public(group, &value), Ok(()));
+            value.fill(0xff);
+            assert_eq!(KeyShare::check_public(group, &value), invalid, "the prime itself");
+            let found = value.len() - 1;
+            assert_eq!(KeyShare::check_public(group, &value[1..]), Err(DhError::Length { group, found }));
+        }
+        assert!(KeyShare::check_public(Group::Ecp256, &[1; 65]).is_err());
+        assert_eq!(KeyShare::check_public(Group::X25519, &[1; 32]), Ok(()));
     }
 
     proptest! {

@@ -164,9 +164,10 @@ pub fn psk_auth(prf: Prf, psk: &Psk, signed_octets: &[u8]) -> Zeroizing<Vec<u8>>
     prf.compute(&prf.compute(&psk.0, &[b"Key Pad for IKEv2"]), &[signed_octets])
 }
 
-/// Whether `received` is what [`psk_auth`] makes of the peer's octets, compared in constant time.
+/// Whether `received` is what [`psk_auth`] makes of the peer's octets, compared in constant time. Never with an empty
+/// key, which everybody has.
 pub fn verify_psk_auth(prf: Prf, psk: &Psk, signed_octets: &[u8], received: &[u8]) -> bool {
-    psk_auth(prf, psk, signed_octets).ct_eq(received).into()
+    !psk.0.is_empty() && bool::from(psk_auth(prf, psk, signed_octets).ct_eq(received))
 }
 
 #[cfg(test)]

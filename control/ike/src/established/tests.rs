@@ -33,9 +33,13 @@ fn connection() -> Connection {
 impl Case {
     /// We are the responder.
     fn new() -> Self {
+        Self::of(connection())
+    }
+
+    fn of(connection: Connection) -> Self {
         let mut world = World::new(3);
         let (peer, channel, sk_d) = channels("aes128gcm16-prfsha256-x25519", false);
-        let connection = Arc::new(connection());
+        let connection = Arc::new(connection);
         let remote_id = connection.remote_id.clone();
         let state =
             Established::begin(&mut world.context(), IkeHandle(1), connection, channel, sk_d, remote_id);
@@ -168,4 +172,35 @@ fn a_deleted_ike_sa_still_answers_the_repeated_delete() {
     case.give(&request);
     assert_eq!((first.len(), case.world.sent()), (1, first));
     assert!(matches!(case.state, Some(State::Retired(_))));
+}
+
+#[test]
+fn a_peer_gets_children_within_bounds() {
+    let config = ChildConfig {
+        name: "main".into(),
+        local: vec!["10.2.0.0/24".parse().expect("selector")],
+        remote: vec!["192.168.1.0/24".parse().expect("selector")],
+        esp_proposals: vec!["aes128gcm16".parse().expect("proposal")],
+        rekey_after: Duration::from_secs(3600),
+    };
+    let mut case = Case::of(Connection { children: vec![config.clone()], ..connection() });
+    let ts = |selectors: &[crate::wire::ts::TrafficSelector]| {
+        crate::wire::ts::TrafficSelectors::new(selectors.to_vec())
+    };
+    let mut refused = 0;
+    for spi in 1000..1100 {
+        let pfs = crate::crypto::negotiate::Pfs::Never;
+        let offer = crate::crypto::negotiate::offer_esp(&config.esp_proposals, spi, pfs);
+        let payloads = [
+            Payload::Sa(SecurityAssociation::new(offer)),
+            Payload::Nonce(crate::wire::nonce::Nonce::new(vec![1; 32]).expect("length")),
+            Payload::TsI(ts(&config.remote)),
+            Payload::TsR(ts(&config.local)),
+        ];
+        refused += usize::from(
+            case.ask(ExchangeType::CreateChildSa, &payloads).contains(&NotifyType::NoAdditionalSas),
+        );
+    }
+    let Some(State::Established(state)) = &case.state else { panic!("up") };
+    assert_eq!((state.children.len(), refused), (16, 84));
 }

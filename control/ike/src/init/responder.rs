@@ -15,6 +15,7 @@ use crate::crypto::suite::Group;
 use crate::event::{FailureKind, Path};
 use crate::nat;
 use crate::select;
+use crate::strangers::{Source, Strangers};
 use crate::timer::Timer;
 use crate::wire::nonce::Nonce;
 use crate::wire::notify::Notify;
@@ -22,17 +23,14 @@ use crate::wire::sa::SecurityAssociation;
 use crate::wire::transform::KeId;
 use crate::wire::{Header, NotifyType, Outer, Payload, Spi, write_clear};
 
-/// How full the engine is with strangers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    pub(crate) half_open: usize,
-}
+/// One source gets this part of the places for strangers.
+const SHARE_OF_SOURCE: usize = 8;
 
 /// Judges a first request. Answers it; gives the half-open IKE SA if keys were agreed on.
 pub(crate) fn answer(
     ctx: &mut Context<'_>,
     jar: &mut CookieJar,
-    load: Load,
+    strangers: &mut Strangers,
     path: Path,
     datagram: &[u8],
     outer: Outer,
@@ -47,16 +45,31 @@ pub(crate) fn answer(
         _ => return malformed(ctx, path, "an SA, KE or Nonce payload is missing"),
     };
     let limits = ctx.config.limits;
-    if load.half_open >= limits.half_open {
+    let source = Source::of(path.remote.ip());
+    let load = strangers.load(ctx.now, source);
+    let share = limits.half_open.div_ceil(SHARE_OF_SOURCE);
+    if load.from_source >= share {
         ctx.out.stranger_failure(ctx.now, path, None, FailureKind::Overload, || {
             format!(
-                "{} IKE SAs are half-open, the limit: new peers are refused until some expire",
-                load.half_open
+                "{} has begun {} IKE SAs and ended none, the limit of one source: it is refused until some expire",
+                path.remote.ip(),
+                load.from_source
             )
         });
         return None;
     }
-    if load.half_open >= limits.cookie_threshold {
+    if load.total >= limits.half_open {
+        ctx.out.stranger_failure(ctx.now, path, None, FailureKind::Overload, || {
+            format!(
+                "{} IKE SAs are half-open, the limit: new peers are refused until some expire",
+                load.total
+            )
+        });
+        return None;
+    }
+    // Half a source's places are for those who have shown that they receive there: whoever only forges the address does
+    // not take them from its owner.
+    if load.total >= limits.cookie_threshold || load.from_source >= share / 2 {
         let shown = content.notify(NotifyType::Cookie).and_then(|notify| notify.cookie().ok());
         let known = shown.is_some_and(|cookie| {
             jar.recognises(ctx.random, ctx.now, cookie, nonce_i, path.remote, header.spi_i.0)
@@ -105,12 +118,18 @@ pub(crate) fn answer(
         negotiate::choose_ike(std::slice::from_ref(&choice.answer), &connection.ike_proposals, None, theirs)
             .is_ok_and(|own| own.suite == choice.suite)
     });
+    // Before a key of ours is made for it.
+    if let Err(error) = KeyShare::check_public(choice.suite.group, &ke.data) {
+        ctx.out.stranger_failure(ctx.now, path, None, FailureKind::Malformed, || error.to_string());
+        return None;
+    }
     let spi_r = ctx.ike_spi();
     let made = KeyShare::generate(choice.suite.group, ctx.random)
         .and_then(|share| Ok((share.public().to_vec(), share.agree(&ke.data)?)));
     let (public, secret) = match made {
         Ok(made) => made,
         Err(error) => {
+            strangers.spend(ctx.later(limits.half_open_timeout), source);
             ctx.out.stranger_failure(ctx.now, path, None, FailureKind::Malformed, || error.to_string());
             return None;
         }

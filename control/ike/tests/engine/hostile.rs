@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sekisho_ike::config::{EndpointConfig, Limits};
+use sekisho_ike::config::{Connection, EndpointConfig, Limits};
 use sekisho_ike::crypto::random::{Random, SeededRandom};
-use sekisho_ike::event::{FailureKind, Path};
+use sekisho_ike::event::{CloseReason, FailureKind, Path};
 use sekisho_ike::wire::notify::Notify;
 use sekisho_ike::wire::{ExchangeType, Header, NotifyType, Outer, Payload, Spi, write_clear};
 
@@ -194,15 +194,38 @@ fn another_version_is_told_ours() {
 
 /// First requests from many strangers, each well-formed, as only IKE_SA_INIT needs to be.
 fn flood(pair: &mut Pair, count: u16) {
+    let address = pair.a.address;
+    flood_from(pair, count, |number| SocketAddr::new(address, 1000 + number), |_| {});
+}
+
+/// As [`flood`], from these addresses; `change` is made to each request.
+fn flood_from(
+    pair: &mut Pair,
+    count: u16,
+    remote: impl Fn(u16) -> SocketAddr,
+    change: impl Fn(&mut Vec<u8>),
+) {
     let mut attacker = Pair::seeded(99, endpoint(connection(Side::A)), endpoint(connection(Side::B)));
     for number in 0..count {
         attacker.sent.clear();
         attacker.initiate(Side::A);
-        let request = attacker.sent[0].1.bytes.clone();
-        let remote = SocketAddr::new(pair.a.address, 1000 + number);
+        let mut request = attacker.sent[0].1.bytes.clone();
+        change(&mut request);
         let local = SocketAddr::new(pair.b.address, 500);
-        pair.inject(Side::B, Path { local, remote }, &request);
+        pair.inject(Side::B, Path { local, remote: remote(number) }, &request);
     }
+}
+
+/// B answers anybody, and holds so many half-open IKE SAs.
+fn open_to_all(half_open: usize) -> Pair {
+    let limits = Limits { half_open, cookie_threshold: 1000, ..Limits::default() };
+    let anybody = Connection { remote_address: None, ..connection(Side::B) };
+    Pair::new(endpoint(connection(Side::A)), EndpointConfig { limits, ..endpoint(anybody) })
+}
+
+fn address(number: u16) -> SocketAddr {
+    let [high, low] = number.to_be_bytes();
+    SocketAddr::from(([192, 0, high, low], 500))
 }
 
 #[test]
@@ -223,13 +246,181 @@ fn a_flood_of_first_requests_is_held_by_cookies_and_forgotten() {
 
 #[test]
 fn half_open_ike_sas_are_bounded() {
-    let limits = Limits { half_open: 10, cookie_threshold: 1000, ..Limits::default() };
-    let config = EndpointConfig { limits, ..endpoint(connection(Side::B)) };
-    let mut pair = Pair::new(endpoint(connection(Side::A)), config);
-    flood(&mut pair, 50);
-    assert_eq!(pair.b.endpoint.stats().half_open, 10);
+    let mut pair = open_to_all(16);
+    flood_from(&mut pair, 50, address, |_| {});
+    assert_eq!(pair.b.endpoint.stats().half_open, 16);
     assert!(pair.b.failed(FailureKind::Overload));
     pair.run(Duration::from_secs(60));
+    pair.assert_empty();
+}
+
+/// Returns the cookie that a request was answered with, as a stranger does that receives at its address.
+fn with_cookies(pair: &mut Pair, count: u16, remote: impl Fn(u16) -> SocketAddr) {
+    let mut attacker = Pair::seeded(98, endpoint(connection(Side::A)), endpoint(connection(Side::B)));
+    for number in 0..count {
+        let remote = remote(number);
+        let path = Path { local: SocketAddr::new(pair.b.address, 500), remote };
+        attacker.sent.clear();
+        attacker.initiate(Side::A);
+        let request = attacker.sent[0].1.bytes.clone();
+        pair.sent.clear();
+        pair.inject(Side::B, path, &request);
+        let Some((_, answer)) = pair.sent.first().cloned() else { continue };
+        let outer = Outer::parse(&answer.bytes).expect("an answer");
+        let is_cookie = |n: &Notify| n.notify_type == NotifyType::Cookie;
+        if matches!(&outer.payloads[..], [Payload::Notify(n)] if is_cookie(n)) {
+            attacker.sent.clear();
+            let to_a = self::path(&attacker, Side::A);
+            attacker.inject(Side::A, to_a, &answer.bytes);
+            let again = attacker.sent[0].1.bytes.clone();
+            pair.inject(Side::B, path, &again);
+        }
+    }
+}
+
+#[test]
+fn one_source_does_not_take_all_places() {
+    let mut pair = open_to_all(64);
+    // A real address, with a /64 of IPv6 counting as one.
+    with_cookies(&mut pair, 200, |number| SocketAddr::from(([192, 0, 2, 1], 1000 + number)));
+    assert_eq!(pair.b.endpoint.stats().half_open, 8, "an eighth of the limit");
+    assert!(pair.b.failed(FailureKind::Overload));
+    with_cookies(&mut pair, 200, |number| SocketAddr::from(([0x2001, 0xdb8, 1, 1, number, 0, 0, 1], 500)));
+    assert_eq!(pair.b.endpoint.stats().half_open, 16);
+    // Everybody else gets through.
+    pair.initiate(Side::A);
+    pair.run(Duration::from_secs(2));
+    assert_eq!(pair.a.established.len(), 1);
+    // Places are given back.
+    pair.run(Duration::from_secs(60));
+    with_cookies(&mut pair, 200, |number| SocketAddr::from(([192, 0, 2, 1], 1000 + number)));
+    assert_eq!(pair.b.endpoint.stats().half_open, 8);
+}
+
+#[test]
+fn a_forger_cannot_use_up_the_places_of_another_address() {
+    let mut pair = open_to_all(64);
+    // Below the cookie threshold nobody has to show that it receives, so only half of a source's places go that way.
+    flood(&mut pair, 50);
+    assert_eq!(pair.b.endpoint.stats().half_open, 4);
+    pair.initiate(Side::A);
+    pair.run(Duration::from_secs(2));
+    assert_eq!(pair.a.established.len(), 1, "with a cookie it gets a place");
+}
+
+#[test]
+fn key_exchanges_that_come_to_nothing_are_held_by_cookies_too() {
+    let mut pair = pair(|_, _| {});
+    // No point of X25519: refused only after a key of ours was made. It leaves no IKE SA, but must not be free.
+    let spoil = |request: &mut Vec<u8>| {
+        let ke = [0u8, 0, 40, 0, 31, 0, 0];
+        let at = request.windows(7).position(|bytes| bytes == ke).expect("a KE payload") + 7;
+        request[at..at + 32].fill(0);
+    };
+    let address = pair.a.address;
+    flood_from(&mut pair, 200, |number| SocketAddr::new(address, 1000 + number), spoil);
+    let stats = pair.b.endpoint.stats();
+    assert_eq!(stats.half_open, 0);
+    assert_eq!(stats.cookies_demanded, 168);
+    // It passes.
+    pair.run(Duration::from_secs(60));
+    pair.initiate(Side::A);
+    pair.settle();
+    pair.assert_up(1);
+    assert_eq!(pair.b.endpoint.stats().cookies_demanded, 168);
+}
+
+#[test]
+fn a_repeated_first_request_is_answered_a_few_times_only() {
+    let mut pair = pair(|_, _| {});
+    pair.initiate(Side::A);
+    let request = pair.sent[0].1.bytes.clone();
+    let path = path(&pair, Side::B);
+    pair.inject(Side::B, path, &request);
+    pair.sent.clear();
+    for _ in 0..1000 {
+        pair.inject(Side::B, path, &request);
+    }
+    assert_eq!(pair.sent.len(), 16, "no source of traffic to whoever's address it is");
+    pair.settle();
+    pair.assert_up(1);
+}
+
+#[test]
+fn an_unknown_critical_payload_in_a_first_request_is_named() {
+    let mut pair = pair(|_, _| {});
+    let header = Header::request(Spi(1), Spi(0), ExchangeType::IkeSaInit, true, 0);
+    let message = |header: &Header, first: u8| {
+        let mut bytes = Vec::new();
+        header.write(first.into(), 32, &mut bytes).expect("header");
+        bytes.extend_from_slice(&[0, 0x80, 0, 4]);
+        bytes
+    };
+    pair.inject(Side::B, stranger(1), &message(&header, 200));
+    let (_, answer) = pair.sent.first().expect("an answer");
+    let answer = Outer::parse(&answer.bytes).expect("ours");
+    assert_eq!(answer.header, header.reply());
+    let [Payload::Notify(notify)] = &answer.payloads[..] else { panic!("{answer:?}") };
+    assert_eq!(notify.notify_type, NotifyType::UnsupportedCriticalPayload);
+    assert_eq!(notify.data, [200]);
+    // Nothing else in clear is answered: not a response, not another exchange.
+    pair.run(Duration::from_secs(10));
+    pair.sent.clear();
+    let elsewhere = Header { exchange: ExchangeType::Informational, spi_r: Spi(7), ..header };
+    for header in [header.reply(), elsewhere] {
+        pair.inject(Side::B, stranger(2), &message(&header, 200));
+    }
+    assert!(pair.sent.is_empty());
+}
+
+#[test]
+fn without_a_nat_no_message_moves_the_peer() {
+    let mut pair = pair(|_, _| {});
+    pair.initiate(Side::A);
+    while pair.sent.len() < 3 {
+        pair.run(Duration::from_millis(10));
+    }
+    // IKE_AUTH, sent on by somebody else before the original comes.
+    let (from, auth) = pair.sent[2].clone();
+    assert_eq!(from, Side::A);
+    let elsewhere = Path { remote: "192.0.2.66:500".parse().expect("address"), ..path(&pair, Side::B) };
+    pair.inject(Side::B, elsewhere, &auth.bytes);
+    let child = pair.b.children.values().next().expect("up");
+    assert_eq!(child.path.remote.ip(), pair.a.address);
+    pair.settle();
+    pair.assert_up(1);
+}
+
+#[test]
+fn one_peer_holds_a_few_ike_sas_at_most() {
+    let mut pair = pair(|_, _| {});
+    for _ in 0..20 {
+        // None of A's says INITIAL_CONTACT: it has others.
+        pair.initiate(Side::A);
+        pair.initiate(Side::A);
+        pair.run(Duration::from_secs(2));
+    }
+    assert_eq!(pair.b.endpoint.stats().established, 8);
+    assert_eq!(pair.a.endpoint.stats().established, 8, "and the peer is told");
+    assert!(pair.b.closed.iter().all(|reason| *reason == CloseReason::Replaced));
+}
+
+#[test]
+fn what_is_over_is_remembered_within_bounds() {
+    let limits = Limits { retired: 20, ..Limits::default() };
+    let config = EndpointConfig { limits, ..endpoint(connection(Side::B)) };
+    let mut pair = Pair::new(endpoint(connection(Side::A)), config);
+    pair.initiate(Side::A);
+    pair.settle();
+    for _ in 0..50 {
+        let ike = pair.a.ike();
+        pair.act(Side::A, |endpoint, now| endpoint.rekey_ike(now, ike)).expect("rekey");
+        pair.settle();
+    }
+    assert_eq!(pair.b.endpoint.stats().retired, 20);
+    pair.assert_up(1);
+    pair.act(Side::A, |endpoint, now| endpoint.close_all(now));
+    pair.run(Duration::from_secs(200));
     pair.assert_empty();
 }
 

@@ -37,6 +37,14 @@ fn wrong_psk() {
 }
 
 #[test]
+fn an_empty_psk_proves_nothing() {
+    refused(FailureKind::RefusedByPeer, FailureKind::AuthenticationFailed, |_, connection| {
+        connection.local_auth = LocalAuth::Psk(psk(""));
+        connection.remote_auth = RemoteAuth::Psk(psk(""));
+    });
+}
+
+#[test]
 fn a_responder_with_a_wrong_psk_is_told_so() {
     let pair = refused(FailureKind::AuthenticationFailed, FailureKind::RefusedByPeer, |side, connection| {
         if side == Side::B {

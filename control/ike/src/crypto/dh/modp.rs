@@ -40,6 +40,28 @@ impl Modulus {
     }
 }
 
+impl Modulus {
+    /// Whether 1 < value < p-1, in as many bytes as p has. That is enough for a safe prime (RFC 6989 section 2.1): no other
+    /// small subgroup exists.
+    pub(super) fn is_public(self, value: &[u8]) -> bool {
+        match self {
+            Modulus::Bits2048 => in_range(&MODP_2048, value).is_some(),
+            Modulus::Bits3072 => in_range(&MODP_3072, value).is_some(),
+            Modulus::Bits4096 => in_range(&MODP_4096, value).is_some(),
+        }
+    }
+}
+
+fn in_range<const LIMBS: usize>(params: &FixedMontyParams<LIMBS>, value: &[u8]) -> Option<Uint<LIMBS>> {
+    if value.len() != Uint::<LIMBS>::BYTES {
+        return None;
+    }
+    // The length was checked: from_be_slice panics on any other.
+    let value = Uint::<LIMBS>::from_be_slice(value);
+    let p_minus_1 = params.modulus().as_ref().wrapping_sub(&Uint::ONE);
+    (value > Uint::ONE && value < p_minus_1).then_some(value)
+}
+
 /// A private exponent. Zeroised when dropped.
 pub(super) struct PrivateExponent {
     modulus: Modulus,
@@ -63,8 +85,7 @@ impl PrivateExponent {
         self.power(&generator).map(|public| public.to_vec()).unwrap_or_default()
     }
 
-    /// base^x mod p, left-padded to the length of p; `None` unless the base has that length and 1 < base < p-1. That
-    /// check is enough for a safe prime (RFC 6989 section 2.1): no other small subgroup exists.
+    /// base^x mod p, left-padded to the length of p; `None` unless the base is a public value ([`Modulus::is_public`]).
     pub(super) fn power(&self, base: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let bits = self.modulus.exponent_bits();
         match self.modulus {
@@ -81,15 +102,7 @@ fn power<const LIMBS: usize>(
     exponent: &U512,
     exponent_bits: u32,
 ) -> Option<Zeroizing<Vec<u8>>> {
-    if base.len() != Uint::<LIMBS>::BYTES {
-        return None;
-    }
-    // The length was checked: from_be_slice panics on any other.
-    let base = Uint::<LIMBS>::from_be_slice(base);
-    let p_minus_1 = params.modulus().as_ref().wrapping_sub(&Uint::ONE);
-    if base <= Uint::ONE || base >= p_minus_1 {
-        return None;
-    }
+    let base = in_range(params, base)?;
     let mut result = FixedMontyForm::new(&base, params).pow_bounded_exp(exponent, exponent_bits).retrieve();
     let bytes = Zeroizing::new(result.to_be_bytes().as_ref().to_vec());
     result.zeroize();
