@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnet::IpNet;
@@ -28,6 +29,9 @@ pub(super) const ENGINE_DEVICE: &str = "sekisho1";
 
 /// The ledger's file in the run directory.
 pub(super) const LEDGER: &str = "ledger.json";
+
+/// How long the kernel may take to let go of a program whose link is gone.
+const DETACH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Everything in force.
 pub(super) struct Ground {
@@ -298,6 +302,14 @@ pub(super) async fn tear_down(
     anyhow::ensure!(!forwards, "forwarding could not be switched off, so the filter stays in force");
     let interfaces: Vec<String> = config.ports.iter().map(|port| port.interface.to_string()).collect();
     Filter::remove(&config.gateway.name, &interfaces)?;
+    for interface in &interfaces {
+        if !kernel.await_xdp_gone(interface, DETACH_PATIENCE).await {
+            tracing::warn!(
+                interface,
+                "still carries an XDP program; `ip link set dev {interface} xdp off` removes it"
+            );
+        }
+    }
     Layout::of(config, run_directory).withdraw()
 }
 

@@ -1,7 +1,9 @@
 //! Links.
 
+use std::time::{Duration, Instant};
+
 use futures::TryStreamExt as _;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
 use rtnetlink::{LinkUnspec, LinkVeth};
 
 use super::{Kernel, KernelError, Ledger, Made, errno};
@@ -21,6 +23,8 @@ pub struct Link {
     pub rx_queues: u32,
     /// Administratively up.
     pub up: bool,
+    /// An XDP program runs on it.
+    pub xdp: bool,
 }
 
 impl Kernel {
@@ -34,6 +38,22 @@ impl Kernel {
                 Err(KernelError::NoInterface(name.to_owned()))
             }
             Err(error) => Err(KernelError::netlink(format!("cannot look up interface {name}"))(error)),
+        }
+    }
+
+    /// Waits until no XDP program runs on the interface any more: the kernel takes one away some time after its link was
+    /// given up. Says whether it has.
+    pub async fn await_xdp_gone(&self, name: &str, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.link(name).await {
+                Ok(link) if link.xdp && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Ok(link) => return !link.xdp,
+                // Gone, and the program with it.
+                Err(_) => return true,
+            }
         }
     }
 
@@ -119,6 +139,7 @@ fn parse(name: &str, message: &LinkMessage) -> Result<Link, KernelError> {
         mtu: 0,
         rx_queues: 1,
         up: message.header.flags.contains(LinkFlags::Up),
+        xdp: false,
     };
     let mut ethernet = false;
     for attribute in &message.attributes {
@@ -128,6 +149,11 @@ fn parse(name: &str, message: &LinkMessage) -> Result<Link, KernelError> {
                     link.mac = mac;
                     ethernet = true;
                 }
+            }
+            LinkAttribute::Xdp(facts) => {
+                link.xdp = facts
+                    .iter()
+                    .any(|fact| matches!(fact, LinkXdp::Attached(mode) if *mode != XdpAttached::None));
             }
             LinkAttribute::Mtu(mtu) => link.mtu = u16::try_from(*mtu).unwrap_or(u16::MAX),
             _ => {}
