@@ -33,9 +33,13 @@ fn from_an_authority_to_two_good_configurations() {
     );
     assert!(made.contains("RSA 3072"), "{made}");
     std::fs::copy(dir.join("pki/root.crt.pem"), dir.join("root.crt.pem")).expect("the root");
+    let readme = include_str!("../../README.md");
+    let in_readme =
+        readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
     for (name, text) in [
         ("clinic.toml", include_str!("../examples/clinic.toml")),
         ("centre.toml", include_str!("../examples/centre.toml")),
+        ("readme.toml", in_readme),
     ] {
         std::fs::write(dir.join(name), text).expect("a file");
         assert!(succeeds(dir, &["check", name]).contains(&format!("{name}: good")));
