@@ -142,7 +142,8 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
         if !ledger.entries().iter().any(|made| is_sysctl(made, key)) && kernel.sysctl(key)? != "0" {
             tracing::warn!(
                 sysctl = key,
-                "forwarding was on before this gateway started, and stays on when it is stopped, without its filter;                  set it to 0 in /etc/sysctl.d, the gateway switches it on itself"
+                "forwarding was on before this gateway started, and stays on when it is stopped, without its filter; \
+                 set it to 0 in /etc/sysctl.d, the gateway switches it on itself"
             );
         }
         kernel.set_sysctl(&mut ledger, key, "1")?;
