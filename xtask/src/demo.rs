@@ -22,8 +22,9 @@ const LAB: &str = "sekisho-lab";
 pub(crate) fn run(keep: bool, peer: Peer) -> Result<()> {
     setup::ensure(Purpose::Lab, false)?;
     process::authenticate()?;
-    process::run(process::cargo().args(["build", "--release", "--package", "sekisho", "--bins"]))?;
-    build_lab()?;
+    // Together, so that libraries which both use are built once.
+    let packages = ["--package", "sekisho", "--package", "sekisho-tests"];
+    process::run(process::cargo().args(["build", "--release"]).args(packages).arg("--bins"))?;
     let mut lab = lab(&programs()?);
     let peer = peer.to_possible_value().context("a peer without a name")?;
     lab.args(["demo", "--peer", peer.get_name()]);

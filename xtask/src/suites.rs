@@ -146,23 +146,27 @@ struct Products {
 impl Products {
     fn build(root: &Path) -> Result<Self> {
         let object = ebpf_build::build(root)?;
-        process::run(process::cargo().args(["build", "--package", "sekisho", "--package", TESTS, "--bins"]))?;
+        process::run(process::cargo().args(["build", "--workspace", "--bins"]))?;
         Ok(Self { object, programs: target_dir(root).join("debug") })
     }
 }
 
 /// The crates' own tests, and the examples in their documentation.
+///
+/// Every suite names the whole workspace and then picks what it runs: with other packages chosen, cargo would choose other
+/// features for the libraries, and build most of them anew for each suite.
 fn unit(root: &Path, slow_too: bool, tally: &mut Tally) -> Result<()> {
     let mut cargo = process::cargo();
     if process::have("cargo-nextest") {
-        cargo.args(["nextest", "run", "--no-fail-fast", "--workspace", "--exclude", TESTS]);
+        cargo.args(["nextest", "run", "--no-fail-fast", "--workspace"]);
+        cargo.args(["--filterset", &format!("not (package({TESTS}) & kind(test))")]);
         if slow_too {
             cargo.args(["--run-ignored", "all"]);
         }
         suite(root, "unit", &mut cargo, tally)?;
         // The one kind of test that nextest doesn't run.
         let mut cargo = process::cargo();
-        cargo.args(["test", "--doc", "--no-fail-fast", "--workspace", "--exclude", TESTS]);
+        cargo.args(["test", "--doc", "--no-fail-fast", "--workspace"]);
         return suite_or_nothing(root, "doc", &mut cargo, tally);
     }
     cargo.args(["test", "--no-fail-fast", "--workspace", "--exclude", TESTS]);
@@ -175,7 +179,7 @@ fn unit(root: &Path, slow_too: bool, tally: &mut Tally) -> Result<()> {
 /// One test target of the tests' package, as root, one test at a time: they share the machine's network and maps.
 fn lab(root: &Path, which: Suite, slow_too: bool, products: &Products, tally: &mut Tally) -> Result<()> {
     let mut cargo = process::cargo();
-    cargo.args(["test", "--no-fail-fast", "--package", TESTS, "--test", which.name()]);
+    cargo.args(["test", "--no-fail-fast", "--workspace", "--test", which.name()]);
     if !process::is_root() {
         // The build stays ours; only what was built runs as root.
         cargo.args(["--config", r#"target."cfg(unix)".runner = ["sudo", "--preserve-env", "--"]"#]);
