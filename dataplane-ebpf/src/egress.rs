@@ -21,6 +21,7 @@ use crate::subprogram::{self, Subprograms};
 #[inline(always)]
 pub(crate) fn judge(frame: &SkbFrame, seen: &mut Seen) -> Result<Verdict, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
+    seen.generation = maps::generation(config);
     let ethernet = Ethernet::read(frame)?;
     let closed = config.flags & config_flags::CLOSED != 0;
     if closed && ethernet.ethertype == ethertype::ARP {
@@ -84,7 +85,7 @@ pub(crate) fn packet(frame: &SkbFrame, seen: &Seen) -> Result<(), Verdict> {
             return Err(Verdict::DropMulticast);
         }
         let zone = End::GATEWAY.zone;
-        rule::judge(config, zone, port.zone, packet.protocol, packet.destination_port_be)?;
+        rule::judge(seen.generation, zone, port.zone, packet.protocol, packet.destination_port_be)?;
         return Ok(());
     }
     if own && port.flags & port_flags::IKE != 0 && is_ike_or_esp(packet) {

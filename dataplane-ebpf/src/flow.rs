@@ -1,7 +1,7 @@
 //! Flows: the key of a packet, its direction, and what a packet does to the flow's state.
 
 use sekisho_abi::Address;
-use sekisho_abi::flow::{Flow, FlowKey, Lifetime, tcp_state};
+use sekisho_abi::flow::{Flow, FlowKey, HOP_LIFETIME_NS, Hop, Lifetime, tcp_state};
 use sekisho_abi::map::Config;
 use sekisho_abi::verdict::Verdict;
 
@@ -68,6 +68,21 @@ pub fn is_expired(flow: &Flow, config: &Config, now_ns: u64) -> bool {
     // The mask keeps the index within the eight classes.
     let seconds = config.lifetimes[usize::from(flow.lifetime & 7)];
     now_ns.saturating_sub(flow.last_seen_ns) > u64::from(seconds) * 1_000_000_000
+}
+
+/// The bits of [`Hop::until_ns`] that name the generation.
+const HOP_GENERATION: u64 = 0xffff;
+
+/// [`Hop::until_ns`] of a way found at `now_ns` under this generation.
+#[inline(always)]
+pub const fn hop_until(generation: u32, now_ns: u64) -> u64 {
+    ((now_ns + HOP_LIFETIME_NS) & !HOP_GENERATION) | (generation as u64 & HOP_GENERATION)
+}
+
+/// Whether a way may be used at `now_ns` under this generation.
+#[inline(always)]
+pub const fn hop_holds(hop: &Hop, generation: u32, now_ns: u64) -> bool {
+    hop.until_ns >= now_ns && (hop.until_ns ^ generation as u64) & HOP_GENERATION == 0
 }
 
 /// What a packet makes of its flow.
@@ -168,6 +183,17 @@ mod tests {
             destination_port_be: packet.source_port_be,
             ..*packet
         }
+    }
+
+    #[test]
+    fn a_way_holds_for_its_time_and_generation() {
+        let now_ns = 5_000_000_000;
+        let hop = Hop { until_ns: hop_until(0x1_0007, now_ns), ..Hop::default() };
+        assert!(hop_holds(&hop, 0x1_0007, now_ns));
+        assert!(!hop_holds(&hop, 0x1_0008, now_ns) && !hop_holds(&hop, 0x1_0006, now_ns));
+        assert!(hop_holds(&hop, 0x1_0007, now_ns + HOP_LIFETIME_NS - (1 << 16)));
+        assert!(!hop_holds(&hop, 0x1_0007, now_ns + HOP_LIFETIME_NS + (1 << 16)));
+        assert!(!hop_holds(&Hop::default(), 0, 1), "none is known");
     }
 
     proptest! {

@@ -51,10 +51,19 @@ pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
 }
 
+/// The generation in force. A packet's way asks once, before any table: what a later step may find changed then
+/// belongs to a newer generation than the one its flow is marked with, and the flow's next packet is judged again.
+#[inline(always)]
+pub(crate) fn generation(config: &Config) -> u32 {
+    // SAFETY: a reference is valid; volatile, as the daemon writes it at any time.
+    unsafe { (&raw const config.generation).read_volatile() }
+}
+
 /// The port with this key.
 #[inline(always)]
 pub(crate) fn port(key: PortKey) -> Option<&'static Port> {
-    // SAFETY: map values outlive the program's run (RCU), and the daemon replaces a port's entry as a whole.
+    // SAFETY: a hash's elements are never unmapped while a program runs, and any bytes are a value. The daemon replaces a
+    // port's entry as a whole.
     PORTS.get_ptr(key).map(|port| unsafe { &*port })
 }
 
@@ -67,8 +76,9 @@ pub(crate) fn network(address: &Address) -> Option<&'static Network> {
 /// The flow with this key.
 #[inline(always)]
 pub(crate) fn flow(key: &Key) -> Option<&'static mut Flow> {
-    // SAFETY: map values outlive the program's run (RCU). Programs on other CPUs may write the same flow; what that can
-    // lose is a count or a move of the TCP state, as said at `Flow`.
+    // SAFETY: a hash's elements are never unmapped while a program runs, and any bytes are a value. Programs on other
+    // CPUs may write the same flow, as said at `Flow`. An element that is removed may become another flow's at once: who
+    // holds it for the moment of one packet reads that flow's judgment, which some rule has allowed.
     FLOWS.get_ptr_mut(flow_key(key)).map(|flow| unsafe { &mut *flow })
 }
 

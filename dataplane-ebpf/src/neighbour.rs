@@ -25,6 +25,7 @@ pub fn arp<F: Frame + ?Sized>(frame: &F, ethernet: &Ethernet) -> Result<Arp, Ver
     else {
         return Err(Verdict::DropNeighbour);
     };
+    own_mac(&ethernet.source)?;
     if [h0, h1, p0, p1] != [0, 1, 8, 0] || [m0, m1, m2, m3, m4, m5] != ethernet.source {
         return Err(Verdict::DropNeighbour);
     }
@@ -33,6 +34,45 @@ pub fn arp<F: Frame + ?Sized>(frame: &F, ethernet: &Ethernet) -> Result<Arp, Ver
         return Err(Verdict::DropNeighbour);
     }
     Ok(Arp { sender: mapped([s0, s1, s2, s3]), probe })
+}
+
+/// Refuses a sender whose MAC address is a group's: no router may believe that a host has one (RFC 1812 section 3.3.2).
+#[inline(always)]
+const fn own_mac(source: &[u8; 6]) -> Result<(), Verdict> {
+    if source[0] & 1 != 0 { Err(Verdict::DropNeighbour) } else { Ok(()) }
+}
+
+/// Options that are looked at in a neighbour discovery message; one with more is refused.
+const OPTIONS_MAX: u32 = 16;
+
+/// Holds the link-layer addresses that a neighbour discovery message tells (RFC 4861 section 4.6.1) against the frame's
+/// own source: as in ARP, nobody speaks for another station.
+#[inline(always)]
+pub fn link_layer<F: Frame + ?Sized>(frame: &F, packet: &Packet, ethernet: &Ethernet) -> Result<(), Verdict> {
+    own_mac(&ethernet.source)?;
+    let fixed = match packet.destination_port_be.to_ne_bytes() {
+        [133, _] => 8,
+        [134, _] => 16,
+        _ => 24,
+    };
+    let mut at = u32::from(packet.transport) + fixed;
+    let end = u32::from(packet.length) + ETHERNET_BYTES;
+    for _ in 0..OPTIONS_MAX {
+        if at == end {
+            return Ok(());
+        }
+        let [kind, units, mac @ ..] = frame.read_at::<8>(at).ok_or(Verdict::DropMalformed)?;
+        at = at.saturating_add(u32::from(units) * 8);
+        // RFC 4861 section 4.6: a message with an option of no length is discarded.
+        if units == 0 || at > end {
+            return Err(Verdict::DropMalformed);
+        }
+        // Source and target link-layer address.
+        if matches!(kind, 1 | 2) && (units != 1 || mac != ethernet.source) {
+            return Err(Verdict::DropNeighbour);
+        }
+    }
+    if at == end { Ok(()) } else { Err(Verdict::DropNeighbour) }
 }
 
 /// Whether someone on the port may claim an address with this entry in `NETWORKS`: not the gateway's own, and none
@@ -215,7 +255,45 @@ mod tests {
         assert_eq!(judge((frame, Packet { length: 63, ..packet })), Err(Verdict::DropMalformed));
     }
 
+    #[test]
+    fn link_layer_addresses() {
+        let sender = Ethernet { destination: [0xff; 6], source: MAC, ethertype: 0x86dd };
+        let judge = |options: &[u8], sender: &Ethernet| {
+            let (mut frame, mut packet) = message(135, "fe80::9", "2001:db8::9");
+            frame.extend(options);
+            packet.length = u16::try_from(frame.len() - 14).expect("short");
+            link_layer(&frame[..], &packet, sender)
+        };
+        let own = [&[1, 1][..], &MAC].concat();
+        assert_eq!(judge(&[], &sender), Ok(()));
+        assert_eq!(judge(&own.repeat(16), &sender), Ok(()));
+        assert_eq!(judge(&own.repeat(17), &sender), Err(Verdict::DropNeighbour));
+        assert_eq!(judge(&[1, 1, 2, 0, 0, 0, 0, 8], &sender), Err(Verdict::DropNeighbour));
+        assert_eq!(judge(&own[..7], &sender), Err(Verdict::DropMalformed));
+        let group = Ethernet { source: [3, 0, 0, 0, 0, 9], ..sender };
+        assert_eq!(judge(&[], &group), Err(Verdict::DropNeighbour));
+    }
+
     proptest! {
+        #[test]
+        fn link_layer_is_total(
+            kind in 133u8..=136,
+            bytes in prop::collection::vec(any::<u8>(), 54..200),
+            transport in 54u16..300,
+            length in 40u16..
+        ) {
+            let packet = Packet {
+                destination_port_be: u16::from_ne_bytes([kind, 0]),
+                transport,
+                length,
+                ..Packet::default()
+            };
+            let ethernet = Ethernet::read(&bytes[..]).expect("a header");
+            if link_layer(&bytes[..], &packet, &ethernet).is_ok() {
+                prop_assert!(bytes[6] & 1 == 0);
+            }
+        }
+
         #[test]
         fn arp_is_total(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             if let Ok(arp) = read(&bytes) {

@@ -280,7 +280,12 @@ pub fn ipv6_extended<F: Frame + ?Sized>(
     let walk = Walk::new(packet.protocol, start, end).to_transport(step)?;
     packet.protocol = walk.next;
     packet.router_alert = walk.router_alert;
-    transport::<F, false>(frame, packet, walk.offset, end.saturating_sub(walk.offset))
+    transport::<F, false>(frame, packet, walk.offset, end.saturating_sub(walk.offset))?;
+    // It takes a packet out of every router's short way (RFC 6398 section 3): for no one but listeners.
+    if packet.router_alert != 0 && packet.kind != Kind::Listener {
+        return Err(Verdict::DropOptions);
+    }
+    Ok(())
 }
 
 /// Reads the transport header: `length` bytes of the IP packet from `offset` of the frame on.

@@ -216,11 +216,11 @@ fn expects<F: Frame>(frame: &F, error: &Packet, entry: u32, exit: u32) -> u32 {
 }
 
 subprogram! {
-    fn sekisho_admit(packet: *const Packet, entry: u64, exit: u64, bytes: u32, hop: *const Hop) -> u32 {
+    fn sekisho_admit(seen: *const Seen, entry: u64, exit: u64, bytes: u32, hop: *const Hop) -> u32 {
         // SAFETY: as above.
-        let (packet, hop) = unsafe { (packet.as_ref(), hop.as_ref()) };
-        let Some(packet) = packet else { return number(Err(Verdict::DropInternal)) };
-        match flow::admit(packet, End::from_bits(entry), End::from_bits(exit), bytes, hop) {
+        let (seen, hop) = unsafe { (seen.as_ref(), hop.as_ref()) };
+        let Some(seen) = seen else { return number(Err(Verdict::DropInternal)) };
+        match flow::admit(seen, End::from_bits(entry), End::from_bits(exit), bytes, hop) {
             Ok(Admitted::Silently) => number(Ok(Verdict::Pass)),
             Ok(Admitted::Logged) => number(Ok(Verdict::Pass)) | LOGGED,
             Err(refused) => number(Err(refused)),
@@ -238,7 +238,7 @@ pub(crate) fn admit(
     hop: Option<&Hop>,
 ) -> Result<(), Verdict> {
     let hop = hop.map_or(core::ptr::null(), core::ptr::from_ref);
-    let admitted = sekisho_admit(&seen.packet, entry.to_bits(), exit.to_bits(), bytes, hop);
+    let admitted = sekisho_admit(seen, entry.to_bits(), exit.to_bits(), bytes, hop);
     judged(admitted)?;
     if admitted & LOGGED != 0 {
         event(seen, if exit.port == 0 { Verdict::Pass } else { Verdict::Forward });

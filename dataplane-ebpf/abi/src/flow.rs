@@ -21,8 +21,9 @@ pub struct FlowKey {
     pub reserved: [u8; 3],
 }
 
-/// The state of a flow. Programs on several CPUs update it without a lock: a lost count is possible, a wrong
-/// permission is not, for the fields that decide are written when the flow is judged and the same by every CPU.
+/// The state of a flow. Programs on several CPUs update it without a lock: a lost count is possible. What permits says
+/// by which rule set it was judged, `generation` for the flow and [`Hop::until_ns`] for a way, and counts under that
+/// one only: a CPU that finishes late leaves nothing behind that a newer rule set would be thought to have allowed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
@@ -75,7 +76,8 @@ pub struct Flow {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hop {
-    /// Until when it may be used, nanoseconds of CLOCK_MONOTONIC. Zero: none is known.
+    /// Until when it may be used, nanoseconds of CLOCK_MONOTONIC, but for the lowest 16 bits: they are those of the
+    /// generation it was found under. Zero: none is known.
     pub until_ns: u64,
     /// Destination and source MAC address of what is sent, as they stand in a frame.
     pub macs: [u8; 12],

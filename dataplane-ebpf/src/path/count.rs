@@ -23,9 +23,11 @@ pub(crate) struct Seen {
     pub(crate) vlan: u16,
     /// The packet, empty until parsed.
     pub(crate) packet: Packet,
+    /// The generation by which all of it is judged.
+    pub(crate) generation: u32,
     /// Whom the frame is for.
     pub(crate) receiver: Receiver,
-    reserved: [u8; 7],
+    reserved: [u8; 3],
 }
 
 const _: () = assert!(size_of::<Seen>() == 72, "padding");
@@ -38,8 +40,9 @@ impl Seen {
             port: 0,
             vlan: 0,
             packet: Packet::default(),
+            generation: 0,
             receiver: Receiver::Group,
-            reserved: [0; 7],
+            reserved: [0; 3],
         }
     }
 

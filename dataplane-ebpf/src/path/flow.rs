@@ -1,7 +1,7 @@
 //! Step 5: known flows, and new ones where a rule allows them.
 
 use aya_ebpf::bindings::BPF_ANY;
-use sekisho_abi::flow::{Flow, HOP_LIFETIME_NS, Hop};
+use sekisho_abi::flow::{Flow, Hop};
 use sekisho_abi::map::{Config, Counter};
 use sekisho_abi::port::{Port, ZONE_GATEWAY};
 use sekisho_abi::rule::rule_flags;
@@ -73,8 +73,8 @@ pub(crate) fn known(
     let hop = if original { &known.original_hop } else { &known.reply_hop };
     let entry = flow::entry(known, original);
     // A hop that is still good also says that the flow hasn't expired: lifetimes are whole seconds.
-    if known.generation != config.generation
-        || hop.until_ns < now_ns
+    if known.generation != seen.generation
+        || !flow::hop_holds(hop, seen.generation, now_ns)
         || ifindex != seen.ifindex
         || (seen.vlan != 0 && seen.vlan != entry)
         || hop.received_mac != ethernet.destination
@@ -105,21 +105,24 @@ pub(crate) enum Admitted {
 /// where this packet goes in and out; that its addresses belong there is known. `hop`: the way to remember.
 #[inline(always)]
 pub(crate) fn admit(
-    packet: &Packet,
+    seen: &Seen,
     entry: End,
     exit: End,
     bytes: u32,
     hop: Option<&Hop>,
 ) -> Result<Admitted, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
+    let &Seen { ref packet, generation, .. } = seen;
     let (key, from_low) = flow::key(packet);
-    let arriving = Arriving { packet, key: &key, from_low, entry, exit, bytes, hop, now_ns: now_ns() };
+    let arriving =
+        Arriving { packet, generation, key: &key, from_low, entry, exit, bytes, hop, now_ns: now_ns() };
     find_or_open(config, &arriving)
 }
 
 /// A packet on the long way, with what was found out about it.
 struct Arriving<'a> {
     packet: &'a Packet,
+    generation: u32,
     key: &'a Key,
     from_low: bool,
     entry: End,
@@ -131,7 +134,7 @@ struct Arriving<'a> {
 
 #[inline(always)]
 fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
-    let &Arriving { packet, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
+    let &Arriving { packet, generation, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
     if let Some(known) = maps::flow(key)
         && !flow::is_expired(known, config, now_ns)
     {
@@ -139,8 +142,8 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Ve
         if flow::entry(known, original) == entry.port {
             match flow::fit(known, packet, original) {
                 Fit::Yes(progress) => {
-                    if known.generation != config.generation || flow::exit(known, original) != exit.port {
-                        judge_again(config, arriving, known, original)?;
+                    if known.generation != generation || flow::exit(known, original) != exit.port {
+                        judge_again(arriving, known, original)?;
                     }
                     flow::touch(known, progress, original, bytes, now_ns);
                     remember(known, arriving, original);
@@ -149,38 +152,42 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Ve
                 Fit::Restart => {}
                 Fit::No => return Err(Verdict::DropTcpState),
             }
-        } else if known.generation == config.generation {
+        } else if known.generation == generation {
             // The right addresses from the wrong side: a reply must come from where the flow went to.
             return Err(Verdict::DropPolicy);
         }
     }
-    open(config, arriving)
+    open(arriving)
 }
 
-/// Remembers the way for the next packets of this direction.
+/// Remembers the way for the next packets of this direction. The time stands last: what another CPU takes for a way of
+/// this generation is whole.
 #[inline(always)]
 fn remember(known: &mut Flow, arriving: &Arriving<'_>, original: bool) {
     let to = if original { &mut known.original_hop } else { &mut known.reply_hop };
-    let Some(hop) = arriving.hop.filter(|hop| hop.ifindex != 0) else {
-        to.until_ns = 0;
-        return;
-    };
-    *to = Hop { until_ns: arriving.now_ns + HOP_LIFETIME_NS, ..*hop };
+    to.until_ns = 0;
+    let Some(hop) = arriving.hop.filter(|hop| hop.ifindex != 0) else { return };
+    in_order();
+    *to = Hop { until_ns: 0, ..*hop };
+    in_order();
+    to.until_ns = flow::hop_until(arriving.generation, arriving.now_ns);
+}
+
+/// Keeps the compiler from moving writes across: for this target it has no fence to offer.
+#[inline(always)]
+fn in_order() {
+    // SAFETY: no instruction.
+    unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
 }
 
 /// Holds a known flow against the rules in force, or against a route that has moved.
 #[inline(always)]
-fn judge_again(
-    config: &Config,
-    arriving: &Arriving<'_>,
-    known: &mut Flow,
-    original: bool,
-) -> Result<(), Verdict> {
-    let &Arriving { packet, key, entry, exit, .. } = arriving;
+fn judge_again(arriving: &Arriving<'_>, known: &mut Flow, original: bool) -> Result<(), Verdict> {
+    let &Arriving { packet, generation, key, entry, exit, .. } = arriving;
     let (from, to) = if original { (entry, exit) } else { (exit, entry) };
-    let Ok(rule) = rule::judge(config, from.zone, to.zone, packet.protocol, known.rule_port_be) else {
+    let Ok(rule) = rule::judge(generation, from.zone, to.zone, packet.protocol, known.rule_port_be) else {
         // A flow that the rules in force refuse is over. One that merely was led astray stays: its own way is allowed.
-        if known.generation != config.generation {
+        if known.generation != generation {
             // Already gone if another CPU was quicker.
             let _ = maps::FLOWS.remove(maps::flow_key(key));
         }
@@ -196,17 +203,17 @@ fn judge_again(
     known.zone_from = from.zone;
     known.zone_to = to.zone;
     known.rule = rule.id;
-    known.generation = config.generation;
+    known.generation = generation;
     Ok(())
 }
 
 /// Makes a flow if a rule allows it.
 #[inline(always)]
-fn open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
-    let &Arriving { packet, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
+fn open(arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
+    let &Arriving { packet, generation, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
     let Progress { tcp_state, fins, lifetime, replied } = flow::first(packet)?;
     let rule_port_be = flow::rule_port_be(packet);
-    let rule = rule::judge(config, entry.zone, exit.zone, packet.protocol, rule_port_be)?;
+    let rule = rule::judge(generation, entry.zone, exit.zone, packet.protocol, rule_port_be)?;
     // Built in a map, as it would take a third of the stack.
     let scratch = maps::NEW_FLOW.get_ptr_mut(0).ok_or(Verdict::DropInternal)?;
     // SAFETY: the entry is this CPU's own, and a program is not interrupted by another of its kind on it.
@@ -216,7 +223,7 @@ fn open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
     new.original = Counter { packets: 1, bytes: u64::from(bytes) };
     new.reply = Counter { packets: 0, bytes: 0 };
     new.rule = rule.id;
-    new.generation = config.generation;
+    new.generation = generation;
     new.port_from = entry.port;
     new.port_to = exit.port;
     new.zone_from = entry.zone;

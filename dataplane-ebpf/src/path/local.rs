@@ -77,12 +77,12 @@ pub(crate) fn to_gateway(
 /// A packet that no router carries: DHCP where a rule lets it in, nothing else. It makes no flow, as the answer
 /// comes from another address than the one it was sent to.
 #[inline(always)]
-pub(crate) fn on_link(config: &Config, packet: &Packet, port: &Port) -> Result<Verdict, Verdict> {
+pub(crate) fn on_link(generation: u32, packet: &Packet, port: &Port) -> Result<Verdict, Verdict> {
     if port.flags & port_flags::VPN != 0 || !spoof::is_link_service(packet) {
         return Err(Verdict::DropMulticast);
     }
     let allowed =
-        rule::judge(config, port.zone, End::GATEWAY.zone, packet.protocol, packet.destination_port_be);
+        rule::judge(generation, port.zone, End::GATEWAY.zone, packet.protocol, packet.destination_port_be);
     match allowed {
         Ok(_) => Ok(Verdict::Pass),
         Err(_) => Err(Verdict::DropMulticast),

@@ -57,6 +57,7 @@ fn judge_known(frame: &XdpFrame, seen: &mut Seen) -> Result<Option<Verdict>, Ver
     if config.flags & config_flags::CLOSED != 0 {
         return Err(Verdict::DropClosed);
     }
+    seen.generation = maps::generation(config);
     let ethernet = Ethernet::read(frame)?;
     seen.vlan = port::vlan(seen.ifindex, config, &ethernet.source)?;
     let parsed = parse(frame, seen, &ethernet);
@@ -117,7 +118,7 @@ pub(crate) fn long_way(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict
         return Err(Verdict::DropSpoof);
     }
     if spoof::stays_on_link(destination) {
-        return local::on_link(config, packet, port);
+        return local::on_link(seen.generation, packet, port);
     }
     if seen.receiver != Receiver::Port {
         // A unicast packet in a multicast or broadcast frame (RFC 1122 section 3.3.6).

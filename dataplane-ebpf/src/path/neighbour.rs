@@ -28,6 +28,7 @@ pub(crate) fn discovery(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdic
     let port = seen.port()?;
     has_neighbours(port)?;
     let message = neighbour::discovery(frame, &seen.packet)?;
+    neighbour::link_layer(frame, &seen.packet, &Ethernet::read(frame)?)?;
     if message.router && port.flags & port_flags::UPLINK == 0 {
         return Err(Verdict::DropNeighbour);
     }

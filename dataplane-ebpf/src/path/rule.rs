@@ -1,7 +1,6 @@
 //! Step 6: may a new flow go from this zone to that one?
 
 use aya_ebpf::maps::lpm_trie::Key;
-use sekisho_abi::map::Config;
 use sekisho_abi::rule::{RULE_KEY_BITS, Rule, RuleKey, action};
 use sekisho_abi::verdict::Verdict;
 
@@ -11,14 +10,14 @@ use crate::maps;
 /// names is refused.
 #[inline(always)]
 pub(crate) fn judge(
-    config: &Config,
+    generation: u32,
     from: u16,
     to: u16,
     protocol: u8,
     port_be: u16,
 ) -> Result<&'static Rule, Verdict> {
     let key = RuleKey {
-        generation_be: config.generation.to_be_bytes(),
+        generation_be: generation.to_be_bytes(),
         from_be: from.to_be_bytes(),
         to_be: to.to_be_bytes(),
         protocol,

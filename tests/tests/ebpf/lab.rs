@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
 use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use sekisho_abi::event::Event;
@@ -324,6 +324,21 @@ impl Lab {
             [(_, flow)] => *flow,
             flows => panic!("one flow expected: {flows:?}"),
         }
+    }
+
+    /// Writes to the one flow there is, as another CPU may at any time.
+    pub(crate) fn change_flow(&mut self, change: impl FnOnce(&mut Flow)) {
+        let [(key, mut flow)] = self.flows()[..] else { panic!("one flow expected") };
+        change(&mut flow);
+        self.insert("FLOWS", key, flow);
+    }
+
+    /// The configuration, and where another thread may write it.
+    pub(crate) fn shared_config(&self) -> (Config, Array<MapData, Config>) {
+        let Some(Map::Array(map)) = self.ebpf.map("CONFIG") else { panic!("an array") };
+        let fd = map.fd().as_fd().try_clone_to_owned().expect("a descriptor");
+        let map = Map::Array(MapData::from_fd(fd).expect("a map"));
+        (self.config, map.try_into().expect("an array"))
     }
 
     /// Fills the flow table up.

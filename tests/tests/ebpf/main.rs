@@ -23,5 +23,6 @@ mod lab;
 mod local;
 mod neighbours;
 mod packet;
+mod races;
 mod refused;
 mod test_run;

@@ -64,7 +64,12 @@ const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
 fn discovery(source: &str, kind: u8, target: &str) -> Ip {
     let target = target.parse::<std::net::Ipv6Addr>().expect("an address").octets();
-    ip(source, "ff02::1").icmp(kind, 0, &[&[0; 4][..], &target].concat()).hop_limit(255)
+    let rest = match kind {
+        133 => vec![0; 4],
+        134 => vec![0; 12],
+        _ => [&[0; 4][..], &target].concat(),
+    };
+    ip(source, "ff02::1").icmp(kind, 0, &rest).hop_limit(255)
 }
 
 #[test]
@@ -97,6 +102,45 @@ fn discovery_must_belong_to_the_port() {
     let tunnelled = discovery("fe80::2", 135, "2001:db8:1::1").frame(mac(Device::Engine), engine_mac(VPN));
     assert_eq!(lab.receive(Device::Engine, &tunnelled).verdict, Verdict::DropNeighbour);
     assert!(lab.flows().is_empty());
+}
+
+/// Whose MAC address a message tells must be who sent it, as ARP has it.
+#[test]
+fn link_layer_addresses_are_the_sender_s_own() {
+    let lab = Lab::new();
+    const ANOTHER: [u8; 6] = [2, 0, 0, 0, 0, 66];
+    let told = |kind: u8, target: &str, options: &[u8]| {
+        let mut message = discovery("fe80::2", kind, target);
+        message.payload.extend(options);
+        message.frame(ALL_NODES, NEIGHBOUR_MAC)
+    };
+    let option = |kind: u8, mac: [u8; 6]| [&[kind, 1][..], &mac].concat();
+    let nonce = [14, 1, 1, 2, 3, 4, 5, 6];
+    for (kind, target, of) in [(135, "2001:db8:1::1", 1), (136, "2001:db8:1::2", 2), (133, "::", 1)] {
+        for (options, expected) in [
+            (option(of, NEIGHBOUR_MAC), Verdict::Pass),
+            ([&nonce[..], &option(of, NEIGHBOUR_MAC)].concat(), Verdict::Pass),
+            (option(of, ANOTHER), Verdict::DropNeighbour),
+            (option(3 - of, ANOTHER), Verdict::DropNeighbour),
+            ([&nonce[..], &option(of, ANOTHER)].concat(), Verdict::DropNeighbour),
+            ([&option(of, NEIGHBOUR_MAC)[..], &option(of, ANOTHER)].concat(), Verdict::DropNeighbour),
+            (vec![of, 0, 2, 0xaa, 0, 0, 0, 2], Verdict::DropMalformed),
+            (vec![of, 2, 2, 0xaa, 0, 0, 0, 2], Verdict::DropMalformed),
+            (nonce.repeat(17), Verdict::DropNeighbour),
+        ] {
+            let run = lab.receive(Device::Lan1, &told(kind, target, &options));
+            assert_eq!(run.verdict, expected, "{kind} {options:02x?}");
+        }
+    }
+    // RFC 1812 section 3.3.2: a group is nobody's own address.
+    for group in [[0xff; 6], [3, 0xaa, 0, 0, 0, 2]] {
+        let mut frame = arp(2, group, [10, 1, 0, 2], [10, 1, 0, 1]);
+        frame[6..12].copy_from_slice(&group);
+        assert_eq!(lab.receive(Device::Lan1, &frame).verdict, Verdict::DropNeighbour);
+        let mut frame = told(136, "2001:db8:1::2", &option(2, group));
+        frame[6..12].copy_from_slice(&group);
+        assert_eq!(lab.receive(Device::Lan1, &frame).verdict, Verdict::DropNeighbour);
+    }
 }
 
 #[test]
