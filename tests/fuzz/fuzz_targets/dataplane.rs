@@ -43,7 +43,10 @@ fn judge(frame: &[u8]) -> Result<(), Verdict> {
             let mut quoted = Packet::default();
             icmp::quoted(frame, &packet, &mut quoted)?;
         }
-        Kind::Neighbour => drop(neighbour::discovery(frame, &packet)?),
+        Kind::Neighbour => {
+            neighbour::discovery(frame, &packet)?;
+            neighbour::link_layer(frame, &packet, &ethernet)?;
+        }
         Kind::Listener => neighbour::listener(&packet)?,
         _ => {}
     }
