@@ -241,11 +241,6 @@ impl Filter {
         }
     }
 
-    /// The loaded object, for the log reader.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
-    }
-
     fn attach_xdp(&mut self, name: &'static str, link: &Link) -> Result<Mode, FilterError> {
         for mode in [Mode::Native, Mode::Generic] {
             let pin = format!("{name}-{}-{}-{}", mode.name(), link.name, link.index);

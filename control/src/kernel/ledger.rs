@@ -86,11 +86,6 @@ impl Ledger {
         &self.entries
     }
 
-    /// Whether this very thing is ours.
-    pub fn has(&self, made: &Made) -> bool {
-        self.entries.contains(made)
-    }
-
     /// Keeps what is ours already; says whether it is.
     pub(super) fn keep(&mut self, made: &Made) -> bool {
         self.keep_where(|entry| entry == made)
