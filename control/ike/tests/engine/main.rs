@@ -3,7 +3,10 @@
 mod collide;
 mod establish;
 mod hostile;
+mod ids;
+mod line;
 mod nat;
+mod network;
 mod pair;
 mod pki;
 mod refuse;

@@ -1,5 +1,5 @@
-//! Two endpoints joined by a network with latency, loss, reordering, duplication and a NAT, on virtual time; and a model
-//! of both data paths that notices when a packet would be lost.
+//! Two endpoints joined by a network with latency, loss, reordering, duplication, an MTU and a NAT, on virtual time; and a
+//! model of both data paths that notices when a packet would be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +9,9 @@ use sekisho_ike::crypto::random::{Random, SeededRandom};
 use sekisho_ike::event::{ChildHandle, CloseReason, Event, Failure, FailureKind, IkeHandle, Path, Transmit};
 use sekisho_ike::nat::{IKE_PORT, KEEPALIVE};
 use sekisho_ike::{ChildSa, Endpoint, EndpointConfig};
+
+use crate::ids::MessageIds;
+use crate::network::{Nat, Network, ip_length};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +34,7 @@ impl Side {
 /// One gateway, and what its data path would hold.
 pub(crate) struct Node {
     pub(crate) endpoint: Endpoint,
+    config: EndpointConfig,
     pub(crate) address: IpAddr,
     /// Nothing is sent or received while it is off.
     pub(crate) up: bool,
@@ -46,55 +50,6 @@ pub(crate) struct Node {
     pub(crate) closed: Vec<CloseReason>,
 }
 
-/// What happens to datagrams on the way.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Network {
-    pub(crate) latency: Duration,
-    /// Up to this much more, at random: reorders.
-    pub(crate) jitter: Duration,
-    pub(crate) loss_percent: u32,
-    pub(crate) duplicate_percent: u32,
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        Self {
-            latency: Duration::from_millis(20),
-            jitter: Duration::ZERO,
-            loss_percent: 0,
-            duplicate_percent: 0,
-        }
-    }
-}
-
-/// In front of A: rewrites source addresses and ports.
-pub(crate) struct Nat {
-    pub(crate) public: IpAddr,
-    /// Inner port to outer port.
-    mappings: BTreeMap<u16, u16>,
-    next_port: u16,
-}
-
-impl Nat {
-    fn outward(&mut self, port: u16) -> SocketAddr {
-        let next_port = &mut self.next_port;
-        let outer = *self.mappings.entry(port).or_insert_with(|| {
-            *next_port += 1;
-            *next_port
-        });
-        SocketAddr::new(self.public, outer)
-    }
-
-    fn inward(&self, port: u16) -> Option<u16> {
-        self.mappings.iter().find(|(_, outer)| **outer == port).map(|(inner, _)| *inner)
-    }
-
-    /// The device restarts: every flow gets another port.
-    pub(crate) fn rebind(&mut self) {
-        self.mappings.clear();
-    }
-}
-
 pub(crate) struct Pair {
     pub(crate) start: Instant,
     pub(crate) now: Instant,
@@ -107,6 +62,8 @@ pub(crate) struct Pair {
     chance: SeededRandom,
     /// Everything that was sent, before the network had its way.
     pub(crate) sent: Vec<(Side, Transmit)>,
+    /// What was sent under which message ID.
+    ids: MessageIds,
     /// Whether packets of the data path are assumed to flow all the time.
     pub(crate) traffic: bool,
     /// Whether no packet may be lost; checked after every step.
@@ -126,13 +83,14 @@ impl Pair {
 
     pub(crate) fn seeded(seed: u64, a: EndpointConfig, b: EndpointConfig) -> Self {
         let now = Instant::now();
-        let node = |config, seed, address: &str| Node {
+        let node = |config: EndpointConfig, seed, address: &str| Node {
             endpoint: Endpoint::new(
-                config,
+                config.clone(),
                 Box::new(SeededRandom::new(seed)),
                 now,
                 SystemTime::UNIX_EPOCH + WALL,
             ),
+            config,
             address: address.parse().expect("address"),
             up: true,
             events: Vec::new(),
@@ -154,6 +112,7 @@ impl Pair {
             sequence: 0,
             chance: SeededRandom::new(seed ^ 0x5eed),
             sent: Vec::new(),
+            ids: MessageIds::default(),
             traffic: true,
             lossless: false,
         }
@@ -161,7 +120,7 @@ impl Pair {
 
     /// Puts A behind a NAT.
     pub(crate) fn behind_nat(mut self) -> Self {
-        self.nat = Some(Nat { public: self.a.address, mappings: BTreeMap::new(), next_port: 20_000 });
+        self.nat = Some(Nat::new(self.a.address));
         self.a.address = NAT_INSIDE.parse().expect("address");
         self
     }
@@ -189,6 +148,18 @@ impl Pair {
         let local = SocketAddr::new(self.node(side).address, IKE_PORT);
         let remote = SocketAddr::new(remote, IKE_PORT);
         self.act(side, |endpoint, now| endpoint.initiate(now, "tunnel", local, remote)).expect("initiate")
+    }
+
+    /// A side loses power and comes back at once: it knows nothing of what was, and the other is not told.
+    pub(crate) fn crash(&mut self, side: Side) {
+        let (now, wall) = (self.now, SystemTime::UNIX_EPOCH + WALL + (self.now - self.start));
+        let seed = self.chance.next_u64();
+        let node = self.node(side);
+        node.endpoint = Endpoint::new(node.config.clone(), Box::new(SeededRandom::new(seed)), now, wall);
+        node.children.clear();
+        node.lingering.clear();
+        node.outbound.clear();
+        node.established.clear();
     }
 
     /// Lets so much time pass.
@@ -277,6 +248,7 @@ impl Pair {
             transmits.push(transmit);
         }
         for transmit in transmits {
+            self.ids.note(side, &transmit.bytes);
             self.sent.push((side, transmit.clone()));
             if self.node(side).up {
                 self.send(side, transmit);
@@ -286,11 +258,15 @@ impl Pair {
 
     fn send(&mut self, from: Side, mut transmit: Transmit) {
         assert_eq!(transmit.path.local.ip(), self.node(from).address, "sends from its own address");
-        if let (Side::A, Some(nat)) = (from, &mut self.nat) {
-            transmit.path.local = nat.outward(transmit.path.local.port());
+        if ip_length(&transmit) > self.network.mtu {
+            return;
         }
-        if let (Side::B, Some(nat)) = (from, &self.nat) {
-            let Some(inner) = nat.inward(transmit.path.remote.port()) else { return };
+        let now = self.now;
+        if let (Side::A, Some(nat)) = (from, &mut self.nat) {
+            transmit.path.local = nat.outward(now, transmit.path.local.port());
+        }
+        if let (Side::B, Some(nat)) = (from, &mut self.nat) {
+            let Some(inner) = nat.inward(now, transmit.path.remote.port()) else { return };
             transmit.path.remote = SocketAddr::new(self.a.address, inner);
         }
         let copies = if self.roll(self.network.duplicate_percent) { 2 } else { 1 };
