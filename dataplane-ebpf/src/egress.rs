@@ -4,6 +4,7 @@
 //! It keeps the promise of route separation when nothing else does: nothing for a network behind a VPN leaves in
 //! clear, be the daemon dead, the route wrong or the packet the kernel's own.
 
+use sekisho_abi::flow::Hop;
 use sekisho_abi::map::config_flags;
 use sekisho_abi::port::{network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
@@ -12,14 +13,15 @@ use sekisho_dataplane::spoof::{self, Scope};
 
 use crate::context::SkbFrame;
 use crate::maps;
-use crate::path::count::Seen;
 use crate::path::flow::{self, End};
 use crate::path::{self, port, rule};
+use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
 /// What becomes of a frame that the kernel is about to send.
 #[inline(always)]
-pub(crate) fn judge(frame: &SkbFrame, seen: &mut Seen) -> Result<Verdict, Verdict> {
+pub(crate) fn judge(frame: &SkbFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    let seen = &mut scratch.seen;
     let config = maps::config().ok_or(Verdict::DropInternal)?;
     seen.generation = maps::generation(config);
     let ethernet = Ethernet::read(frame)?;
@@ -39,7 +41,7 @@ pub(crate) fn judge(frame: &SkbFrame, seen: &mut Seen) -> Result<Verdict, Verdic
     }
     path::parse(frame, seen, &ethernet)?;
     if seen.packet.version != 0 {
-        return subprogram::egress_packet(frame, seen);
+        return subprogram::egress_packet(frame, scratch);
     }
     // ARP.
     if seen.ifindex == config.engine_ifindex { Err(Verdict::DropNeighbour) } else { Ok(Verdict::Pass) }
@@ -47,7 +49,8 @@ pub(crate) fn judge(frame: &SkbFrame, seen: &mut Seen) -> Result<Verdict, Verdic
 
 /// An IP packet.
 #[inline(always)]
-pub(crate) fn packet(frame: &SkbFrame, seen: &Seen) -> Result<(), Verdict> {
+pub(crate) fn packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
+    let seen = &scratch.seen;
     let config = maps::config().ok_or(Verdict::DropInternal)?;
     let packet = &seen.packet;
     let is_engine = seen.ifindex == config.engine_ifindex;
@@ -93,10 +96,11 @@ pub(crate) fn packet(frame: &SkbFrame, seen: &Seen) -> Result<(), Verdict> {
     }
     if packet.kind == Kind::IcmpError {
         // The gateway's own errors answer a packet that was let in; another's must fit a flow, as it did on entry.
-        return if own { Ok(()) } else { frame.expects_error(packet, None, port.id) };
+        return if own { Ok(()) } else { frame.expects_error(scratch, None, port.id) };
     }
     if own {
-        return subprogram::admit(seen, End::GATEWAY, End::of(port), frame.bytes(), None);
+        scratch.hop = Hop::default();
+        return subprogram::admit(scratch, End::GATEWAY, End::of(port), frame.bytes());
     }
     flow::continues(config, packet, port.id, frame.bytes())
 }

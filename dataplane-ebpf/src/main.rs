@@ -11,6 +11,7 @@ mod context;
 mod egress;
 mod maps;
 mod path;
+mod scratch;
 mod subprogram;
 
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action};
@@ -20,17 +21,18 @@ use sekisho_abi::port::PortKey;
 use sekisho_abi::verdict::Verdict;
 
 use crate::context::{SkbFrame, XdpFrame};
-use crate::path::count::{self, Seen};
+use crate::path::count;
+use crate::scratch::{Program, Scratch};
 
 /// XDP, every port and the kernel's end of the engine's veth pair: the packet's way.
 #[xdp]
 fn port(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::from_ptr(ctx.ctx);
-    let mut seen = Seen::new(frame.ifindex());
-    let verdict = match path::judge(&frame, &mut seen) {
+    let Some(scratch) = Scratch::of(Program::Port, frame.ifindex()) else { return xdp_action::XDP_DROP };
+    let verdict = match path::judge(&frame, scratch) {
         Ok(verdict) | Err(verdict) => verdict,
     };
-    count::verdict(&seen, verdict, frame.bytes());
+    count::verdict(&scratch.seen, verdict, frame.bytes());
     match verdict {
         Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => xdp_action::XDP_REDIRECT,
         Verdict::Pass => xdp_action::XDP_PASS,
@@ -42,7 +44,9 @@ fn port(ctx: XdpContext) -> u32 {
 #[xdp]
 fn engine(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::from_ptr(ctx.ctx);
-    let mut seen = Seen::new(frame.ifindex());
+    let Some(Scratch { seen, .. }) = Scratch::of(Program::Engine, frame.ifindex()) else {
+        return xdp_action::XDP_DROP;
+    };
     let verdict = match maps::port(PortKey { ifindex: frame.ifindex(), vlan: 0, reserved: 0 }) {
         Some(port) => {
             seen.port = port.id;
@@ -50,7 +54,7 @@ fn engine(ctx: XdpContext) -> u32 {
         }
         None => Verdict::DropNoPort,
     };
-    count::verdict(&seen, verdict, frame.bytes());
+    count::verdict(seen, verdict, frame.bytes());
     match verdict {
         Verdict::Encrypt => xdp_action::XDP_REDIRECT,
         _ => xdp_action::XDP_DROP,
@@ -61,11 +65,11 @@ fn engine(ctx: XdpContext) -> u32 {
 #[classifier]
 fn egress(ctx: TcContext) -> i32 {
     let frame = SkbFrame::from_ptr(ctx.skb.skb);
-    let mut seen = Seen::new(frame.ifindex());
-    let verdict = match egress::judge(&frame, &mut seen) {
+    let Some(scratch) = Scratch::of(Program::Egress, frame.ifindex()) else { return TC_ACT_SHOT };
+    let verdict = match egress::judge(&frame, scratch) {
         Ok(verdict) | Err(verdict) => verdict,
     };
-    count::verdict(&seen, verdict, frame.bytes());
+    count::verdict(&scratch.seen, verdict, frame.bytes());
     match verdict {
         Verdict::Pass => TC_ACT_OK,
         _ => TC_ACT_SHOT,

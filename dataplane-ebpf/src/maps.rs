@@ -14,6 +14,8 @@ use sekisho_abi::rule::{Rule, RuleKey};
 use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
 use sekisho_dataplane::flow::Key;
 
+use crate::scratch::{PROGRAMS, Scratch};
+
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
@@ -37,6 +39,9 @@ pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 #[map]
 pub(crate) static RATES: LruHashMap<Address, Rate> = LruHashMap::with_max_entries(RATES_MAX, 0);
+// What a program knows of its packet.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(PROGRAMS, 0);
 // Where a new flow is put together.
 #[map]
 pub(crate) static NEW_FLOW: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);

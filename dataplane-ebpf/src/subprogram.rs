@@ -5,7 +5,6 @@
 //! comes back, a verdict's where nothing else is said.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use sekisho_abi::flow::Hop;
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::extension::{self, Walk};
 use sekisho_dataplane::frame::Frame;
@@ -17,8 +16,9 @@ use crate::egress;
 use crate::path;
 use crate::path::count::{self, Seen};
 use crate::path::flow::{self, Admitted, End};
-use crate::path::forward::{self, Fib};
+use crate::path::forward;
 use crate::path::neighbour;
+use crate::scratch::Scratch;
 
 /// Stands for any port, where one is asked for by number.
 const ANY_PORT: u32 = u32::MAX;
@@ -60,10 +60,10 @@ macro_rules! subprogram {
 }
 
 subprogram! {
-    fn sekisho_long_way(ctx: *mut xdp_md, seen: *const Seen) -> u32 {
+    fn sekisho_long_way(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
         // SAFETY: the verifier holds every caller to a valid structure or null.
-        match unsafe { seen.as_ref() } {
-            Some(seen) => number(path::long_way(&XdpFrame::from_ptr(ctx), seen)),
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => number(path::long_way(&XdpFrame::from_ptr(ctx), scratch)),
             None => number(Err(Verdict::DropInternal)),
         }
     }
@@ -71,8 +71,8 @@ subprogram! {
 
 /// [`path::long_way`].
 #[inline(always)]
-pub(crate) fn long_way(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
-    judged(sekisho_long_way(frame.as_ptr(), seen))
+pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    judged(sekisho_long_way(frame.as_ptr(), scratch))
 }
 
 subprogram! {
@@ -159,7 +159,7 @@ pub(crate) trait Subprograms {
     /// [`parse::ipv6_extended`].
     fn ipv6_extended(&self, packet: &mut Packet) -> Result<(), Verdict>;
     /// [`flow::expects_error`].
-    fn expects_error(&self, error: &Packet, entry: Option<u16>, exit: u16) -> Result<(), Verdict>;
+    fn expects_error(&self, scratch: &mut Scratch, entry: Option<u16>, exit: u16) -> Result<(), Verdict>;
 }
 
 impl Subprograms for XdpFrame {
@@ -169,9 +169,9 @@ impl Subprograms for XdpFrame {
     }
 
     #[inline(always)]
-    fn expects_error(&self, error: &Packet, entry: Option<u16>, exit: u16) -> Result<(), Verdict> {
+    fn expects_error(&self, scratch: &mut Scratch, entry: Option<u16>, exit: u16) -> Result<(), Verdict> {
         let entry = entry.map_or(ANY_PORT, u32::from);
-        judged(sekisho_expects_error_xdp(self.as_ptr(), error, entry, exit.into())).map(|_| ())
+        judged(sekisho_expects_error_xdp(self.as_ptr(), scratch, entry, exit.into())).map(|_| ())
     }
 }
 
@@ -182,45 +182,44 @@ impl Subprograms for SkbFrame {
     }
 
     #[inline(always)]
-    fn expects_error(&self, error: &Packet, entry: Option<u16>, exit: u16) -> Result<(), Verdict> {
+    fn expects_error(&self, scratch: &mut Scratch, entry: Option<u16>, exit: u16) -> Result<(), Verdict> {
         let entry = entry.map_or(ANY_PORT, u32::from);
-        judged(sekisho_expects_error_skb(self.as_ptr(), error, entry, exit.into())).map(|_| ())
+        judged(sekisho_expects_error_skb(self.as_ptr(), scratch, entry, exit.into())).map(|_| ())
     }
 }
 
 subprogram! {
-    fn sekisho_expects_error_xdp(ctx: *mut xdp_md, error: *const Packet, entry: u32, exit: u32) -> u32 {
+    fn sekisho_expects_error_xdp(ctx: *mut xdp_md, scratch: *mut Scratch, entry: u32, exit: u32) -> u32 {
         // SAFETY: as above.
-        match unsafe { error.as_ref() } {
-            Some(error) => expects(&XdpFrame::from_ptr(ctx), error, entry, exit),
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => expects(&XdpFrame::from_ptr(ctx), scratch, entry, exit),
             None => number(Err(Verdict::DropInternal)),
         }
     }
 }
 
 subprogram! {
-    fn sekisho_expects_error_skb(ctx: *mut __sk_buff, error: *const Packet, entry: u32, exit: u32) -> u32 {
+    fn sekisho_expects_error_skb(ctx: *mut __sk_buff, scratch: *mut Scratch, entry: u32, exit: u32) -> u32 {
         // SAFETY: as above.
-        match unsafe { error.as_ref() } {
-            Some(error) => expects(&SkbFrame::from_ptr(ctx), error, entry, exit),
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => expects(&SkbFrame::from_ptr(ctx), scratch, entry, exit),
             None => number(Err(Verdict::DropInternal)),
         }
     }
 }
 
 #[inline(always)]
-fn expects<F: Frame>(frame: &F, error: &Packet, entry: u32, exit: u32) -> u32 {
+fn expects<F: Frame>(frame: &F, scratch: &mut Scratch, entry: u32, exit: u32) -> u32 {
     let entry = u16::try_from(entry).ok();
     let Ok(exit) = u16::try_from(exit) else { return number(Err(Verdict::DropInternal)) };
-    number(flow::expects_error(frame, error, entry, exit).map(|()| Verdict::Pass))
+    number(flow::expects_error(frame, scratch, entry, exit).map(|()| Verdict::Pass))
 }
 
 subprogram! {
-    fn sekisho_admit(seen: *const Seen, entry: u64, exit: u64, bytes: u32, hop: *const Hop) -> u32 {
+    fn sekisho_admit(scratch: *const Scratch, entry: u64, exit: u64, bytes: u32) -> u32 {
         // SAFETY: as above.
-        let (seen, hop) = unsafe { (seen.as_ref(), hop.as_ref()) };
-        let Some(seen) = seen else { return number(Err(Verdict::DropInternal)) };
-        match flow::admit(seen, End::from_bits(entry), End::from_bits(exit), bytes, hop) {
+        let Some(scratch) = (unsafe { scratch.as_ref() }) else { return number(Err(Verdict::DropInternal)) };
+        match flow::admit(scratch, End::from_bits(entry), End::from_bits(exit), bytes) {
             Ok(Admitted::Silently) => number(Ok(Verdict::Pass)),
             Ok(Admitted::Logged) => number(Ok(Verdict::Pass)) | LOGGED,
             Err(refused) => number(Err(refused)),
@@ -230,18 +229,11 @@ subprogram! {
 
 /// [`flow::admit`], and the event that the rule may want.
 #[inline(always)]
-pub(crate) fn admit(
-    seen: &Seen,
-    entry: End,
-    exit: End,
-    bytes: u32,
-    hop: Option<&Hop>,
-) -> Result<(), Verdict> {
-    let hop = hop.map_or(core::ptr::null(), core::ptr::from_ref);
-    let admitted = sekisho_admit(seen, entry.to_bits(), exit.to_bits(), bytes, hop);
+pub(crate) fn admit(scratch: &Scratch, entry: End, exit: End, bytes: u32) -> Result<(), Verdict> {
+    let admitted = sekisho_admit(scratch, entry.to_bits(), exit.to_bits(), bytes);
     judged(admitted)?;
     if admitted & LOGGED != 0 {
-        event(seen, if exit.port == 0 { Verdict::Pass } else { Verdict::Forward });
+        event(&scratch.seen, if exit.port == 0 { Verdict::Pass } else { Verdict::Forward });
     }
     Ok(())
 }
@@ -289,11 +281,10 @@ pub(crate) fn clamp(frame: &XdpFrame, packet: &Packet, mtu: u16) {
 }
 
 subprogram! {
-    fn sekisho_fib(ctx: *mut xdp_md, packet: *const Packet, fib: *mut Fib, length: u32) -> u32 {
+    fn sekisho_fib(ctx: *mut xdp_md, scratch: *mut Scratch, length: u32) -> u32 {
         // SAFETY: as above.
-        let (packet, fib) = unsafe { (packet.as_ref(), fib.as_mut()) };
-        if let (Some(packet), Some(fib), Ok(length)) = (packet, fib, u16::try_from(length)) {
-            *fib = forward::lookup(&XdpFrame::from_ptr(ctx), packet, length);
+        if let (Some(scratch), Ok(length)) = (unsafe { scratch.as_mut() }, u16::try_from(length)) {
+            forward::lookup(&XdpFrame::from_ptr(ctx), scratch, length);
         }
         0
     }
@@ -301,8 +292,8 @@ subprogram! {
 
 /// [`forward::lookup`].
 #[inline(always)]
-pub(crate) fn fib(frame: &XdpFrame, packet: &Packet, length: u16, fib: &mut Fib) {
-    sekisho_fib(frame.as_ptr(), packet, fib, length.into());
+pub(crate) fn fib(frame: &XdpFrame, scratch: &mut Scratch, length: u16) {
+    sekisho_fib(frame.as_ptr(), scratch, length.into());
 }
 
 subprogram! {
@@ -338,10 +329,10 @@ pub(crate) fn discovery(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdic
 }
 
 subprogram! {
-    fn sekisho_egress(ctx: *mut __sk_buff, seen: *const Seen) -> u32 {
+    fn sekisho_egress(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
         // SAFETY: as above.
-        match unsafe { seen.as_ref() } {
-            Some(seen) => number(egress::packet(&SkbFrame::from_ptr(ctx), seen).map(|()| Verdict::Pass)),
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => number(egress::packet(&SkbFrame::from_ptr(ctx), scratch).map(|()| Verdict::Pass)),
             None => number(Err(Verdict::DropInternal)),
         }
     }
@@ -349,6 +340,6 @@ subprogram! {
 
 /// [`egress::packet`].
 #[inline(always)]
-pub(crate) fn egress_packet(frame: &SkbFrame, seen: &Seen) -> Result<Verdict, Verdict> {
-    judged(sekisho_egress(frame.as_ptr(), seen))
+pub(crate) fn egress_packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    judged(sekisho_egress(frame.as_ptr(), scratch))
 }

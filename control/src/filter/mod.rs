@@ -30,7 +30,7 @@ pub use maps::Maps;
 
 /// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
 /// programs moves the traffic from the old ones to the new ones.
-const ABI_VERSION: u32 = 1;
+const ABI_VERSION: u32 = 2;
 
 /// The kernel detaches some time after a pin is removed.
 const DETACH_TRIES: u32 = 100;

@@ -13,6 +13,7 @@
 //! | `COUNTERS` | per-CPU array | [`counter_index`](crate::verdict::counter_index) → [`Counter`] | programs |
 //! | `EVENTS` | ring buffer | [`Event`](crate::event::Event) | programs |
 //! | `RATES` | LRU hash | source address → [`Rate`] | programs |
+//! | `SCRATCH` | per-CPU array | program's number → what it knows of its packet, the programs' own affair | programs |
 //! | `NEW_FLOW` | per-CPU array, 1 | 0 → [`Flow`](crate::flow::Flow) in the making | programs |
 //! | `CLOCK` | array, 1 | 0 → [`Clock`] | programs |
 //! | `EVENT_RATES` | per-CPU array | verdict's number → [`Rate`] | programs |

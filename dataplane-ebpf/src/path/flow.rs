@@ -16,6 +16,7 @@ use crate::context::{XdpFrame, now_ns};
 use crate::maps;
 use crate::path::count::Seen;
 use crate::path::{forward, rule};
+use crate::scratch::Scratch;
 
 /// Where a packet of a flow enters or leaves.
 #[derive(Clone, Copy)]
@@ -102,17 +103,12 @@ pub(crate) enum Admitted {
 }
 
 /// The long way: the packet's flow is found, judged again or made, or the packet refused. `entry` and `exit` are
-/// where this packet goes in and out; that its addresses belong there is known. `hop`: the way to remember.
+/// where this packet goes in and out; that its addresses belong there is known. The way to remember is in `scratch`.
 #[inline(always)]
-pub(crate) fn admit(
-    seen: &Seen,
-    entry: End,
-    exit: End,
-    bytes: u32,
-    hop: Option<&Hop>,
-) -> Result<Admitted, Verdict> {
+pub(crate) fn admit(scratch: &Scratch, entry: End, exit: End, bytes: u32) -> Result<Admitted, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let &Seen { ref packet, generation, .. } = seen;
+    let Scratch { seen: Seen { packet, generation, .. }, hop, .. } = scratch;
+    let generation = *generation;
     let (key, from_low) = flow::key(packet);
     let arriving =
         Arriving { packet, generation, key: &key, from_low, entry, exit, bytes, hop, now_ns: now_ns() };
@@ -128,7 +124,7 @@ struct Arriving<'a> {
     entry: End,
     exit: End,
     bytes: u32,
-    hop: Option<&'a Hop>,
+    hop: &'a Hop,
     now_ns: u64,
 }
 
@@ -166,7 +162,10 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Ve
 fn remember(known: &mut Flow, arriving: &Arriving<'_>, original: bool) {
     let to = if original { &mut known.original_hop } else { &mut known.reply_hop };
     to.until_ns = 0;
-    let Some(hop) = arriving.hop.filter(|hop| hop.ifindex != 0) else { return };
+    let hop = arriving.hop;
+    if hop.ifindex == 0 {
+        return;
+    }
     in_order();
     *to = Hop { until_ns: 0, ..*hop };
     in_order();
@@ -271,14 +270,15 @@ pub(crate) fn continues(config: &Config, packet: &Packet, exit: u16, bytes: u32)
 #[inline(always)]
 pub(crate) fn expects_error<F: Frame>(
     frame: &F,
-    error: &Packet,
+    scratch: &mut Scratch,
     entry: Option<u16>,
     exit: u16,
 ) -> Result<(), Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let mut quoted = Packet::default();
-    icmp::quoted(frame, error, &mut quoted)?;
-    let (key, from_low) = flow::key(&quoted);
+    let Scratch { seen, quoted, .. } = scratch;
+    *quoted = Packet::default();
+    icmp::quoted(frame, &seen.packet, quoted)?;
+    let (key, from_low) = flow::key(quoted);
     let known = maps::flow(&key).ok_or(Verdict::DropIcmpError)?;
     let original = flow::is_original(known, from_low);
     if known.generation != config.generation

@@ -15,55 +15,56 @@ use sekisho_dataplane::{checksum, tcp};
 use crate::context::XdpFrame;
 use crate::maps;
 use crate::path::pass;
+use crate::scratch::Scratch;
 use crate::subprogram;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Finds the port by which a packet leaves and fills in the next hop: a neighbour, or the engine. The hop stays empty
+/// Finds the port by which a packet leaves and fills in the next hop: a neighbour, or the engine. The hop is empty
 /// where the packet is the kernel's, which has a neighbour to resolve first, or to tell the sender that the packet is
 /// too big. `owner`: the destination's entry in `NETWORKS`.
 #[inline(always)]
 pub(crate) fn route(
     frame: &XdpFrame,
     config: &Config,
-    packet: &Packet,
+    scratch: &mut Scratch,
     entered: &Port,
     owner: Option<&Network>,
-    hop: &mut Hop,
 ) -> Result<&'static Port, Verdict> {
+    scratch.hop = Hop::default();
+    let length = scratch.seen.packet.length;
     if let Some(Network { kind: network_kind::VPN, port, .. }) = owner {
         if *port == entered.id {
             return Err(Verdict::DropNoRoute);
         }
         let port = vpn(config, *port)?;
-        if packet.length <= port.mtu {
+        if length <= port.mtu {
+            let hop = &mut scratch.hop;
             hop.macs = concat(engine_mac(port.id), config.engine_mac);
             hop.ifindex = config.engine_ifindex;
             hop.mtu = port.mtu;
         }
         return Ok(port);
     }
-    let mut fib = Fib::NONE;
-    subprogram::fib(frame, packet, packet.length, &mut fib);
-    match fib.result {
+    subprogram::fib(frame, scratch, length);
+    match scratch.fib.result {
         BPF_FIB_LKUP_RET_SUCCESS => {
-            hop.macs = fib.macs;
-            hop.ifindex = fib.ifindex;
-            hop.mtu = fib.mtu;
+            let Fib { macs, ifindex, mtu, .. } = scratch.fib;
+            scratch.hop = Hop { macs, ifindex, mtu, ..Hop::default() };
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => {}
         // Which port it would have left by is still asked: only what may pass gets an answer.
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            subprogram::fib(frame, packet, 0, &mut fib);
-            if !matches!(fib.result, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) {
+            subprogram::fib(frame, scratch, 0);
+            if !matches!(scratch.fib.result, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) {
                 return Err(Verdict::DropNoRoute);
             }
         }
         _ => return Err(Verdict::DropNoRoute),
     }
-    let port =
-        maps::port(PortKey { ifindex: fib.ifindex, vlan: 0, reserved: 0 }).ok_or(Verdict::DropNoRoute)?;
+    let key = PortKey { ifindex: scratch.fib.ifindex, vlan: 0, reserved: 0 };
+    let port = maps::port(key).ok_or(Verdict::DropNoRoute)?;
     match owner {
         Some(Network { kind: network_kind::PORT, port: id, .. }) if *id == port.id => {}
         None if port.flags & port_flags::UPLINK != 0 => {}
@@ -131,16 +132,12 @@ pub(crate) struct Fib {
     reserved: u16,
 }
 
-impl Fib {
-    /// No way.
-    pub(crate) const NONE: Self = Self { result: u32::MAX, ifindex: 0, macs: [0; 12], mtu: 0, reserved: 0 };
-}
-
 /// Asks the kernel's routing table and neighbours. `length`: checked against the route's MTU unless zero.
 #[inline(always)]
-pub(crate) fn lookup(frame: &XdpFrame, packet: &Packet, length: u16) -> Fib {
+pub(crate) fn lookup(frame: &XdpFrame, scratch: &mut Scratch, length: u16) {
+    let (packet, fib) = (&scratch.seen.packet, &mut scratch.lookup);
     // SAFETY: a structure of integers, for which zero is a value.
-    let mut fib: FibLookup = unsafe { core::mem::zeroed() };
+    *fib = unsafe { core::mem::zeroed() };
     fib.l4_protocol = packet.protocol;
     fib.__bindgen_anon_1.tot_len = length;
     fib.ifindex = frame.ifindex();
@@ -159,10 +156,10 @@ pub(crate) fn lookup(frame: &XdpFrame, packet: &Packet, length: u16) -> Fib {
     }
     let size = size_of::<FibLookup>() as i32;
     // SAFETY: the context is the kernel's, the structure is initialised and of the given size.
-    let result = unsafe { bpf_fib_lookup(frame.as_ptr().cast(), &raw mut fib, size, 0) };
+    let result = unsafe { bpf_fib_lookup(frame.as_ptr().cast(), fib, size, 0) };
     // SAFETY: a union of two numbers of the same size; the kernel leaves one of the two there.
     let mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
-    Fib {
+    scratch.fib = Fib {
         // Negative for arguments the kernel doesn't take: as any number that isn't known, no route.
         result: result as u32,
         ifindex: fib.ifindex,
@@ -170,7 +167,7 @@ pub(crate) fn lookup(frame: &XdpFrame, packet: &Packet, length: u16) -> Fib {
         // Where the kernel leaves the packet's own length there, the bound is too low, never too high.
         mtu,
         reserved: 0,
-    }
+    };
 }
 
 /// Destination and source MAC address, as they stand in a frame.

@@ -1,6 +1,7 @@
 //! Step 4: packets to the gateway itself.
 
 use aya_ebpf::bindings::{BPF_ANY, xdp_action};
+use sekisho_abi::flow::Hop;
 use sekisho_abi::map::{Config, Rate, SpiKey};
 use sekisho_abi::port::{Port, port_flags};
 use sekisho_abi::verdict::Verdict;
@@ -10,9 +11,9 @@ use sekisho_dataplane::{rate, spoof};
 
 use crate::context::{XdpFrame, now_ns};
 use crate::maps;
-use crate::path::count::Seen;
 use crate::path::flow::End;
 use crate::path::{forward, pass, rule};
+use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
 /// ESP of an SA that the engine knows goes to the engine, before anything else is asked: the SA's own integrity check
@@ -48,13 +49,13 @@ pub(crate) fn to_engine(frame: &XdpFrame, port: &Port, verdict: Verdict) -> Resu
 #[inline(always)]
 pub(crate) fn to_gateway(
     frame: &XdpFrame,
-    seen: &Seen,
+    scratch: &mut Scratch,
     config: &Config,
     port: &Port,
 ) -> Result<Verdict, Verdict> {
-    let packet = &seen.packet;
+    let packet = &scratch.seen.packet;
     if packet.kind == Kind::IcmpError {
-        frame.expects_error(packet, Some(port.id), 0)?;
+        frame.expects_error(scratch, Some(port.id), 0)?;
         return pass(frame, config, port);
     }
     if is_esp(packet) {
@@ -69,8 +70,9 @@ pub(crate) fn to_gateway(
         limit_initial(frame, packet)?;
         return pass(frame, config, port);
     }
-    subprogram::admit(seen, End::of(port), End::GATEWAY, frame.bytes(), None)?;
-    forward::clamp(frame, packet, port, None);
+    scratch.hop = Hop::default();
+    subprogram::admit(scratch, End::of(port), End::GATEWAY, frame.bytes())?;
+    forward::clamp(frame, &scratch.seen.packet, port, None);
     pass(frame, config, port)
 }
 

@@ -13,7 +13,6 @@ pub(crate) mod neighbour;
 pub(crate) mod port;
 pub(crate) mod rule;
 
-use sekisho_abi::flow::Hop;
 use sekisho_abi::map::{Config, config_flags};
 use sekisho_abi::port::{Port, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
@@ -26,14 +25,15 @@ use crate::maps;
 use crate::path::count::Seen;
 use crate::path::flow::End;
 use crate::path::port::Receiver;
+use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
 /// What becomes of a received frame. `Ok` for what is let through, `Err` for the reason why not; on `Ok` of a redirect
 /// the frame is rewritten and its target set.
 #[inline(always)]
-pub(crate) fn judge(frame: &XdpFrame, seen: &mut Seen) -> Result<Verdict, Verdict> {
-    match short_way(frame, seen) {
-        SHORT_WAY_ENDS => subprogram::long_way(frame, seen),
+pub(crate) fn judge(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    match short_way(frame, &mut scratch.seen) {
+        SHORT_WAY_ENDS => subprogram::long_way(frame, scratch),
         number => subprogram::judged(number),
     }
 }
@@ -99,12 +99,12 @@ pub(crate) fn parse<F: Frame + Subprograms>(
 
 /// Everything but packets of known flows.
 #[inline(always)]
-pub(crate) fn long_way(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
+pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let port = seen.port()?;
-    let packet = &seen.packet;
+    let port = scratch.seen.port()?;
+    let packet = &scratch.seen.packet;
     match packet.kind {
-        Kind::Neighbour => return subprogram::discovery(frame, seen),
+        Kind::Neighbour => return subprogram::discovery(frame, &scratch.seen),
         Kind::Listener => return neighbour::listener(packet, port),
         _ => {}
     }
@@ -118,26 +118,25 @@ pub(crate) fn long_way(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict
         return Err(Verdict::DropSpoof);
     }
     if spoof::stays_on_link(destination) {
-        return local::on_link(seen.generation, packet, port);
+        return local::on_link(scratch.seen.generation, packet, port);
     }
-    if seen.receiver != Receiver::Port {
+    if scratch.seen.receiver != Receiver::Port {
         // A unicast packet in a multicast or broadcast frame (RFC 1122 section 3.3.6).
         return Err(Verdict::DropMulticast);
     }
     let owner = maps::network(&packet.destination);
     match owner.map(|network| network.kind) {
-        Some(network_kind::LOCAL) => local::to_gateway(frame, seen, config, port),
+        Some(network_kind::LOCAL) => local::to_gateway(frame, scratch, config, port),
         Some(network_kind::MARTIAN) => Err(Verdict::DropMartian),
         _ => {
-            let mut hop = Hop::default();
-            let exit = forward::route(frame, config, packet, port, owner, &mut hop)?;
-            if packet.kind == Kind::IcmpError {
-                frame.expects_error(packet, Some(port.id), exit.id)?;
+            let exit = forward::route(frame, config, scratch, port, owner)?;
+            if scratch.seen.packet.kind == Kind::IcmpError {
+                frame.expects_error(scratch, Some(port.id), exit.id)?;
             } else {
-                hop.received_mac = Ethernet::read(frame)?.destination;
-                subprogram::admit(seen, End::of(port), End::of(exit), frame.bytes(), Some(&hop))?;
+                scratch.hop.received_mac = Ethernet::read(frame)?.destination;
+                subprogram::admit(scratch, End::of(port), End::of(exit), frame.bytes())?;
             }
-            forward::leave(frame, config, packet, port, exit, &hop)
+            forward::leave(frame, config, &scratch.seen.packet, port, exit, &scratch.hop)
         }
     }
 }

@@ -1,0 +1,54 @@
+//! What a program knows of its packet. It lies in a map and not on the stack, of which all functions that call each
+//! other share 512 bytes.
+
+use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
+use sekisho_abi::flow::Hop;
+use sekisho_dataplane::parse::Packet;
+
+use crate::maps;
+use crate::path::count::Seen;
+use crate::path::forward::Fib;
+
+/// A program's place in `SCRATCH`: one for each kind.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Program {
+    /// `port`.
+    Port = 0,
+    /// `engine`.
+    Engine = 1,
+    /// `egress`.
+    Egress = 2,
+}
+
+/// Programs with a place of their own.
+pub(crate) const PROGRAMS: u32 = 3;
+
+/// One packet at a time. What a program finds here is from the packet before; it sets before it reads.
+#[repr(C, align(8))]
+pub(crate) struct Scratch {
+    /// What is known of the frame.
+    pub(crate) seen: Seen,
+    /// The way by which the packet leaves.
+    pub(crate) hop: Hop,
+    /// The packet that an ICMP error is about.
+    pub(crate) quoted: Packet,
+    /// The question to the kernel's routing table.
+    pub(crate) lookup: FibLookup,
+    /// Its answer.
+    pub(crate) fib: Fib,
+}
+
+impl Scratch {
+    /// The program's place, with nothing seen but the device.
+    #[inline(always)]
+    pub(crate) fn of(program: Program, ifindex: u32) -> Option<&'static mut Self> {
+        let scratch = maps::SCRATCH.get_ptr_mut(program as u32)?;
+        // SAFETY: it is zero, which is a value, or what programs have left there. The entry is this CPU's own and this program's own: XDP programs and tc's on the
+        // way out run with bottom halves off, and none of the three runs inside another of its kind, so nothing else
+        // touches it until the program ends. A program looks it up once.
+        let scratch = unsafe { &mut *scratch };
+        scratch.seen = Seen::new(ifindex);
+        Some(scratch)
+    }
+}
