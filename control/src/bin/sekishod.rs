@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         eprintln!("sekishod: {error:#}");
         return ExitCode::from(2);
     }
-    let loaded = match sekisho::config::load(&arguments.config) {
+    let loaded = match sekisho::config::load_with(&arguments.config, sekisho::daemon::numbers_in_force) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
             for diagnostic in &diagnostics {

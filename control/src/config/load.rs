@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Report, Severity};
+use super::numbers::{Kind, Numbers};
 use super::table::Section;
 use super::{Config, Loaded, Port, connections, gateway, policies, ports, selectors, zones};
 
@@ -16,6 +17,11 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Reads and checks a configuration and the credentials it names. `Err` holds at least one error, and the warnings.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Diagnostic>> {
+    load_with(path, |_| Numbers::default())
+}
+
+/// The same, where ports and zones may have numbers already: `in_force` is asked for those of the gateway with this name.
+pub fn load_with(path: &Path, in_force: impl Fn(&str) -> Numbers) -> Result<Loaded, Vec<Diagnostic>> {
     let unreadable = |why: String, remedy: &str| {
         vec![Diagnostic::of_file(path, format!("cannot be read: {why}"), remedy.to_owned())]
     };
@@ -27,11 +33,20 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Diagnostic>> {
     }
     let source = std::fs::read_to_string(path)
         .map_err(|error| unreadable(error.to_string(), "a configuration is a TOML file in UTF-8"))?;
-    check(path, &source, SystemTime::now())
+    check_with(path, &source, SystemTime::now(), &in_force)
 }
 
 /// Checks a configuration whose text is `source` as if it stood at `path`, at the time `now`.
 pub fn check(path: &Path, source: &str, now: SystemTime) -> Result<Loaded, Vec<Diagnostic>> {
+    check_with(path, source, now, &|_| Numbers::default())
+}
+
+fn check_with(
+    path: &Path,
+    source: &str,
+    now: SystemTime,
+    in_force: &dyn Fn(&str) -> Numbers,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let report = Report::new(path, source);
     let (table, mistakes) = DeTable::parse_recoverable(source);
     for mistake in &mistakes {
@@ -40,7 +55,7 @@ pub fn check(path: &Path, source: &str, now: SystemTime) -> Result<Loaded, Vec<D
             .remedy("correct the syntax; the rest of the file is checked once it is TOML");
     }
     // What a parser made of broken text would only bring up mistakes that nobody made.
-    let config = if mistakes.is_empty() { resolve(path, &table, now, &report) } else { None };
+    let config = if mistakes.is_empty() { resolve(path, &table, now, in_force, &report) } else { None };
     let failed = report.failed();
     let findings = report.into_findings();
     match config {
@@ -54,7 +69,13 @@ pub fn check(path: &Path, source: &str, now: SystemTime) -> Result<Loaded, Vec<D
     }
 }
 
-fn resolve(path: &Path, table: &Spanned<DeTable<'_>>, now: SystemTime, report: &Report) -> Option<Config> {
+fn resolve(
+    path: &Path,
+    table: &Spanned<DeTable<'_>>,
+    now: SystemTime,
+    in_force: &dyn Fn(&str) -> Numbers,
+    report: &Report,
+) -> Option<Config> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let file = Section::new(report, "", 0..0, table.get_ref());
     let gateway = gateway::read(&file, report);
@@ -66,7 +87,9 @@ fn resolve(path: &Path, table: &Spanned<DeTable<'_>>, now: SystemTime, report: &
 
     connections::check(&connections, &ports, report);
     selectors::check(&connections, &ports, report);
-    let resolved = zones::resolve(&zone_specs, &ports, &connections, report);
+    let in_force = gateway.as_ref().map(|spec| in_force(&spec.gateway.name)).unwrap_or_default();
+    let numbers = zones::number(&in_force, &zone_specs, &ports);
+    let resolved = zones::resolve(&zone_specs, &ports, &connections, &numbers, report);
     let policies = policies::resolve(&policy_specs, &resolved, report);
     if let Some(gateway) = &gateway {
         gateway::check_metrics(gateway, &ports, &policies, report);
@@ -79,11 +102,10 @@ fn resolve(path: &Path, table: &Spanned<DeTable<'_>>, now: SystemTime, report: &
         gateway: gateway?.gateway,
         ports: ports
             .into_iter()
-            .zip(1..)
-            .map(|(port, id)| {
+            .map(|port| {
                 let zone = resolved.zones.iter().find(|zone| *zone.name == **port.zone.get_ref())?;
                 Some(Port {
-                    id,
+                    id: numbers.port(Kind::Port, port.name.get_ref()),
                     name: port.name.into_inner().into(),
                     interface: port.interface?.into_inner().into(),
                     zone: zone.id,
@@ -94,6 +116,7 @@ fn resolve(path: &Path, table: &Spanned<DeTable<'_>>, now: SystemTime, report: &
                 })
             })
             .collect::<Option<_>>()?,
+        numbers,
         vpn_ports: resolved.vpn_ports,
         zones: resolved.zones,
         policies,

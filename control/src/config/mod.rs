@@ -18,6 +18,7 @@ mod ike;
 mod load;
 mod name;
 mod networks;
+mod numbers;
 mod policies;
 mod ports;
 mod selectors;
@@ -37,12 +38,13 @@ use ipnet::IpNet;
 pub use credentials::CredentialError;
 pub use diagnostic::{Diagnostic, Related, Severity};
 pub use ike::{IkeConfigCause, IkeConfigError};
-pub use load::{check, load};
+pub use load::{check, load, load_with};
 pub use networks::trie_prefix;
+pub use numbers::Numbers;
 pub use sekisho_abi::port::ZONE_GATEWAY;
 
-/// Number of a port, 1 … `PORTS_MAX` − 1: the id the programs know it by. Physical ports come first, in the order
-/// of the file, then one port per VPN zone.
+/// Number of a port, 1 … `PORTS_MAX` − 1: the id the programs know it by. At a first start physical ports come first,
+/// in the order of the file, then one port per VPN zone; later each keeps the number it has ([`Numbers`]).
 pub type PortId = u16;
 
 /// Number of a zone; [`ZONE_GATEWAY`] (0) is the gateway itself.
@@ -55,11 +57,13 @@ pub struct Config {
     pub path: PathBuf,
     /// `[gateway]`.
     pub gateway: Gateway,
-    /// `[ports.*]`, by ascending id.
+    /// The numbers of ports and zones.
+    pub numbers: Numbers,
+    /// `[ports.*]`, in the order of the file.
     pub ports: Vec<Port>,
-    /// One for each VPN zone, by ascending id, after those of `ports`.
+    /// One for each VPN zone, in the order of the file.
     pub vpn_ports: Vec<VpnPort>,
-    /// Every zone but the gateway itself, by ascending id.
+    /// Every zone but the gateway itself: those of ports, then those of VPNs.
     pub zones: Vec<Zone>,
     /// `[[policy]]`, first match wins; what none matches is denied. Number `n` (from 0) has rule id `n + 1`.
     pub policies: Vec<Policy>,

@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::connections::ConnectionSpec;
 use super::diagnostic::Report;
 use super::name::{GATEWAY, read_name};
+use super::numbers::{Kind, Numbers};
 use super::ports::PortSpec;
 use super::table::{Section, nearest};
 use super::{PortId, VpnPort, ZONE_GATEWAY, Zone, ZoneId};
@@ -57,26 +58,32 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<ZoneSpec> {
         .collect()
 }
 
-/// Numbers the ports' zones in the order of the ports, then the VPN zones in the order of the file.
+/// Numbers ports and zones: new ones in the order of the ports, then the VPN zones in the order of the file.
+pub(super) fn number(in_force: &Numbers, specs: &[ZoneSpec], ports: &[PortSpec]) -> Numbers {
+    let vpn = || specs.iter().filter(|spec| spec.vpn.is_some()).map(|spec| spec.name.get_ref().as_str());
+    let of_ports = ports.iter().map(|port| (Kind::Port, port.name.get_ref().as_str()));
+    let zones = ports.iter().map(|port| port.zone.get_ref().as_str()).chain(vpn());
+    in_force
+        .next(of_ports.chain(vpn().map(|name| (Kind::Vpn, name))).chain(zones.map(|name| (Kind::Zone, name))))
+}
+
+/// The ports' zones in the order of the ports, then the VPN zones in the order of the file.
 pub(super) fn resolve(
     specs: &[ZoneSpec],
     ports: &[PortSpec],
     connections: &[ConnectionSpec],
+    numbers: &Numbers,
     report: &Report,
 ) -> Zones {
     let mut resolved = Zones::default();
-    for (index, port) in ports.iter().enumerate() {
-        let id = number(index);
+    for port in ports {
+        let id = numbers.port(Kind::Port, port.name.get_ref());
         let name = port.zone.get_ref();
         match resolved.zones.iter_mut().find(|zone| *zone.name == **name) {
             Some(zone) => zone.ports.push(id),
             None => {
-                let zone = Zone {
-                    id: number(resolved.zones.len()),
-                    name: name.as_str().into(),
-                    ports: vec![id],
-                    vpn: false,
-                };
+                let zone =
+                    Zone { id: numbers.zone(name), name: name.as_str().into(), ports: vec![id], vpn: false };
                 resolved.zones.push(zone);
             }
         }
@@ -108,8 +115,8 @@ pub(super) fn resolve(
                 .remedy("name the connection in `vpn`, or remove the zone");
         }
         let behind = claim(spec, vpn, connections, &mut taken, report);
-        let port: PortId = number(ports.len() + resolved.vpn_ports.len());
-        let zone = number(resolved.zones.len());
+        let port: PortId = numbers.port(Kind::Vpn, &name);
+        let zone = numbers.zone(&name);
         resolved.vpn_ports.push(VpnPort { id: port, name: Arc::clone(&name), zone, connections: behind });
         resolved.zones.push(Zone { id: zone, name, ports: vec![port], vpn: true });
     }
@@ -178,9 +185,4 @@ pub(super) fn suggestion<'c>(word: &str, what: &str, known: impl Iterator<Item =
         }
         None => format!("{what} here: {}", known.collect::<Vec<_>>().join(", ")),
     }
-}
-
-/// The number of the `index`-th thing, counted from 1. A file with more than fits is refused above.
-fn number(index: usize) -> u16 {
-    u16::try_from(index).unwrap_or(u16::MAX).saturating_add(1)
 }

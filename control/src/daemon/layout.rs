@@ -1,7 +1,9 @@
 //! Which numbers mean which ports and zones, on disk from the moment the maps speak by them.
 //!
-//! Flows and counters speak of ports and zones by number. When the numbers mean something else now, they must not be
-//! taken over: a flow between two zones would become one between two others.
+//! Flows and counters speak of ports and zones by number. `numbers` says what each stands for, so that the next
+//! configuration gives the same ones ([`Numbers`]); where it cannot be read, flows are not taken over: one between two
+//! zones would become one between two others. `layout` says on which interface and in which zone each port was: where
+//! that has changed, a start closes the filter until every map says the same.
 
 use std::fs;
 use std::io;
@@ -9,11 +11,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::config::Config;
+use crate::api::run_directory;
+use crate::config::{Config, Numbers};
 
-/// The meaning of the numbers in one configuration, and the file that holds the one in force.
+const NUMBERS: &str = "numbers";
+const LAYOUT: &str = "layout";
+
+/// The numbers that a gateway's maps speak by; none if nothing is in force.
+pub fn numbers_in_force(gateway: &str) -> Numbers {
+    read_numbers(&run_directory(gateway)).unwrap_or_default()
+}
+
+fn read_numbers(run_directory: &Path) -> Option<Numbers> {
+    Numbers::parse(&fs::read_to_string(run_directory.join(NUMBERS)).ok()?)
+}
+
+/// What the numbers mean in one configuration, and the files that hold what is in force.
 pub(super) struct Layout {
-    path: PathBuf,
+    directory: PathBuf,
+    numbers: Numbers,
     text: String,
 }
 
@@ -27,30 +43,61 @@ impl Layout {
         for port in &config.vpn_ports {
             text += &format!("vpn {} {} {}\n", port.id, port.name, port.zone);
         }
-        for zone in &config.zones {
-            text += &format!("zone {} {}\n", zone.id, zone.name);
-        }
-        Layout { path: run_directory.join("layout"), text }
+        Layout { directory: run_directory.to_owned(), numbers: config.numbers.clone(), text }
     }
 
-    /// Whether the maps speak by these numbers.
+    /// Whether the maps speak by these numbers, and perhaps by others that nothing here has.
+    pub(super) fn knows_the_numbers(&self) -> bool {
+        read_numbers(&self.directory).is_some_and(|in_force| in_force.with(&self.numbers).is_some())
+    }
+
+    /// Ports that the maps do not speak of yet; all of them if they speak by numbers unknown.
+    pub(super) fn new_ports(&self) -> Vec<u16> {
+        self.numbers.new_ports(&read_numbers(&self.directory).unwrap_or_default()).collect()
+    }
+
+    /// Whether the maps have the same ports on the same interfaces in the same zones.
     pub(super) fn is_in_force(&self) -> bool {
-        fs::read_to_string(&self.path).is_ok_and(|in_force| in_force == self.text)
+        self.knows_the_numbers()
+            && fs::read_to_string(self.directory.join(LAYOUT)).is_ok_and(|in_force| in_force == self.text)
     }
 
-    /// Before the first change: a start that fails from here on leaves numbers that nobody may rely on.
-    pub(super) fn withdraw(&self) -> anyhow::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", self.path.display()))
-            }
-            _ => Ok(()),
-        }
+    /// Before the first change. From here on the old numbers and the new ones are in use, and after a start that fails
+    /// half-way nobody relies on the ports being as they were.
+    pub(super) fn begin(&self) -> anyhow::Result<()> {
+        let both = read_numbers(&self.directory).and_then(|in_force| in_force.with(&self.numbers));
+        self.write(NUMBERS, &both.unwrap_or_else(|| self.numbers.clone()).to_string())?;
+        if self.is_in_force() { Ok(()) } else { self.remove(LAYOUT) }
     }
 
     /// Once every map speaks by these numbers.
     pub(super) fn put_in_force(&self) -> anyhow::Result<()> {
-        fs::write(&self.path, &self.text).with_context(|| format!("cannot write {}", self.path.display()))
+        self.write(NUMBERS, &self.numbers.to_string())?;
+        self.write(LAYOUT, &self.text)
+    }
+
+    /// Once nothing speaks by them any more.
+    pub(super) fn withdraw(&self) -> anyhow::Result<()> {
+        self.remove(LAYOUT)?;
+        self.remove(NUMBERS)
+    }
+
+    fn write(&self, file: &str, text: &str) -> anyhow::Result<()> {
+        let (path, aside) = (self.directory.join(file), self.directory.join(format!("{file}.new")));
+        // A rename is atomic: a crash leaves the old numbers or the new ones.
+        fs::write(&aside, text)
+            .and_then(|()| fs::rename(&aside, &path))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn remove(&self, file: &str) -> anyhow::Result<()> {
+        let path = self.directory.join(file);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -58,19 +105,36 @@ impl Layout {
 mod tests {
     use super::*;
 
-    /// The next start after one that failed half-way must not take flows over by numbers that never came into force.
+    fn layout(directory: &Path, numbers: &str, text: &str) -> Layout {
+        let numbers = Numbers::parse(numbers).expect("numbers");
+        Layout { directory: directory.to_owned(), numbers, text: text.into() }
+    }
+
+    /// The next start after one that failed half-way must not take the ports for unchanged.
     #[test]
-    fn a_start_that_failed_half_way_leaves_no_layout() {
+    fn a_start_that_failed_half_way_leaves_no_layout_but_every_number() {
         let directory = tempfile::TempDir::new().expect("a folder");
-        let layout = |text: &str| Layout { path: directory.path().join("layout"), text: text.into() };
-        let (old, new) = (layout("zone 1 lan\n"), layout("zone 1 wan\n"));
-        assert!(!old.is_in_force());
+        let old = layout(directory.path(), "zone 1 lan\n", "port lan on lan1\n");
+        let new = layout(directory.path(), "zone 2 wan\n", "port wan on lan1\n");
+        assert!(!old.is_in_force() && !old.knows_the_numbers());
         old.withdraw().expect("nothing there is as good");
         old.put_in_force().expect("writes");
         assert!(old.is_in_force() && !new.is_in_force());
-        new.withdraw().expect("removes");
+        new.begin().expect("writes");
         assert!(!old.is_in_force() && !new.is_in_force());
+        assert!(old.knows_the_numbers() && new.knows_the_numbers(), "both may be in the maps");
         new.put_in_force().expect("writes");
         assert!(new.is_in_force() && !old.is_in_force());
+        new.withdraw().expect("removes");
+        assert!(!new.knows_the_numbers());
+    }
+
+    #[test]
+    fn a_number_that_meant_something_else_is_not_known() {
+        let directory = tempfile::TempDir::new().expect("a folder");
+        layout(directory.path(), "zone 1 lan\nport 1 lan1\n", "").put_in_force().expect("writes");
+        let other = layout(directory.path(), "zone 1 wan\nport 1 lan1\nport 2 lan2\n", "");
+        assert!(!other.knows_the_numbers());
+        assert_eq!(other.new_ports(), [2]);
     }
 }
