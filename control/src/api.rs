@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::daemon::Reloaded;
 use crate::status::Status;
 
 /// Longest request or answer in bytes: 10,000 tunnels fit, a runaway writer does not.
@@ -63,6 +64,11 @@ pub enum Request {
         /// The IKE SA instead of the child SAs.
         ike: bool,
     },
+    /// Read the configuration anew and carry out what has changed.
+    Reload {
+        /// Only say what would change.
+        check: bool,
+    },
 }
 
 /// What is answered.
@@ -79,7 +85,12 @@ pub enum Answer {
         /// The state.
         status: Box<Status>,
     },
-    /// Refused; nothing was changed.
+    /// To [`Request::Reload`].
+    Reloaded {
+        /// What it did, or would do.
+        reloaded: Reloaded,
+    },
+    /// Refused.
     Refused {
         /// Why, and the remedy.
         reason: String,

@@ -9,6 +9,7 @@ mod e2e {
     pub(crate) mod negotiation;
     pub(crate) mod operation;
     pub(crate) mod refusal;
+    pub(crate) mod reload;
 }
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::operation::trials(&stage));
     trials.extend(e2e::negotiation::trials(&stage));
     trials.extend(e2e::refusal::trials(&stage));
+    trials.extend(e2e::reload::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     let last = stage.clone();
     trials.push(Trial::test(name("shown", ENDING.name), move || {

@@ -101,7 +101,7 @@ pub struct Connection {
 impl Connection {
     /// Whether an IKE SA made under `self` would be the same under `other`. A signature key counts as the same with its
     /// certificates, and trust anchors with their keys.
-    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+    pub fn is_same_as(&self, other: &Self) -> bool {
         let Self {
             name,
             local_address,

@@ -346,6 +346,11 @@ impl Endpoint {
         Ok(())
     }
 
+    /// The configuration it works from.
+    pub fn config(&self) -> &EndpointConfig {
+        &self.shared.config
+    }
+
     /// Works from another configuration from now on. IKE SAs whose connection vanished or changed are closed.
     pub fn set_config(&mut self, now: Instant, config: EndpointConfig) {
         let stale = |entry: &&Entry| {

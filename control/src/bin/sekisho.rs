@@ -43,6 +43,15 @@ enum Command {
         #[arg(long)]
         ike: bool,
     },
+    /// Have the daemon read its configuration file anew, and carry out what has changed.
+    Reload {
+        /// Only say what would change.
+        #[arg(long)]
+        check: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a configuration file and everything it names.
     Check(cli::check::Arguments),
     /// Make and look at certificates.
@@ -58,6 +67,7 @@ fn main() -> ExitCode {
         Command::Up { connection } => (Request::Up { connection }, false),
         Command::Down { connection } => (Request::Down { connection }, false),
         Command::Rekey { connection, ike } => (Request::Rekey { connection, ike }, false),
+        Command::Reload { check, json } => (Request::Reload { check }, json),
     };
     match answer(gateway, &request) {
         Ok(Answer::Status { status }) if json => match serde_json::to_string_pretty(&status) {
@@ -65,6 +75,11 @@ fn main() -> ExitCode {
             Err(error) => fail(&error.to_string()),
         },
         Ok(Answer::Status { status }) => print(status.render().trim_end()),
+        Ok(Answer::Reloaded { reloaded }) if json => match serde_json::to_string_pretty(&reloaded) {
+            Ok(text) => print(&text),
+            Err(error) => fail(&error.to_string()),
+        },
+        Ok(Answer::Reloaded { reloaded }) => print(reloaded.render().trim_end()),
         Ok(Answer::Done { message }) => print(&message),
         Ok(Answer::Refused { reason }) => fail(&reason),
         Err(error) => fail(&format!("{error:#}")),

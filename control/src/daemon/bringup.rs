@@ -21,6 +21,7 @@ use super::layout::Layout;
 use crate::config::{Config, Port, VpnPort};
 use crate::filter::{Filter, Maps, Mode};
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
+use crate::policy::RuleSet;
 
 /// The kernel's (and the filter's) end of the engine's veth pair.
 pub(super) const INNER_DEVICE: &str = "sekisho0";
@@ -57,111 +58,198 @@ pub(super) struct Ground {
 /// Puts a configuration in force.
 pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::Result<Ground> {
     let kernel = Kernel::open()?;
-    let mut ledger = Ledger::open(&run_directory.join(LEDGER))?;
+    let ledger = Ledger::open(&run_directory.join(LEDGER))?;
+    // Known before anything is changed: an interface that does not exist is the commonest mistake.
+    find_links(config, &kernel).await?;
+    let layout = Layout::of(config, run_directory);
+    let keep_flows = layout.knows_the_numbers();
+    let is_same = layout.is_in_force();
+    let (filter, mut maps) = Filter::open(&config.gateway.name, config.gateway.flows_max, keep_flows)?;
+    if filter.took_over() && is_same {
+        tracing::info!("took over maps and flows of a predecessor; the filter was in force all the time");
+    } else {
+        // Ports that change their zone one map after the other would let packets through that nobody allowed.
+        maps.close()?;
+    }
+    let mut ground = Ground {
+        kernel,
+        ledger,
+        filter,
+        maps,
+        links: Vec::new(),
+        modes: BTreeMap::new(),
+        tunnel: None,
+        sockets: SocketRanges::new(),
+        engine: None,
+    };
+    ground.maps.clear_spis()?;
+    ground.put_in_force(config, &crate::policy::compile(&config.policies)?, run_directory).await?;
+    Ok(ground)
+}
+
+/// The NICs of the ports, in the order of the configuration.
+async fn find_links(config: &Config, kernel: &Kernel) -> anyhow::Result<Vec<Link>> {
     let mut links = Vec::new();
     for port in &config.ports {
         links.push(kernel.link(&port.interface).await.with_context(|| format!("port {}", port.name))?);
     }
-    let layout = Layout::of(config, run_directory);
-    let same_layout = layout.is_in_force();
-    if !same_layout {
-        layout.withdraw()?;
-    }
-    let (mut filter, mut maps) = Filter::open(&config.gateway.name, config.gateway.flows_max, same_layout)?;
-    if filter.took_over() && same_layout {
-        tracing::info!("took over maps and flows of a predecessor; the filter was in force all the time");
-    } else {
-        // Numbers that change their meaning one map after the other would let packets through that nobody allowed.
-        maps.close()?;
+    Ok(links)
+}
+
+impl Ground {
+    /// Makes everything as this configuration has it, whatever was in force before. After an error the filter refuses
+    /// what neither configuration allows, and the same call with the former one goes back to it.
+    pub(super) async fn put_in_force(
+        &mut self,
+        config: &Config,
+        rules: &RuleSet,
+        run_directory: &Path,
+    ) -> anyhow::Result<()> {
+        self.links = find_links(config, &self.kernel).await?;
+        let layout = Layout::of(config, run_directory);
+        for port in layout.new_ports() {
+            self.maps.clear_counters(port)?;
+        }
+        layout.begin()?;
+        self.ledger.begin();
+        self.filter.begin();
+
+        self.modes = attach_ports(config, &self.links, &mut self.filter)?;
+        self.make_tunnel(config).await?;
+        // The kernel sends redirects where either this or the interface's own switch is on.
+        self.kernel.set_sysctl(&mut self.ledger, "net/ipv4/conf/all/send_redirects", "0")?;
+        for (port, link) in config.ports.iter().zip(self.links.iter_mut()) {
+            *link = interface(port, link, &self.kernel, &mut self.ledger).await?;
+        }
+        self.keep_or_start_engine(config)?;
+
+        self.maps.set_ports(&ports(config, &self.links, self.tunnel.as_ref(), &self.sockets))?;
+        let networks: Vec<_> =
+            config.networks().into_iter().map(|(net, owner)| (net.addr(), net.prefix_len(), owner)).collect();
+        self.maps.set_networks(&networks)?;
+        let in_force = self.maps.config()?;
+        self.maps.set_config(FilterConfig {
+            generation: in_force.generation,
+            engine_ifindex: self.tunnel.as_ref().map_or(0, |(inner, _)| inner.index),
+            engine_mac: self.tunnel.as_ref().map_or([0; 6], |(inner, _)| inner.mac),
+            flags: in_force.flags,
+            lifetimes: LIFETIMES_DEFAULT,
+        })?;
+        let generation = self.maps.set_rules(rules)?;
+        tracing::info!(generation, networks = networks.len(), "rules in force");
+
+        if let Some((inner, _)) = &self.tunnel {
+            for port in &config.vpn_ports {
+                routes_behind_vpn(config, port, &self.links, inner, &self.kernel, &mut self.ledger).await?;
+            }
+        }
+        layout.put_in_force()?;
+        // Only now is everything there by which a packet is judged: open.
+        self.maps.set_config(FilterConfig { flags: 0, ..self.maps.config()? })?;
+        self.forward()?;
+        self.remove_stale().await?;
+        for pin in self.filter.detach_others()? {
+            tracing::info!(pin, "detached: no longer a port");
+        }
+        Ok(())
     }
 
-    let modes = attach_ports(config, &links, &mut filter)?;
-    let tunnel = match config.vpn_ports.is_empty() {
-        true => None,
-        false => {
-            let mtu = links.iter().map(|link| link.mtu).max().unwrap_or(1500);
-            let (inner, engine) = kernel.veth_pair(&mut ledger, INNER_DEVICE, ENGINE_DEVICE, mtu).await?;
-            for device in [INNER_DEVICE, ENGINE_DEVICE] {
-                kernel.set_offloads_off(device)?;
+    /// The engine's veth pair, if there is a VPN zone.
+    async fn make_tunnel(&mut self, config: &Config) -> anyhow::Result<()> {
+        if config.vpn_ports.is_empty() {
+            self.tunnel = None;
+            return Ok(());
+        }
+        let mtu = self.links.iter().map(|link| link.mtu).max().unwrap_or(1500);
+        let (inner, engine) =
+            self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu).await?;
+        for device in [INNER_DEVICE, ENGINE_DEVICE] {
+            self.kernel.set_offloads_off(device)?;
+        }
+        if self.kernel.has_ipv6() {
+            // The kernel has nothing to say on the engine's end: no neighbour discovery into the filter.
+            for (device, key, value) in [
+                (INNER_DEVICE, "disable_ipv6", "0"),
+                (INNER_DEVICE, "accept_ra", "0"),
+                (ENGINE_DEVICE, "disable_ipv6", "1"),
+            ] {
+                self.kernel.set_sysctl(&mut self.ledger, &format!("net/ipv6/conf/{device}/{key}"), value)?;
             }
-            if kernel.has_ipv6() {
-                // The kernel has nothing to say on the engine's end: no neighbour discovery into the filter.
-                for (device, key, value) in [
-                    (INNER_DEVICE, "disable_ipv6", "0"),
-                    (INNER_DEVICE, "accept_ra", "0"),
-                    (ENGINE_DEVICE, "disable_ipv6", "1"),
-                ] {
-                    kernel.set_sysctl(&mut ledger, &format!("net/ipv6/conf/{device}/{key}"), value)?;
+        }
+        self.filter.attach_port(&inner)?;
+        self.filter.attach_engine(&engine)?;
+        self.tunnel = Some((inner, engine));
+        Ok(())
+    }
+
+    /// Whether the engine that runs can go on under this configuration, or none runs and none is needed. It cannot take
+    /// up another port while it runs.
+    pub(super) fn keeps_engine(&self, config: &Config) -> bool {
+        match (&self.engine, config.vpn_ports.is_empty()) {
+            (None, none_needed) => none_needed,
+            (Some(_), true) => false,
+            (Some(engine), false) => {
+                let now: BTreeSet<u32> = engine.sockets().map(|(ifindex, ..)| ifindex).collect();
+                let device = self.tunnel.iter().map(|(_, device)| device.index);
+                let outer = config.ports.iter().filter(|port| takes_ike(config, port)).filter_map(|port| {
+                    self.links.iter().find(|link| *link.name == *port.interface).map(|link| link.index)
+                });
+                now == device.chain(outer).collect()
+            }
+        }
+    }
+
+    /// Ends the engine; its keys are wiped and its sockets closed once nobody else holds it.
+    pub(super) fn stop_engine(&mut self) {
+        self.engine = None;
+        self.sockets.clear();
+    }
+
+    fn keep_or_start_engine(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some((inner, device)) = &self.tunnel else {
+            self.stop_engine();
+            return Ok(());
+        };
+        if self.engine.is_none() {
+            let engine = Arc::new(start_engine(config, &self.links, inner, device)?);
+            self.sockets = hand_over_sockets(&engine, &mut self.maps)?;
+            self.engine = Some(engine);
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self) -> anyhow::Result<()> {
+        for key in FORWARDING {
+            if key.contains("ipv6") && !self.kernel.has_ipv6() {
+                continue;
+            }
+            if !self.ledger.entries().iter().any(|made| is_sysctl(made, key))
+                && self.kernel.sysctl(key)? != "0"
+            {
+                tracing::warn!(
+                    sysctl = key,
+                    "forwarding was on before this gateway started, and stays on when it is stopped, without its \
+                     filter; set it to 0 in /etc/sysctl.d, the gateway switches it on itself"
+                );
+            }
+            self.kernel.set_sysctl(&mut self.ledger, key, "1")?;
+        }
+        Ok(())
+    }
+
+    /// Undoes what an earlier configuration made and this one does not ask for.
+    async fn remove_stale(&mut self) -> anyhow::Result<()> {
+        for made in self.ledger.stale() {
+            if !self.ledger.is_replaced(&made) {
+                tracing::info!(?made, "removed: left by an earlier configuration");
+                if let Err(error) = self.kernel.undo(&made).await {
+                    tracing::warn!(%error, ?made, "could not be removed");
                 }
             }
-            filter.attach_port(&inner)?;
-            filter.attach_engine(&engine)?;
-            Some((inner, engine))
+            self.ledger.strike(&made)?;
         }
-    };
-    // The kernel sends redirects where either this or the interface's own switch is on.
-    kernel.set_sysctl(&mut ledger, "net/ipv4/conf/all/send_redirects", "0")?;
-    for (port, link) in config.ports.iter().zip(links.iter_mut()) {
-        *link = interface(port, link, &kernel, &mut ledger).await?;
+        Ok(())
     }
-
-    let engine = match &tunnel {
-        None => None,
-        Some((inner, device)) => Some(Arc::new(start_engine(config, &links, inner, device)?)),
-    };
-    maps.clear_spis()?;
-    let sockets = engine.as_deref().map(|engine| hand_over_sockets(engine, &mut maps)).transpose()?;
-    let sockets = sockets.unwrap_or_default();
-    maps.set_ports(&ports(config, &links, tunnel.as_ref(), &sockets))?;
-    let networks: Vec<_> =
-        config.networks().into_iter().map(|(net, owner)| (net.addr(), net.prefix_len(), owner)).collect();
-    maps.set_networks(&networks)?;
-    let in_force = maps.config()?;
-    maps.set_config(FilterConfig {
-        generation: in_force.generation,
-        engine_ifindex: tunnel.as_ref().map_or(0, |(inner, _)| inner.index),
-        engine_mac: tunnel.as_ref().map_or([0; 6], |(inner, _)| inner.mac),
-        flags: in_force.flags,
-        lifetimes: LIFETIMES_DEFAULT,
-    })?;
-    let generation = maps.set_rules(&crate::policy::compile(&config.policies)?)?;
-    tracing::info!(generation, networks = networks.len(), "rules in force");
-
-    if let Some((inner, _)) = &tunnel {
-        for port in &config.vpn_ports {
-            routes_behind_vpn(config, port, &links, inner, &kernel, &mut ledger).await?;
-        }
-    }
-    layout.put_in_force()?;
-    // Only now is everything there by which a packet is judged: open.
-    maps.set_config(FilterConfig { flags: 0, ..maps.config()? })?;
-    for key in FORWARDING {
-        if key.contains("ipv6") && !kernel.has_ipv6() {
-            continue;
-        }
-        if !ledger.entries().iter().any(|made| is_sysctl(made, key)) && kernel.sysctl(key)? != "0" {
-            tracing::warn!(
-                sysctl = key,
-                "forwarding was on before this gateway started, and stays on when it is stopped, without its filter; \
-                 set it to 0 in /etc/sysctl.d, the gateway switches it on itself"
-            );
-        }
-        kernel.set_sysctl(&mut ledger, key, "1")?;
-    }
-
-    for made in ledger.stale() {
-        if !ledger.is_replaced(&made) {
-            tracing::info!(?made, "removed: left by an earlier configuration");
-            if let Err(error) = kernel.undo(&made).await {
-                tracing::warn!(%error, ?made, "could not be removed");
-            }
-        }
-        ledger.strike(&made)?;
-    }
-    for pin in filter.detach_others()? {
-        tracing::info!(pin, "detached: no longer a port");
-    }
-    Ok(Ground { kernel, ledger, filter, maps, links, modes, tunnel, sockets, engine })
 }
 
 /// The sysctls without which the kernel passes nothing on.

@@ -5,6 +5,7 @@
 //! | this loop | IKE engine, connections, maps, netlink | |
 //! | `sockets` (one a UDP socket) | the socket's reading side | bounded channel of datagrams |
 //! | `api`, `metrics` (one a client) | the client | bounded channel of requests |
+//! | reader of a changed configuration | nothing | channel of one checked configuration |
 //! | SA event thread | nothing | bounded channel of [`SaEvent`] |
 //! | engine thread (`sekisho-esp`) | SAs' keys, AF_XDP sockets | acknowledged commands, counters in atomics |
 //! | flow sweeper thread | handle of `FLOWS` | an atomic count |
@@ -12,15 +13,17 @@
 //! No lock is held across anything. Cancel safety: every `select!` branch is a channel, a timer or [`Events::next`].
 
 mod bringup;
+mod change;
 mod layout;
 mod paths;
+mod reload;
 mod report;
 mod sockets;
 mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +37,12 @@ use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::{Endpoint, EndpointConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle as Task;
 use tokio::time::MissedTickBehavior;
+
+pub use self::change::{Change, Kind as ChangeKind};
+pub use self::layout::numbers_in_force;
+pub use self::reload::Reloaded;
 
 use self::bringup::Ground;
 use self::paths::Paths;
@@ -87,13 +95,23 @@ async fn start(
     ike: EndpointConfig,
 ) -> anyhow::Result<(Daemon, mpsc::Receiver<Pending>)> {
     let ground = bringup::bring_up(config, directory).await?;
-    let daemon = Daemon::new(config.clone(), directory.to_owned(), datapath, ike, ground)?;
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
+    let mut daemon =
+        Daemon::new(config.clone(), directory.to_owned(), datapath, ike, ground, sender.clone())?;
     api::serve(&config.gateway.name, sender.clone()).context("cannot open the control socket")?;
-    if let Some(address) = config.gateway.metrics {
-        crate::metrics::serve(address, sender);
-    }
+    daemon.metrics = metrics_at(config.gateway.metrics, &sender);
     Ok((daemon, requests))
+}
+
+/// Serves the metrics, if they are to be served anywhere.
+fn metrics_at(address: Option<SocketAddr>, requests: &mpsc::Sender<Pending>) -> Option<Task<()>> {
+    address.map(|address| crate::metrics::serve(address, requests.clone()))
+}
+
+/// Names of all ports by their numbers.
+fn port_names(config: &Config) -> BTreeMap<u16, Arc<str>> {
+    let ports = config.ports.iter().map(|port| (port.id, port.name.clone()));
+    ports.chain(config.vpn_ports.iter().map(|port| (port.id, port.name.clone()))).collect()
 }
 
 /// One daemon a gateway: two would undo each other's work.
@@ -148,8 +166,14 @@ struct Daemon {
     sockets: Sockets,
     datagrams: mpsc::Receiver<Datagram>,
     sa_events: mpsc::Receiver<SaEvent>,
-    sa_event_thread: JoinHandle<()>,
+    /// Absent only while one engine takes the place of another.
+    sa_event_thread: Option<JoinHandle<()>>,
     port_names: BTreeMap<u16, Arc<str>>,
+    /// For those that ask on behalf of others: the metrics.
+    requests: mpsc::Sender<Pending>,
+    metrics: Option<Task<()>>,
+    /// A changed configuration is being read and checked.
+    is_reading: bool,
 }
 
 impl Daemon {
@@ -159,6 +183,7 @@ impl Daemon {
         datapath: status::Datapath,
         ike: EndpointConfig,
         mut ground: Ground,
+        requests: mpsc::Sender<Pending>,
     ) -> anyhow::Result<Daemon> {
         let now = Instant::now();
         let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()), now, SystemTime::now());
@@ -170,19 +195,14 @@ impl Daemon {
         let sa_event_thread = forward_sa_events(Arc::downgrade(&table), sender)?;
         let (sender, datagrams) = mpsc::channel(DATAGRAMS_MAX);
         let locals: BTreeSet<IpAddr> = config.connections.iter().map(|c| c.local.address).collect();
-        let sockets = Sockets::bind(locals, &sender)?;
-        let port_names = config
-            .ports
-            .iter()
-            .map(|port| (port.id, port.name.clone()))
-            .chain(config.vpn_ports.iter().map(|port| (port.id, port.name.clone())))
-            .collect();
+        let sockets = Sockets::bind(locals, sender)?;
         Ok(Daemon {
             tunnels: Tunnels::new(&config, table, now),
             sweeper: FlowSweeper::start(&mut ground.maps)?,
             filter_events: Some(Events::open(&mut ground.maps)?),
             started: now,
             paths: Paths::default(),
+            port_names: port_names(&config),
             config,
             directory,
             datapath,
@@ -191,8 +211,10 @@ impl Daemon {
             sockets,
             datagrams,
             sa_events,
-            sa_event_thread,
-            port_names,
+            sa_event_thread: Some(sa_event_thread),
+            requests,
+            metrics: None,
+            is_reading: false,
         })
     }
 
@@ -208,6 +230,7 @@ impl Daemon {
             due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut filter_events = self.filter_events.take();
+        let (reader, mut read) = mpsc::channel(1);
         tracing::info!(gateway = &*self.config.gateway.name, "ready");
         loop {
             self.settle().await;
@@ -229,14 +252,13 @@ impl Daemon {
                 biased;
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
-                _ = hangup.recv() => tracing::warn!(
-                    "SIGHUP: this version reads its configuration at the start only; restart it to put a changed one in \
-                     force (filter and flows stay in force meanwhile, tunnels connect anew)"
-                ),
-                Some((request, reply)) = requests.recv() => {
+                _ = hangup.recv() => self.begin_reload(false, None, &reader),
+                Some((request, reply)) = requests.recv() => match request {
+                    Request::Reload { check } => self.begin_reload(check, Some(reply), &reader),
                     // An asker who has left does not matter.
-                    let _ = reply.send(self.handle_request(request));
-                }
+                    request => drop(reply.send(self.handle_request(request))),
+                },
+                Some(read) = read.recv() => self.finish_reload(read).await,
                 Some(event) = self.sa_events.recv() => {
                     self.tunnels.handle_sa_event(Instant::now(), event, &mut self.endpoint);
                 }
@@ -304,6 +326,8 @@ impl Daemon {
             Request::Rekey { connection, ike } => {
                 self.tunnels.rekey(now, &connection, ike, &mut self.endpoint)
             }
+            // The loop takes it up itself, for it is answered later.
+            Request::Reload { .. } => Err("a reload cannot be answered at once".into()),
         };
         match result {
             Ok(message) => Answer::Done { message },
@@ -340,7 +364,7 @@ impl Daemon {
         let Ground { kernel, mut ledger, filter, maps, engine, .. } = ground;
         drop((engine, maps, filter));
         // It may hold the engine for a moment: until it has ended, keys may live.
-        if sa_event_thread.join().is_err() {
+        if sa_event_thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of SA events had panicked");
         }
         bringup::tear_down(&kernel, &mut ledger, &config, &directory).await?;

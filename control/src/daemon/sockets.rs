@@ -3,7 +3,7 @@
 //! One task a socket reads and hands datagrams to the daemon's loop through a bounded channel. When the loop is behind,
 //! datagrams are dropped and counted, as the network would drop them: IKE retransmits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -39,7 +39,8 @@ pub(super) struct Datagram {
 pub(super) struct Sockets {
     /// Writing sides: plain non-blocking sockets, for a datagram is sent at once or lost.
     by_local: BTreeMap<SocketAddr, std::net::UdpSocket>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: BTreeMap<SocketAddr, JoinHandle<()>>,
+    datagrams: mpsc::Sender<Datagram>,
     overflow: Arc<AtomicU64>,
 }
 
@@ -47,26 +48,62 @@ impl Sockets {
     /// Binds both ports of every address.
     pub(super) fn bind(
         addresses: impl IntoIterator<Item = IpAddr>,
-        datagrams: &mpsc::Sender<Datagram>,
+        datagrams: mpsc::Sender<Datagram>,
     ) -> io::Result<Sockets> {
-        let mut sockets = Sockets { by_local: BTreeMap::new(), tasks: Vec::new(), overflow: Arc::default() };
+        let mut sockets = Sockets {
+            by_local: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            datagrams,
+            overflow: Arc::default(),
+        };
         for address in addresses {
-            for port in [IKE_PORT, NAT_T_PORT] {
-                let local = SocketAddr::new(address, port);
-                let socket = std::net::UdpSocket::bind(local).map_err(|error| {
-                    io::Error::new(
-                        error.kind(),
-                        format!("cannot bind UDP {local}: {error}; is another IKE daemon running?"),
-                    )
-                })?;
-                socket.set_nonblocking(true)?;
-                sockets.by_local.insert(local, socket.try_clone()?);
-                let socket = UdpSocket::from_std(socket)?;
-                let (datagrams, overflow) = (datagrams.clone(), sockets.overflow.clone());
-                sockets.tasks.push(tokio::spawn(receive(socket, local, datagrams, overflow)));
-            }
+            sockets.bind_address(address)?;
         }
         Ok(sockets)
+    }
+
+    /// Binds those of these addresses that are not bound yet. After an error none of them is.
+    pub(super) fn bind_more(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<()> {
+        let before: BTreeSet<IpAddr> = self.by_local.keys().map(SocketAddr::ip).collect();
+        for address in addresses {
+            if !before.contains(&address)
+                && let Err(error) = self.bind_address(address)
+            {
+                self.keep_only(&before);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the sockets of all other addresses.
+    pub(super) fn keep_only(&mut self, addresses: &BTreeSet<IpAddr>) {
+        self.by_local.retain(|local, _| addresses.contains(&local.ip()));
+        self.tasks.retain(|local, task| {
+            let keep = addresses.contains(&local.ip());
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+    }
+
+    fn bind_address(&mut self, address: IpAddr) -> io::Result<()> {
+        for port in [IKE_PORT, NAT_T_PORT] {
+            let local = SocketAddr::new(address, port);
+            let socket = std::net::UdpSocket::bind(local).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot bind UDP {local}: {error}; is another IKE daemon running?"),
+                )
+            })?;
+            socket.set_nonblocking(true)?;
+            self.by_local.insert(local, socket.try_clone()?);
+            let socket = UdpSocket::from_std(socket)?;
+            let (datagrams, overflow) = (self.datagrams.clone(), self.overflow.clone());
+            self.tasks.insert(local, tokio::spawn(receive(socket, local, datagrams, overflow)));
+        }
+        Ok(())
     }
 
     /// Sends one message. A full socket buffer or a missing route is a lost datagram, as on any network.
@@ -98,7 +135,7 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.values() {
             task.abort();
         }
     }
@@ -162,7 +199,7 @@ mod tests {
         // Loopback addresses of their own, so that an IKE daemon of the machine is not in the way.
         let addresses: [IpAddr; 2] =
             ["127.94.0.1".parse().expect("address"), "127.94.0.2".parse().expect("address")];
-        let sockets = match Sockets::bind(addresses, &sender) {
+        let sockets = match Sockets::bind(addresses, sender) {
             Ok(sockets) => sockets,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 panic!("SKIPPED is no pass: run as root to bind port 500")

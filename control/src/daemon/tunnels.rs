@@ -84,31 +84,28 @@ impl Child {
 impl Tunnels {
     /// All connections of a configuration, none of them up.
     pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, now: Instant) -> Tunnels {
-        let all = config
-            .connections
-            .iter()
-            .map(|connection| {
-                let wanted = connection.start == Start::Always;
-                Tunnel {
-                    name: connection.name.clone(),
-                    port: config.vpn_port(&connection.name).map_or(0, |port| port.id),
-                    start: connection.start,
-                    local: connection.local.address,
-                    remote: connection.remote.address,
-                    wanted,
-                    held_down: false,
-                    ike: None,
-                    networks: connection.children.clone(),
-                    up_since: None,
-                    next_try: wanted.then_some(now),
-                    wait: RETRY_FIRST,
-                    children: BTreeMap::new(),
-                    established: 0,
-                    last_failure: None,
-                }
-            })
-            .collect();
+        let all = config.connections.iter().map(|connection| Tunnel::new(config, connection, now)).collect();
         Tunnels { table, all, leaving: Vec::new() }
+    }
+
+    /// Goes on with the connections of another configuration. The engine has closed the SAs of those that it does not
+    /// have any more, or has otherwise, and that was carried out; the other SAs stay with their connection.
+    pub(super) fn reconfigure(&mut self, config: &Config, now: Instant) {
+        let mut before: BTreeMap<Arc<str>, Tunnel> =
+            mem::take(&mut self.all).into_iter().map(|tunnel| (tunnel.name.clone(), tunnel)).collect();
+        let all = config.connections.iter().map(|connection| {
+            let new = Tunnel::new(config, connection, now);
+            match before.remove(&connection.name) {
+                Some(former) => former.adapted_to(new),
+                None => new,
+            }
+        });
+        self.all = all.collect();
+    }
+
+    /// The data path is another one from now on. No SA is in force.
+    pub(super) fn use_table(&mut self, table: Arc<dyn SaTable>) {
+        self.table = table;
     }
 
     /// The connections, in the order of the configuration.
@@ -481,6 +478,43 @@ impl Tunnels {
 }
 
 impl Tunnel {
+    fn new(config: &Config, connection: &config::Connection, now: Instant) -> Tunnel {
+        let wanted = connection.start == Start::Always;
+        Tunnel {
+            name: connection.name.clone(),
+            port: config.vpn_port(&connection.name).map_or(0, |port| port.id),
+            start: connection.start,
+            local: connection.local.address,
+            remote: connection.remote.address,
+            wanted,
+            held_down: false,
+            ike: None,
+            networks: connection.children.clone(),
+            up_since: None,
+            next_try: wanted.then_some(now),
+            wait: RETRY_FIRST,
+            children: BTreeMap::new(),
+            established: 0,
+            last_failure: None,
+        }
+    }
+
+    /// The same connection as another configuration has it. An operator's word outlives the change.
+    fn adapted_to(self, new: Tunnel) -> Tunnel {
+        let wanted = !self.held_down && (new.wanted || (self.wanted && new.start != Start::Answer));
+        Tunnel {
+            wanted,
+            held_down: self.held_down,
+            next_try: if wanted && self.ike.is_none() { new.next_try.or(self.next_try) } else { None },
+            ike: self.ike,
+            up_since: self.up_since,
+            children: self.children,
+            established: self.established,
+            last_failure: self.last_failure,
+            ..new
+        }
+    }
+
     /// Whether it shall be up, or is on the way there.
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted

@@ -156,6 +156,18 @@ impl Maps {
         self.sockets.set(index, socket, 0).map_err(error("SOCKETS"))
     }
 
+    /// Begins the counters of a port anew: its number stands for another one now.
+    pub fn clear_counters(&mut self, port: u16) -> Result<(), FilterError> {
+        for &verdict in Verdict::ALL {
+            let index = counter_index(port, verdict);
+            let cpus = self.counters.get(&index, 0).map_err(error("COUNTERS"))?.len();
+            let zero = aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus])
+                .map_err(|_| FilterError::Missing("COUNTERS"))?;
+            self.counters.set(index, zero, 0).map_err(error("COUNTERS"))?;
+        }
+        Ok(())
+    }
+
     /// What entered by a port, by verdict; verdicts that never occurred are left out.
     pub fn verdicts(&self, port: u16) -> Result<BTreeMap<String, Count>, FilterError> {
         let mut counts = BTreeMap::new();

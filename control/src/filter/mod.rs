@@ -175,6 +175,12 @@ impl Filter {
         Ok((Filter { ebpf, directory, pins: BTreeSet::new(), took_over, generic_only: false }, maps))
     }
 
+    /// A new configuration is about to be carried out: what is not attached to from here on is detached by
+    /// [`Filter::detach_others`].
+    pub fn begin(&mut self) {
+        self.pins.clear();
+    }
+
     /// Whether flows and counters of a predecessor go on.
     pub fn took_over(&self) -> bool {
         self.took_over

@@ -65,7 +65,7 @@ pub struct LedgerError {
 pub struct Ledger {
     path: PathBuf,
     entries: Vec<Made>,
-    /// Entries that the configuration of this run asks for.
+    /// Entries that the configuration that is being carried out asks for.
     wanted: Vec<Made>,
 }
 
@@ -79,6 +79,11 @@ impl Ledger {
             Err(source) => return Err(LedgerError { path: path.into(), source }),
         };
         Ok(Ledger { path: path.into(), entries, wanted: Vec::new() })
+    }
+
+    /// A new configuration is about to be carried out: what it asks for is noted or kept from here on.
+    pub fn begin(&mut self) {
+        self.wanted.clear();
     }
 
     /// The entries, oldest first.

@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use sekisho_tests::gateway::certificates::{Authority, KeyType};
 use sekisho_tests::gateway::settings::{HTTP, PRINT, Settings, Side};
 use sekisho_tests::lab::Lab;
@@ -23,9 +21,8 @@ use sekisho_tests::traffic::tcp;
 use super::negotiation::{PSK, psk, usual};
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 6] = [
         ("no_driver_hides_a_vlan_tag", vlan_tags_stay),
-        ("sighup_ends_nothing_and_is_answered_in_the_log", hangup),
         ("too_large_for_the_tunnel_is_answered", too_large),
         ("held_closed_stays_closed_whatever_the_peer_does", held_closed),
         ("a_port_that_vanished_is_taken_again", port_comes_back),
@@ -38,22 +35,6 @@ pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
         Trial::test(format!("control::{name}"), move || stage::words(stage.run(test)))
     }));
     trials
-}
-
-/// An administrator's habit from other daemons.
-fn hangup(site: &mut Site) -> Result<String> {
-    usual(site)?;
-    let before = site.clinic.status()?;
-    let pid = i32::try_from(before.pid()).context("a pid")?;
-    kill(Pid::from_raw(pid), Signal::SIGHUP).context("sending SIGHUP")?;
-    until(Duration::from_secs(5), "a word about it in the log", || {
-        Ok(site.clinic.log().contains("SIGHUP").then_some(()))
-    })?;
-    tunnel::pages(site)?;
-    let after = site.clinic.status()?;
-    ensure!(after.pid() == before.pid(), "it is another daemon now");
-    ensure!(after.connection("centre")?.established() == 1, "the tunnel was opened anew");
-    Ok("said that a restart is needed; the tunnel as before".into())
 }
 
 /// A NIC that takes 802.1Q tags off would make tagged frames look like an access port's own.

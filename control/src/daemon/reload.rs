@@ -1,0 +1,321 @@
+//! Another configuration without another start: read and checked aside, compared, and the difference carried out.
+//!
+//! What is unchanged goes on untouched: flows that are still allowed, IKE SAs, sockets, numbers of ports and zones. The
+//! order is fail closed. What is no longer allowed ends first, by the rules; then ports and networks are those of the
+//! new configuration, and every flow is judged again; connections follow. After an error in the middle the former
+//! configuration is put in force again, and where that fails as well, the filter closes.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use sekisho_esp::sa::SaTable;
+use sekisho_ike::EndpointConfig;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::change::{Change, Changes};
+use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at};
+use crate::api::Answer;
+use crate::config::{self, Config};
+use crate::policy::{self, RuleSet};
+
+/// What a reload did, or would do.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Whether it was carried out; only checked otherwise.
+    pub applied: bool,
+    /// The differences to what was in force.
+    pub changes: Vec<Change>,
+    /// What an administrator should look at, though it works.
+    pub warnings: Vec<String>,
+    /// How long carrying it out took, in milliseconds.
+    pub milliseconds: u64,
+}
+
+impl Reloaded {
+    /// As an operator reads it.
+    pub fn render(&self) -> String {
+        let mut lines = self.warnings.iter().map(|warning| format!("warning: {warning}")).collect::<Vec<_>>();
+        lines.extend(self.changes.iter().map(ToString::to_string));
+        lines.push(match (self.applied, self.changes.is_empty()) {
+            (_, true) => "nothing has changed".into(),
+            (true, false) => format!("in force after {} ms", self.milliseconds),
+            (false, false) => "would change; nothing was changed".into(),
+        });
+        lines.join("\n")
+    }
+}
+
+/// A configuration that has passed every check, with everything read that it names.
+pub(super) struct Prepared {
+    config: Config,
+    ike: EndpointConfig,
+    rules: RuleSet,
+    warnings: Vec<String>,
+}
+
+/// Who asked for it.
+pub(super) struct Asked {
+    /// Only compare.
+    check: bool,
+    /// Where the answer goes; for a signal, nowhere.
+    reply: Option<oneshot::Sender<Answer>>,
+}
+
+/// What was read, and for whom.
+pub(super) type Read = (Result<Box<Prepared>, String>, Asked);
+
+/// Reads and checks a configuration; the error is for the operator to read.
+fn prepare(path: &Path) -> Result<Box<Prepared>, String> {
+    let loaded = config::load_with(path, layout::numbers_in_force).map_err(|findings| {
+        let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        format!("{}\n\nnothing was changed: {} has errors", findings.join("\n\n"), path.display())
+    })?;
+    let config = loaded.config;
+    let ike = config.ike().map_err(|error| format!("nothing was changed: credentials: {error}"))?;
+    let rules = policy::compile(&config.policies).map_err(|error| format!("nothing was changed: {error}"))?;
+    let warnings = loaded.warnings.iter().map(config::Diagnostic::line).collect();
+    Ok(Box::new(Prepared { config, ike, rules, warnings }))
+}
+
+impl Daemon {
+    /// Begins to read the configuration anew, beside the loop: checking ten thousand policies must not delay an IKE
+    /// message. What comes of it arrives by `read`.
+    pub(super) fn begin_reload(
+        &mut self,
+        check: bool,
+        reply: Option<oneshot::Sender<Answer>>,
+        read: &mpsc::Sender<Read>,
+    ) {
+        if self.is_reading {
+            let reason = "a configuration is being read already; try again when it is done".to_owned();
+            return answer(reply, Answer::Refused { reason });
+        }
+        self.is_reading = true;
+        let (path, read): (PathBuf, _) = (self.config.path.clone(), read.clone());
+        tokio::task::spawn_blocking(move || {
+            let asked = Asked { check, reply };
+            // A loop that has ended needs no configuration.
+            let _ = read.blocking_send((prepare(&path), asked));
+        });
+    }
+
+    /// Carries out what was read, or says why not.
+    pub(super) async fn finish_reload(&mut self, (prepared, asked): Read) {
+        self.is_reading = false;
+        let outcome = match prepared {
+            Ok(prepared) => self.reload(*prepared, asked.check).await,
+            Err(reason) => Err(reason),
+        };
+        let done = match outcome {
+            Ok(reloaded) => Answer::Reloaded { reloaded },
+            Err(reason) => {
+                if !asked.check {
+                    tracing::error!("configuration not reloaded: {reason}");
+                }
+                Answer::Refused { reason }
+            }
+        };
+        answer(asked.reply, done);
+    }
+
+    async fn reload(&mut self, new: Prepared, check: bool) -> Result<Reloaded, String> {
+        self.only_at_a_start(&new.config)?;
+        let changes = Changes::between((&self.config, self.endpoint.config()), (&new.config, &new.ike));
+        let mut reloaded = Reloaded {
+            applied: !check,
+            changes: changes.list.clone(),
+            warnings: new.warnings.clone(),
+            milliseconds: 0,
+        };
+        if check {
+            return Ok(reloaded);
+        }
+        for warning in &new.warnings {
+            tracing::warn!("{warning}");
+        }
+        let begin = Instant::now();
+        self.put_in_force(new, &changes).await?;
+        reloaded.milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(
+            changes = changes.summary(),
+            milliseconds = reloaded.milliseconds,
+            "configuration reloaded"
+        );
+        Ok(reloaded)
+    }
+
+    /// Refuses what only a start can change.
+    fn only_at_a_start(&self, new: &Config) -> Result<(), String> {
+        let (old, new) = (&self.config.gateway, &new.gateway);
+        let key = match () {
+            () if old.name != new.name => "name",
+            () if old.datapath != new.datapath => "datapath",
+            () if old.flows_max != new.flows_max => "flows_max",
+            () => return Ok(()),
+        };
+        Err(format!(
+            "nothing was changed: [gateway] `{key}` changes only with a restart of the daemon; take that line back, or \
+             restart it (the filter stays in force meanwhile)"
+        ))
+    }
+
+    async fn put_in_force(&mut self, new: Prepared, changes: &Changes) -> Result<(), String> {
+        let Prepared { config, ike, rules, .. } = new;
+        if !changes.ground {
+            if changes.rules {
+                self.ground
+                    .maps
+                    .set_rules(&rules)
+                    .map_err(|error| format!("the rules in force are still the former ones: {error}"))?;
+            }
+            self.adopt(config, changes);
+            return Ok(());
+        }
+        let keeps_engine = self.ground.keeps_engine(&config);
+        if !keeps_engine {
+            tracing::warn!(
+                "the ESP engine starts anew, for its ports change: every connection is opened again"
+            );
+            self.end_engine();
+        }
+        let locals: BTreeSet<IpAddr> = config.connections.iter().map(|c| c.local.address).collect();
+        let outcome = match self.change_ground(&config, &rules, changes).await {
+            Ok(()) => self.sockets.bind_more(locals.iter().copied()).map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            return Err(self.go_back(&error, keeps_engine).await);
+        }
+        if !keeps_engine {
+            self.begin_engine().map_err(|error| format!("no connection can come up: {error}"))?;
+        }
+        self.change_connections(&config, ike);
+        self.sockets.keep_only(&locals);
+        self.adopt(config, changes);
+        Ok(())
+    }
+
+    /// Ports, networks, routes and rules.
+    async fn change_ground(
+        &mut self,
+        config: &Config,
+        rules: &RuleSet,
+        changes: &Changes,
+    ) -> anyhow::Result<()> {
+        if changes.regroups {
+            // For the moment that this takes nothing passes.
+            self.ground.maps.close()?;
+        } else {
+            // What goes away has no rules any more before its networks become somebody else's.
+            self.ground.maps.set_rules(rules)?;
+        }
+        self.ground.put_in_force(config, rules, &self.directory).await
+    }
+
+    /// The former configuration again, after an error.
+    async fn go_back(&mut self, error: &anyhow::Error, keeps_engine: bool) -> String {
+        let back = async {
+            let rules = policy::compile(&self.config.policies)?;
+            self.ground.put_in_force(&self.config, &rules, &self.directory).await?;
+            if !keeps_engine {
+                self.begin_engine()?;
+                let ike = self.config.ike()?;
+                self.change_connections(&self.config.clone(), ike);
+            }
+            anyhow::Ok(())
+        };
+        match back.await {
+            Ok(()) => format!("{error:#}; the former configuration is in force again"),
+            Err(worse) => {
+                let closed = match self.ground.maps.close() {
+                    Ok(()) => "the filter is closed, nothing passes".to_owned(),
+                    Err(error) => format!("the filter could not be closed ({error})"),
+                };
+                format!(
+                    "{error:#}; and the former configuration could not be put in force again: {worse:#}; {closed}: mend \
+                     the fault, then `sekisho reload` or restart the daemon"
+                )
+            }
+        }
+    }
+
+    /// SAs of connections that are gone or otherwise are closed, and the peers told; the others stay.
+    fn change_connections(&mut self, config: &Config, ike: EndpointConfig) {
+        let now = Instant::now();
+        // An SA belongs to a port for life.
+        let moved: BTreeSet<&str> = self
+            .config
+            .connections
+            .iter()
+            .map(|connection| &*connection.name)
+            .filter(|name| {
+                self.config.vpn_port(name).map(|port| port.id) != config.vpn_port(name).map(|port| port.id)
+            })
+            .collect();
+        let sas = self
+            .endpoint
+            .ike_sas()
+            .filter(|sa| sa.connection.as_deref().is_some_and(|name| moved.contains(name)));
+        for sa in sas.map(|sa| sa.ike).collect::<Vec<_>>() {
+            // Gone meanwhile is as good.
+            let _ = self.endpoint.close(now, sa);
+        }
+        self.endpoint.set_config(now, ike);
+        // While the connections that end are still known by name.
+        self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
+        self.tunnels.reconfigure(config, now);
+        self.tunnels.handle_timeout(now, &mut self.endpoint, &mut self.ground.maps);
+    }
+
+    /// Closes every SA and ends the ESP engine, so that another can have its sockets.
+    fn end_engine(&mut self) {
+        let now = Instant::now();
+        self.endpoint.set_config(now, EndpointConfig::default());
+        self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
+        self.tunnels.use_table(Arc::new(NoDatapath));
+        self.ground.stop_engine();
+        // The thread may hold the engine for a moment.
+        if let Some(thread) = self.sa_event_thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of SA events had panicked");
+        }
+    }
+
+    /// Hands the connections over to the engine that runs now.
+    fn begin_engine(&mut self) -> anyhow::Result<()> {
+        let table: Arc<dyn SaTable> = match &self.ground.engine {
+            Some(engine) => engine.clone(),
+            None => Arc::new(NoDatapath),
+        };
+        let (sender, events) = mpsc::channel(super::REQUESTS_MAX);
+        self.sa_events = events;
+        self.sa_event_thread = Some(forward_sa_events(Arc::downgrade(&table), sender)?);
+        self.tunnels.use_table(table);
+        self.paths = super::Paths::default();
+        Ok(())
+    }
+
+    /// From now on this is the configuration.
+    fn adopt(&mut self, config: Config, changes: &Changes) {
+        self.port_names = super::port_names(&config);
+        if changes.metrics {
+            if let Some(server) = self.metrics.take() {
+                server.abort();
+            }
+            self.metrics = metrics_at(config.gateway.metrics, &self.requests);
+        }
+        self.config = config;
+    }
+}
+
+/// An asker who has left does not matter.
+fn answer(reply: Option<oneshot::Sender<Answer>>, answer: Answer) {
+    if let Some(reply) = reply {
+        let _ = reply.send(answer);
+    }
+}
