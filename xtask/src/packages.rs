@@ -22,7 +22,7 @@ const fn package(name: &'static str, program: &'static str) -> Package {
     Package { name, program: Some(program) }
 }
 
-const PACKAGES: [Package; 14] = [
+const LAB: &[Package] = &[
     // Needed to build: bpf-linker and ring link C and C++.
     package("gcc", "cc"),
     package("g++", "c++"),
@@ -45,6 +45,14 @@ const PACKAGES: [Package; 14] = [
     package("prometheus", "promtool"),
 ];
 
+/// For guests with another kernel.
+const VM: &[Package] = &[
+    package("busybox-static", "busybox"),
+    package("kmod", "depmod"),
+    package("qemu-system-x86", "qemu-system-x86_64"),
+    package("xz-utils", "xz"),
+];
+
 /// Packages that bring a service, and the service.
 const SERVICES: [(&str, &str); 2] =
     [("prometheus", "prometheus.service"), ("charon-systemd", "strongswan.service")];
@@ -53,17 +61,21 @@ const SERVICES: [(&str, &str); 2] =
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const DENY_ALL: &str = "#!/bin/sh\n# Sekisho's setup: nothing starts while packages are installed. Removed when it is done.\nexit 101\n";
 
-/// The packages that the lab, the tests and the demo use.
-pub(crate) struct DebianPackages;
+/// Packages that must be there.
+pub(crate) struct DebianPackages(&'static [Package]);
 
 impl DebianPackages {
-    fn absent() -> Result<Vec<&'static str>> {
+    /// What the lab, the tests and the demo use.
+    pub(crate) const LAB: Self = Self(LAB);
+    /// What `cargo xtask vm` uses.
+    pub(crate) const VM: Self = Self(VM);
+
+    fn absent(&self) -> Result<Vec<&'static str>> {
         if !process::have("dpkg-query") {
-            let programs =
-                PACKAGES.iter().filter(|p| p.program.is_some_and(|program| !process::have(program)));
+            let programs = self.0.iter().filter(|p| p.program.is_some_and(|program| !process::have(program)));
             return Ok(programs.map(|package| package.name).collect());
         }
-        PACKAGES
+        self.0
             .iter()
             .map(|package| package.name)
             .filter_map(|name| match installed(name) {
@@ -77,16 +89,16 @@ impl DebianPackages {
 
 impl Part for DebianPackages {
     fn name(&self) -> String {
-        format!("{} Debian packages", PACKAGES.len())
+        format!("{} Debian packages", self.0.len())
     }
 
     fn missing(&self) -> Result<Option<String>> {
-        let absent = Self::absent()?;
+        let absent = self.absent()?;
         Ok((!absent.is_empty()).then(|| format!("packages: {}", absent.join(" "))))
     }
 
     fn install(&self) -> Result<()> {
-        let absent = Self::absent()?;
+        let absent = self.absent()?;
         if !process::have("apt-get") {
             bail!(
                 "this isn't a Debian system: please install by hand what Debian calls {}",
@@ -174,7 +186,6 @@ impl Drop for NoServiceStarts {
 /// not list, into `folder`. Neither the sources nor the system's package lists change.
 pub(crate) fn download(name: &str, version: &str, suite: &str, folder: &Path) -> Result<PathBuf> {
     let apt = PrivateList::new(suite, folder)?;
-    process::run(apt.command("apt-get").args(["--quiet", "--quiet", "update"]))?;
     // `rust-src | 1.95.0+dfsg1-2~bpo13+1 | …`, newest first
     let versions = process::output(apt.command("apt-cache").args(["madison", name]))?;
     let exact = versions
@@ -182,16 +193,18 @@ pub(crate) fn download(name: &str, version: &str, suite: &str, folder: &Path) ->
         .filter_map(|line| line.split('|').nth(1).map(str::trim))
         .find(|candidate| candidate.starts_with(version))
         .ok_or_else(|| anyhow!("{suite} has no {name} {version}*"))?;
-    process::run(
-        apt.command("apt-get")
-            .args(["--quiet", "--quiet", "download", &format!("{name}={exact}")])
-            .current_dir(folder),
-    )?;
-    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-    entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .ok_or_else(|| anyhow!("apt-get downloaded {name}, yet there is no file"))
+    apt.download(&format!("{name}={exact}"), folder)
+}
+
+/// The same for what `name`, a package without content, depends on first.
+pub(crate) fn download_dependency(name: &str, suite: &str, folder: &Path) -> Result<PathBuf> {
+    let apt = PrivateList::new(suite, folder)?;
+    let depends = process::output(apt.command("apt-cache").args(["depends", name]))?;
+    let first = depends
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: "))
+        .ok_or_else(|| anyhow!("{suite} has no {name}, or one that needs nothing"))?;
+    apt.download(first, folder)
 }
 
 /// One suite of the mirror that this machine uses already, with package lists of its own.
@@ -209,7 +222,20 @@ impl PrivateList {
         );
         let sources = folder.join("sources.list");
         fs::write(&sources, line).with_context(|| format!("writing {}", sources.display()))?;
-        Ok(Self { folder })
+        let list = Self { folder };
+        process::run(list.command("apt-get").args(["--quiet", "--quiet", "update"]))?;
+        Ok(list)
+    }
+
+    /// Puts a package's file into `into`, which holds no other.
+    fn download(&self, what: &str, into: &Path) -> Result<PathBuf> {
+        let mut apt_get = self.command("apt-get");
+        process::run(apt_get.args(["--quiet", "--quiet", "download", what]).current_dir(into))?;
+        let entries = fs::read_dir(into).with_context(|| format!("reading {}", into.display()))?;
+        entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .ok_or_else(|| anyhow!("apt-get downloaded {what}, yet there is no file"))
     }
 
     fn command(&self, program: &str) -> Command {

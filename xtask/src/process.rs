@@ -153,6 +153,11 @@ pub(crate) fn run_watched(
     line: impl Fn(&str) + Sync,
 ) -> Result<Ending> {
     echo(command);
+    watch(command, deadline, line)
+}
+
+/// The same without a word about the command, which is none that anybody would type.
+pub(crate) fn watch(command: &mut Command, deadline: Duration, line: impl Fn(&str) + Sync) -> Result<Ending> {
     let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let end = Instant::now() + deadline;

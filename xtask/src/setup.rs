@@ -97,7 +97,7 @@ pub(crate) fn check() -> Result<()> {
 fn parts(purpose: Purpose, rustc: &Rustc) -> Vec<Box<dyn Part + '_>> {
     let mut parts: Vec<Box<dyn Part + '_>> = Vec::new();
     if purpose != Purpose::Build {
-        parts.push(Box::new(DebianPackages));
+        parts.push(Box::new(DebianPackages::LAB));
     }
     parts.push(Box::new(RustSrc { rustc }));
     parts.push(Box::new(BpfLinker { rustc }));

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: setup, lint, then the suites, each with its counts in one table.
 
 use std::{
+    env,
     ffi::OsStr,
     fs,
     io::{self, Write},
@@ -21,6 +22,7 @@ use crate::{
     process::{self, Ending},
     setup::{self, Purpose},
     tally::{Counts, Tally, closing_line},
+    vm::Kernel,
 };
 
 /// What can be run by name; without a name all of them run, in this order, but fuzz only where all is asked for.
@@ -32,6 +34,8 @@ pub(crate) enum Suite {
     Unit,
     /// The programs in this kernel: verifier, and packet in, verdict and packet out
     Ebpf,
+    /// The same programs in other kernels, in virtual machines: 6.1 and 6.12
+    Kernels,
     /// Whole gateways in a network of namespaces
     E2e,
     /// Against strongSwan
@@ -44,6 +48,8 @@ pub(crate) enum Suite {
 const TESTS: &str = "sekisho-tests";
 /// A suite that takes longer, its build included, hangs.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
+/// The same for a suite in a guest, which is slow.
+const GUEST_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// As shells say "ended by SIGINT".
 const INTERRUPTED: u8 = 130;
 
@@ -102,11 +108,12 @@ fn run_each(
                 fuzz::check(root, tally)?;
                 fuzz::run(root, &[], fuzz::SECONDS, tally)?;
             }
-            Suite::Ebpf | Suite::E2e | Suite::Interop => {
+            Suite::Ebpf | Suite::Kernels | Suite::E2e | Suite::Interop => {
                 let start = Instant::now();
                 // Built once, and only if a suite wants it.
                 let built = products.get_or_insert_with(|| Products::build(root));
                 match built {
+                    Ok(products) if *suite == Suite::Kernels => kernels(root, products, tally)?,
                     Ok(products) => lab(root, *suite, slow_too, products, tally)?,
                     Err(error) => {
                         let counts = Counts { failed: 1, ..Counts::default() };
@@ -126,6 +133,7 @@ impl Suite {
             Self::Lint => "lint",
             Self::Unit => "unit",
             Self::Ebpf => "ebpf",
+            Self::Kernels => "kernels",
             Self::E2e => "e2e",
             Self::Interop => "interop",
             Self::Fuzz => "fuzz",
@@ -191,6 +199,26 @@ fn lab(root: &Path, which: Suite, slow_too: bool, products: &Products, tally: &m
     cargo.env("SEKISHO_BIN_DIR", &products.programs);
     cargo.env("SEKISHO_EBPF_OBJECT", &products.object);
     suite(root, which.name(), &mut cargo, tally)
+}
+
+/// The eBPF suite once more in each guest kernel, but for what a guest can tell nothing of: costs, and races that it
+/// would take too long to wait for.
+fn kernels(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
+    let us = env::current_exe().context("finding this program")?;
+    for kernel in Kernel::value_variants() {
+        let seconds = GUEST_DEADLINE.as_secs();
+        let runner = format!(
+            r#"target."cfg(unix)".runner = ["{}", "vm", "--kernel", "{}", "--timeout", "{seconds}", "--"]"#,
+            us.display(),
+            kernel.name()
+        );
+        let mut cargo = process::cargo();
+        cargo.args(["test", "--workspace", "--test", Suite::Ebpf.name(), "--config", &runner]);
+        cargo.args(["--", "--test-threads=1", "--skip", "cost", "--skip", "races"]);
+        cargo.env("SEKISHO_EBPF_OBJECT", &products.object);
+        suite(root, &format!("linux-{}", kernel.name()), &mut cargo, tally)?;
+    }
+    Ok(())
 }
 
 /// Runs a command that runs tests, and records its counts. One that runs no test has failed.

@@ -146,10 +146,10 @@ fn rustc_llvm(lib: &Path) -> Result<PathBuf> {
 }
 
 /// A folder that is empty at first and gone at last.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(path: &Path) -> Result<Self> {
+    pub(crate) fn new(path: &Path) -> Result<Self> {
         remove_if_there(path)?;
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
         Ok(Self(path.to_owned()))
