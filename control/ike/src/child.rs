@@ -160,6 +160,15 @@ pub(crate) fn confirm(
     Ok(Terms { spi_in, spi_out: choice.peer_spi, suite: choice.suite, local, remote, config })
 }
 
+/// The child with its first pair of networks only; `None`: it has no more than that.
+pub(crate) fn first_pair(config: &Arc<ChildConfig>) -> Option<Arc<ChildConfig>> {
+    let ([local, ..], [remote, ..]) = (config.local.as_slice(), config.remote.as_slice()) else {
+        return None;
+    };
+    let single = ChildConfig { local: vec![*local], remote: vec![*remote], ..ChildConfig::clone(config) };
+    (single != **config).then(|| Arc::new(single))
+}
+
 /// What both lists allow, without selectors that another one covers.
 fn narrow(offered: &[TrafficSelector], configured: &[TrafficSelector]) -> Vec<TrafficSelector> {
     let mut common: Vec<TrafficSelector> = Vec::new();

@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq;
 
 use crate::crypto::suite::{EspProposal, IkeProposal};
 use crate::crypto::{signature::PrivateKey, x509::TrustAnchors};
+pub use crate::unique::Uniqueness;
 use crate::wire::{id::Identification, ts::TrafficSelector};
 
 /// Names a configured connection; chosen by the caller, shown in logs.
@@ -92,6 +93,12 @@ pub struct Connection {
     pub children: Vec<ChildConfig>,
     /// IKE SA is rekeyed after this time (less a random part of up to a tenth).
     pub ike_rekey_after: Duration,
+    /// Both prove anew who they are after this time, by a second IKE SA that replaces the first (RFC 7296 section 2.8.3);
+    /// zero: never. Whoever began the connection begins this too; the other asks for it (RFC 4478) and closes the IKE SA
+    /// when nothing comes of it.
+    pub reauth_after: Duration,
+    /// What becomes of a second IKE SA with the same peer.
+    pub uniqueness: Uniqueness,
     /// Silence after which a liveness check is sent (RFC 7296 section 2.4); zero: never.
     pub dpd_after: Duration,
     /// Act as if behind a NAT, so that ESP always goes in UDP 4500.
@@ -113,6 +120,8 @@ impl Connection {
             ike_proposals,
             children,
             ike_rekey_after,
+            reauth_after,
+            uniqueness,
             dpd_after,
             force_encapsulation,
         } = self;
@@ -140,6 +149,8 @@ impl Connection {
             && *ike_proposals == other.ike_proposals
             && *children == other.children
             && *ike_rekey_after == other.ike_rekey_after
+            && *reauth_after == other.reauth_after
+            && *uniqueness == other.uniqueness
             && *dpd_after == other.dpd_after
             && *force_encapsulation == other.force_encapsulation
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::EndpointConfig;
 use crate::crypto::random::Random;
+use crate::directory::Directory;
 use crate::event::{ChildHandle, IkeHandle};
 use crate::outbox::Outbox;
 use crate::sa::IkeSa;
@@ -19,6 +20,8 @@ pub(crate) struct Context<'a> {
     pub(crate) random: &'a mut dyn Random,
     pub(crate) out: &'a mut Outbox,
     pub(crate) numbers: &'a mut Numbers,
+    /// All others.
+    pub(crate) others: &'a Directory,
     /// Of the IKE SA at hand.
     pub(crate) timers: &'a mut TimerTable,
     /// IKE SAs that came into being (by a rekey), for the endpoint to take in.
@@ -55,6 +58,7 @@ impl Context<'_> {
             random: &mut *self.random,
             out: &mut *self.out,
             numbers: &mut *self.numbers,
+            others: self.others,
             timers,
             spawned: &mut *self.spawned,
         }
@@ -106,6 +110,7 @@ pub(crate) mod testing {
         pub(crate) spawned: Vec<IkeSa>,
         random: SeededRandom,
         numbers: Numbers,
+        others: Directory,
     }
 
     impl World {
@@ -118,6 +123,7 @@ pub(crate) mod testing {
                 spawned: Vec::new(),
                 random: SeededRandom::new(seed),
                 numbers: Numbers::default(),
+                others: Directory::default(),
             }
         }
 
@@ -129,6 +135,7 @@ pub(crate) mod testing {
                 random: &mut self.random,
                 out: &mut self.out,
                 numbers: &mut self.numbers,
+                others: &self.others,
                 timers: &mut self.timers,
                 spawned: &mut self.spawned,
             }

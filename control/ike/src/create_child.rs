@@ -53,6 +53,10 @@ const MAX_CHILDREN: usize = 16;
 const MAX_CHILDREN_OF_ONE: usize = 4;
 
 impl ChildOffer {
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
     /// The peer deletes a pair that we don't know (yet).
     pub(crate) fn note_deleted(&mut self, spi_out: u32) {
         if self.deleted.len() < MAX_DELETED {
@@ -210,6 +214,11 @@ impl Established {
                     }
                 }
             }
+            // RFC 7296 section 2.9: it takes one pair of networks in each child SA only.
+            NotifyType::SinglePairRequired if let Some(single) = child::first_pair(&offer.config) => {
+                self.report_child_refusal(ctx, &offer.config.name, error);
+                self.pending = self.offer(ctx, single, offer.rekeys, None, Vec::new(), offer.rival);
+            }
             // RFC 7296 section 2.25: the peer is busy with the same SA, or its rekey has made ours needless.
             NotifyType::TemporaryFailure => match offer.rekeys {
                 Some(handle) if rekeyed == Some(ChildPhase::Up) => self.defer(ctx, Task::RekeyChild(handle)),
@@ -242,10 +251,15 @@ impl Established {
         })
     }
 
-    /// The old pair still works; its rekey is tried again before it is worn out.
-    fn retry_rekey(&self, ctx: &mut Context<'_>, rekeys: Option<ChildHandle>) {
-        if let Some(handle) = rekeys.filter(|handle| self.children.contains_key(handle)) {
-            ctx.timers.set(Timer::ChildRekey(handle), ctx.later(REKEY_RETRY));
+    /// The old pair still works; its rekey is tried again before it is worn out. A child that was not made at all is asked
+    /// for again later.
+    fn retry_rekey(&mut self, ctx: &mut Context<'_>, rekeys: Option<ChildHandle>) {
+        match rekeys {
+            Some(handle) if self.children.contains_key(&handle) => {
+                ctx.timers.set(Timer::ChildRekey(handle), ctx.later(REKEY_RETRY));
+            }
+            Some(_) => {}
+            None => self.miss_child(ctx),
         }
     }
 
@@ -346,7 +360,7 @@ impl Established {
         payloads.push(Payload::TsI(TrafficSelectors::new(terms.remote.clone())));
         payloads.push(Payload::TsR(TrafficSelectors::new(terms.local.clone())));
         payloads.push(Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)));
-        let activate = rekeys.is_none();
+        let activate = rekeys.is_none() && self.has_no_twin(ctx);
         let child =
             self.install(ctx, NewChild { terms, keymat, initiated: false, activate, replaces: rekeys });
         if let Pending::Child(offer) = &mut self.pending

@@ -4,6 +4,8 @@
 //! (events first: a responder's [`Event::ChildInstall`] must be done before its reply leaves), then sleep until
 //! [`Endpoint::poll_timeout`].
 
+mod duplicates;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use crate::config::{Connection, ConnectionName, EndpointConfig};
 use crate::context::{Context, Numbers};
 use crate::cookie::CookieJar;
 use crate::crypto::random::Random;
+use crate::directory::Directory;
 use crate::established::{Established, Task};
 use crate::event::{ChildHandle, CloseReason, Event, FailureKind, IkeHandle, Path, Transmit};
 use crate::init::initiator::InitSent;
@@ -23,14 +26,12 @@ use crate::sa::{IkeSa, State};
 use crate::status::{IkeStatus, Stats};
 use crate::strangers::{Source, Strangers};
 use crate::timer::TimerTable;
+use crate::wire::id::Identification;
 use crate::wire::notify::Notify;
 use crate::wire::{ExchangeType, Header, NotifyType, Outer, Payload, WireError, write_clear};
 
 /// An answer to a stranger about an SPI or version we don't know is sent at most once in this time.
 const STRANGER_ANSWER_INTERVAL: Duration = Duration::from_secs(1);
-/// Established IKE SAs of one connection at most. A peer needs one, two while both sides begin at once; one that makes
-/// more has lost the others.
-const MAX_IKE_SAS: usize = 8;
 
 /// All IKE SAs of one gateway.
 pub struct Endpoint {
@@ -57,6 +58,7 @@ struct Shared {
     clock: (Instant, Duration),
     out: Outbox,
     numbers: Numbers,
+    directory: Directory,
 }
 
 impl Shared {
@@ -74,6 +76,7 @@ impl Shared {
             random: &mut *self.random,
             out: &mut self.out,
             numbers: &mut self.numbers,
+            others: &self.directory,
             timers,
             spawned,
         }
@@ -93,6 +96,23 @@ impl Entry {
     fn stranger(&self) -> Option<Source> {
         let (remote, _) = self.init_key.filter(|_| self.sa.state.is_stranger())?;
         Some(Source::of(remote.ip()))
+    }
+}
+
+/// With whom an established IKE SA is.
+struct Who {
+    connection: ConnectionName,
+    peer: Identification,
+}
+
+impl Who {
+    fn of(state: &State) -> Option<Self> {
+        match state {
+            State::Established(state) => {
+                Some(Self { connection: state.connection.name.clone(), peer: state.remote_id.clone() })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -131,6 +151,7 @@ impl Endpoint {
                 clock: (now, unix_time),
                 out: Outbox::default(),
                 numbers: Numbers::default(),
+                directory: Directory::default(),
             },
             jar,
             sas: BTreeMap::new(),
@@ -287,13 +308,12 @@ impl Endpoint {
     ) -> Result<IkeHandle, CommandError> {
         let known = self.shared.config.connections.iter().find(|known| *known.name == *connection);
         let connection = known.ok_or_else(|| CommandError::UnknownConnection(connection.to_owned()))?.clone();
-        let has_other = self.established().any(|(_, state)| state.connection.name == connection.name);
         let handle = self.shared.numbers.ike();
         let (mut timers, mut spawned) = (TimerTable::default(), Vec::new());
         let mut ctx = self.shared.context(now, &mut timers, &mut spawned);
         let spi = ctx.ike_spi();
         let name = connection.name.clone();
-        let begun = InitSent::begin(&mut ctx, handle, connection, Path { local, remote }, spi, !has_other);
+        let begun = InitSent::begin(&mut ctx, handle, connection, Path { local, remote }, spi);
         let begun = begun.map_err(|detail| CommandError::Unusable { connection: name, detail })?;
         self.store(Entry {
             sa: IkeSa { spi, timers, state: State::InitSent(Box::new(begun)) },
@@ -304,8 +324,7 @@ impl Endpoint {
 
     /// Closes an IKE SA and its children: DELETE goes to the peer, events follow at once.
     pub fn close(&mut self, now: Instant, ike: IkeHandle) -> Result<(), CommandError> {
-        let entry = self.sas.values().find(|entry| entry.sa.state.handle() == Some(ike));
-        let spi = entry.ok_or(CommandError::UnknownIke(ike))?.sa.spi;
+        let spi = self.shared.directory.ike(ike).ok_or(CommandError::UnknownIke(ike))?;
         self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Local));
         Ok(())
     }
@@ -319,10 +338,24 @@ impl Endpoint {
 
     /// Rekeys an IKE SA now.
     pub fn rekey_ike(&mut self, now: Instant, ike: IkeHandle) -> Result<(), CommandError> {
-        let found = self.established().find(|(_, state)| state.handle == ike).map(|(spi, _)| spi);
-        let spi = found.ok_or(CommandError::UnknownIke(ike))?;
+        let spi = self.established_ike(ike)?;
         self.with_established(now, spi, |state, _| state.enqueue(Task::RekeyIke));
         Ok(())
+    }
+
+    /// Proves anew who both are, by a second IKE SA that replaces this one once it carries everything (RFC 7296
+    /// section 2.8.3).
+    pub fn reauthenticate(&mut self, now: Instant, ike: IkeHandle) -> Result<(), CommandError> {
+        let spi = self.established_ike(ike)?;
+        self.with_established(now, spi, Established::reauthenticate);
+        Ok(())
+    }
+
+    fn established_ike(&self, ike: IkeHandle) -> Result<u64, CommandError> {
+        let established = |spi: &u64| {
+            self.sas.get(spi).is_some_and(|entry| matches!(entry.sa.state, State::Established(_)))
+        };
+        self.shared.directory.ike(ike).filter(established).ok_or(CommandError::UnknownIke(ike))
     }
 
     /// Rekeys a child SA now (its lifetime in packets or bytes ran low).
@@ -349,6 +382,14 @@ impl Endpoint {
     /// The configuration it works from.
     pub fn config(&self) -> &EndpointConfig {
         &self.shared.config
+    }
+
+    /// The data path received authentic packets on a pair: the peer lives, and need not be asked (RFC 7296 section 2.4).
+    /// Once in a while is enough.
+    pub fn child_received(&mut self, now: Instant, child: ChildHandle) -> Result<(), CommandError> {
+        let spi = self.holder(child)?;
+        self.with_established(now, spi, |state, ctx| state.heard(ctx));
+        Ok(())
     }
 
     /// Works from another configuration from now on. IKE SAs whose connection vanished or changed are closed.
@@ -381,6 +422,8 @@ impl Endpoint {
             ike_rekeyed: counters.ike_rekeyed,
             children_installed: counters.children_installed,
             failures: counters.failures.clone(),
+            strangers: self.strangers.total(),
+            spis: self.shared.numbers.esp_spis.used(),
             ..Stats::default()
         };
         for entry in self.sas.values() {
@@ -403,16 +446,8 @@ impl Endpoint {
         all.into_iter()
     }
 
-    fn established(&self) -> impl Iterator<Item = (u64, &Established)> {
-        self.sas.values().filter_map(|entry| match &entry.sa.state {
-            State::Established(state) => Some((entry.sa.spi, &**state)),
-            _ => None,
-        })
-    }
-
     fn holder(&self, child: ChildHandle) -> Result<u64, CommandError> {
-        let found = self.established().find(|(_, state)| state.children.contains_key(&child));
-        found.map(|(spi, _)| spi).ok_or(CommandError::UnknownChild(child))
+        self.shared.directory.holder(child).ok_or(CommandError::UnknownChild(child))
     }
 
     fn with_established(
@@ -440,15 +475,11 @@ impl Endpoint {
         let Some(Entry { sa, init_key }) = self.take(spi) else { return };
         let IkeSa { spi, mut timers, state } = sa;
         let mut spawned = Vec::new();
-        let (was_established, was_retired) = (matches!(state, State::Established(_)), state.is_retired());
-        let mut next = change(state, &mut self.shared.context(now, &mut timers, &mut spawned));
-        let mut announced = None;
-        let mut established = None;
-        if let Some(State::Established(state)) = &mut next {
-            let who = (state.handle, state.connection.name.clone());
-            announced = state.take_initial_contact().then(|| who.clone());
-            established = (!was_established).then_some(who);
-        }
+        let mark = self.shared.out.events.len();
+        let was_retired = state.is_retired();
+        let was = Who::of(&state);
+        let next = change(state, &mut self.shared.context(now, &mut timers, &mut spawned));
+        let is = next.as_ref().and_then(Who::of);
         let retired = next.as_ref().is_some_and(State::is_retired) && !was_retired;
         match next {
             Some(state) => self.store(Entry { sa: IkeSa { spi, timers, state }, init_key }),
@@ -457,18 +488,21 @@ impl Endpoint {
         if retired {
             self.retire(spi);
         }
+        let mut moved = None;
         for sa in spawned {
             let (spi, retired) = (sa.spi, sa.state.is_retired());
+            moved = moved.or(Who::of(&sa.state).map(|_| spi));
             self.store(Entry { sa, init_key: None });
             if retired {
                 self.retire(spi);
             }
         }
-        if let Some((handle, connection)) = announced {
-            self.close_predecessors(now, handle, &connection, 1);
-        } else if let Some((handle, connection)) = established {
-            self.close_predecessors(now, handle, &connection, MAX_IKE_SAS);
+        match (was, is) {
+            (Some(gone), None) if moved.is_none() => self.hand_over(mark, &gone),
+            (None, Some(_)) => self.judge_duplicates(now, spi),
+            _ => {}
         }
+        self.close_superseded(now, moved.unwrap_or(spi));
     }
 
     /// Holds what is over within its bound.
@@ -489,33 +523,12 @@ impl Endpoint {
         }
     }
 
-    /// Leaves a connection so many IKE SAs, the newest among them. One, if the peer says that it has no other (RFC 7296
-    /// section 2.4). Those we still have get a DELETE all the same: one that both sides made at the same time is then
-    /// gone on both.
-    fn close_predecessors(
-        &mut self,
-        now: Instant,
-        newest: IkeHandle,
-        connection: &ConnectionName,
-        left: usize,
-    ) {
-        let mut older: Vec<_> = self
-            .established()
-            .filter(|(_, state)| state.handle != newest && state.connection.name == *connection)
-            .map(|(spi, state)| (state.handle, spi))
-            .collect();
-        older.sort_unstable();
-        older.truncate((older.len() + 1).saturating_sub(left));
-        for (_, spi) in older {
-            self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Replaced));
-        }
-    }
-
     fn store(&mut self, entry: Entry) {
         let spi = entry.sa.spi;
         if let Some(source) = entry.stranger() {
             self.strangers.enter(source);
         }
+        self.shared.directory.enter(&entry.sa);
         self.deadlines.extend(entry.sa.timers.next().map(|at| (at, spi)));
         if let Some(key) = entry.init_key {
             self.inits.insert(key, spi);
@@ -525,6 +538,7 @@ impl Endpoint {
 
     fn take(&mut self, spi: u64) -> Option<Entry> {
         let entry = self.sas.remove(&spi)?;
+        self.shared.directory.leave(&entry.sa);
         if let Some(source) = entry.stranger() {
             self.strangers.leave(source);
         }

@@ -22,6 +22,7 @@ use crate::retired::Retired;
 use crate::sa::State;
 use crate::status::{IkeStatus, Phase};
 use crate::timer::Timer;
+use crate::unique::{Origin, When};
 use crate::wire::delete::Delete;
 use crate::wire::id::Identification;
 use crate::wire::notify::Notify;
@@ -31,6 +32,9 @@ use crate::wire::{ExchangeType, Outer, Payload};
 pub(crate) const LINGER: Duration = Duration::from_secs(5);
 /// When a refused rekey is tried again.
 pub(crate) const REKEY_RETRY: Duration = Duration::from_secs(30);
+/// First wait before a child SA that should be and is not is asked for again; doubles up to the last.
+const CHILD_RETRY: Duration = Duration::from_secs(30);
+const CHILD_RETRY_LAST: Duration = Duration::from_secs(600);
 
 /// The peer is who it says.
 pub(crate) struct Established {
@@ -40,6 +44,8 @@ pub(crate) struct Established {
     /// SK_d, from which children and the next IKE SA get their keys.
     pub(crate) sk_d: Zeroizing<Vec<u8>>,
     pub(crate) remote_id: Identification,
+    pub(crate) origin: Origin,
+    /// When the present keys were made.
     pub(crate) created: Instant,
     pub(crate) rekey_at: Instant,
     pub(crate) child_configs: Vec<Arc<ChildConfig>>,
@@ -49,7 +55,13 @@ pub(crate) struct Established {
     /// What the peer could not do just now.
     pub(crate) deferred: Vec<Task>,
     pub(crate) pending: Pending,
-    initial_contact: bool,
+    /// The peer says that it has no other IKE SA with us: those we know of are dead (RFC 7296 section 2.4).
+    pub(crate) initial_contact: bool,
+    /// IKE SAs with the same peer that go for the sake of this one.
+    pub(crate) supersedes: Vec<(IkeHandle, When)>,
+    /// Those that the peer was to delete were waited for.
+    pub(crate) supersede_overdue: bool,
+    child_wait: Duration,
 }
 
 /// Something to ask of the peer.
@@ -94,6 +106,7 @@ impl Established {
         channel: Channel,
         sk_d: Zeroizing<Vec<u8>>,
         remote_id: Identification,
+        origin: Origin,
     ) -> Self {
         let rekey_at = ctx.renewal(connection.ike_rekey_after);
         ctx.timers.set(Timer::IkeRekey, rekey_at);
@@ -120,6 +133,7 @@ impl Established {
             channel,
             sk_d,
             remote_id,
+            origin,
             created: ctx.now,
             rekey_at,
             children: BTreeMap::new(),
@@ -127,6 +141,9 @@ impl Established {
             deferred: Vec::new(),
             pending: Pending::Nothing,
             initial_contact: false,
+            supersedes: Vec::new(),
+            supersede_overdue: false,
+            child_wait: CHILD_RETRY,
         };
         this.heard(ctx);
         this
@@ -139,13 +156,26 @@ impl Established {
         self.pump(ctx);
     }
 
-    /// The peer says that it has no other IKE SA with us: those we know of are dead.
-    pub(crate) fn announce_initial_contact(&mut self) {
-        self.initial_contact = true;
+    /// Whether everything it is to carry has been asked for and answered.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.tasks.is_empty() && matches!(self.pending, Pending::Nothing | Pending::Liveness)
     }
 
-    pub(crate) fn take_initial_contact(&mut self) -> bool {
-        std::mem::take(&mut self.initial_contact)
+    /// Whether a new pair may be sent with at once. Where the peer has another IKE SA with us, that one carries the traffic
+    /// until the peer shows that it has the new pair, as in a rekey.
+    pub(crate) fn has_no_twin(&self, ctx: &Context<'_>) -> bool {
+        let mut same_peer = ctx.others.of_peer(&self.connection.name, &self.remote_id);
+        same_peer.all(|(handle, _)| handle == self.handle)
+    }
+
+    /// Another IKE SA with the same peer is gone: its pairs may have been the ones in use. Ours, to be put to use.
+    pub(crate) fn take_over_sending(&mut self) -> Vec<ChildHandle> {
+        let up = self.children.values_mut().filter(|child| child.phase == ChildPhase::Up);
+        up.map(|child| {
+            child.outbound_active = true;
+            child.handle
+        })
+        .collect()
     }
 
     pub(crate) fn handle_message(
@@ -253,6 +283,13 @@ impl Established {
                     self.enqueue(task);
                 }
             }
+            Timer::Reauth => {
+                if !self.reauth_due(ctx) {
+                    return self.close(ctx, CloseReason::Failed);
+                }
+            }
+            Timer::Children => self.ask_for_missing(),
+            Timer::Supersede => self.supersede_overdue = true,
             Timer::Grace | Timer::HalfOpen | Timer::Forget => {}
         }
         self.go_on(ctx)
@@ -351,6 +388,7 @@ impl Established {
         {
             old.phase = ChildPhase::Replaced;
         }
+        self.child_wait = CHILD_RETRY;
         ctx.out.counters.children_installed += 1;
         ctx.out.event(Event::ChildInstall(Box::new(ChildSa {
             child: handle,
@@ -395,6 +433,32 @@ impl Established {
         }
     }
 
+    /// A child SA that should be is not, and nothing under way makes it: whoever began the connection asks again in a while.
+    pub(crate) fn miss_child(&mut self, ctx: &mut Context<'_>) {
+        if self.origin.ours && ctx.timers.at(Timer::Children).is_none() {
+            let jitter = self.child_wait / 1000 * (ctx.random.next_u32() % 250);
+            ctx.timers.set(Timer::Children, ctx.later(self.child_wait + jitter));
+            self.child_wait = (self.child_wait * 2).min(CHILD_RETRY_LAST);
+        }
+    }
+
+    fn ask_for_missing(&mut self) {
+        let missing: Vec<_> =
+            self.child_configs.iter().filter(|config| !self.has_child(&config.name)).cloned().collect();
+        for config in missing {
+            self.enqueue(Task::CreateChild(config));
+        }
+    }
+
+    fn has_child(&self, name: &str) -> bool {
+        let under_way = matches!(&self.pending, Pending::Child(offer) if offer.name() == name);
+        under_way
+            || self
+                .children
+                .values()
+                .any(|child| *child.terms.config.name == *name && child.phase != ChildPhase::Removed)
+    }
+
     /// Forgets a pair. Its successor is in use from now on.
     pub(crate) fn remove_child(&mut self, ctx: &mut Context<'_>, handle: ChildHandle, reason: CloseReason) {
         let successors: Vec<_> = self
@@ -413,6 +477,9 @@ impl Established {
             self.reinstate(child.replaces);
             let linger = if reason == CloseReason::Replaced { LINGER } else { Duration::ZERO };
             ctx.out.event(Event::ChildRemove { child: handle, linger, reason });
+            if reason != CloseReason::Replaced {
+                self.miss_child(ctx);
+            }
         }
     }
 
@@ -441,6 +508,7 @@ impl Established {
             self.reinstate(predecessor);
             ctx.out.event(Event::ChildRemove { child: handle, linger: Duration::ZERO, reason });
             self.enqueue(Task::DeleteChild(handle));
+            self.miss_child(ctx);
         }
         self.pump(ctx);
     }
@@ -461,15 +529,20 @@ impl Established {
     }
 
     fn report_closed(&self, ctx: &mut Context<'_>, reason: CloseReason) {
+        // Another IKE SA with this peer goes on: what is under way on this one must not be lost.
+        let (linger, reason) = match (self.has_no_twin(ctx), reason) {
+            (false, CloseReason::Peer | CloseReason::Replaced) => (LINGER, CloseReason::Replaced),
+            (_, reason) => (Duration::ZERO, reason),
+        };
         for child in self.children.values().filter(|child| child.phase != ChildPhase::Removed) {
-            ctx.out.event(Event::ChildRemove { child: child.handle, linger: Duration::ZERO, reason });
+            ctx.out.event(Event::ChildRemove { child: child.handle, linger, reason });
         }
         let connection = self.connection.name.clone();
         ctx.out.event(Event::IkeClosed { ike: self.handle, connection, reason });
     }
 
     /// The peer lives.
-    fn heard(&self, ctx: &mut Context<'_>) {
+    pub(crate) fn heard(&self, ctx: &mut Context<'_>) {
         if !self.connection.dpd_after.is_zero() {
             ctx.timers.set(Timer::Liveness, ctx.later(self.connection.dpd_after));
         }
@@ -500,6 +573,10 @@ impl Established {
             NotifyType::NoProposalChosen => (
                 FailureKind::NoProposalChosen,
                 "it accepts none of our ESP proposals: compare both configurations",
+            ),
+            NotifyType::SinglePairRequired => (
+                FailureKind::TsUnacceptable,
+                "it takes one pair of networks in each child: configure one child for each pair; the first pair is tried",
             ),
             _ => (FailureKind::RefusedByPeer, "see the peer's log"),
         };

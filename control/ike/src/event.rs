@@ -232,6 +232,8 @@ pub enum FailureKind {
     Timeout,
     /// Integrity check of an encrypted message failed.
     Integrity,
+    /// The peer is connected already, and the configuration keeps its first connection.
+    Duplicate,
     /// A bound was reached.
     Overload,
     /// An error of our own or of the caller.
@@ -240,7 +242,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [FailureKind; 12] = [
+    pub const ALL: [FailureKind; 13] = [
         FailureKind::Malformed,
         FailureKind::UnknownSpi,
         FailureKind::NoProposalChosen,
@@ -251,6 +253,7 @@ impl FailureKind {
         FailureKind::RefusedByPeer,
         FailureKind::Timeout,
         FailureKind::Integrity,
+        FailureKind::Duplicate,
         FailureKind::Overload,
         FailureKind::Internal,
     ];
@@ -268,6 +271,7 @@ impl FailureKind {
             FailureKind::RefusedByPeer => "refused-by-peer",
             FailureKind::Timeout => "timeout",
             FailureKind::Integrity => "integrity",
+            FailureKind::Duplicate => "duplicate",
             FailureKind::Overload => "overload",
             FailureKind::Internal => "internal",
         }

@@ -37,6 +37,7 @@ impl Established {
                 Err(this) => this.end(ctx, reason),
             };
         }
+        self.hear_auth_lifetime(ctx, &content);
         let mut ours = Vec::new();
         for delete in &content.deletes {
             if let Delete::Child { protocol: ProtocolId::Esp, spis } = delete {

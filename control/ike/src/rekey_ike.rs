@@ -184,6 +184,11 @@ impl Established {
                     return self.go_on(ctx);
                 }
             }
+            // RFC 7296 section 1.3: it can't rekey at all; a new IKE SA does what a rekey would.
+            NotifyType::NoAdditionalSas if offer.rival.is_none() && self.origin.ours => {
+                self.reauthenticate(ctx);
+                return self.go_on(ctx);
+            }
             NotifyType::TemporaryFailure if offer.rival.is_none() => {
                 self.defer(ctx, Task::RekeyIke);
                 return self.go_on(ctx);

@@ -24,7 +24,6 @@ impl SpiPool {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn used(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

@@ -20,6 +20,10 @@ pub struct Stats {
     pub retired: usize,
     /// Child SA pairs.
     pub children: usize,
+    /// Places held by strangers: half-open IKE SAs that others began, and what is left of failed ones for a while.
+    pub strangers: usize,
+    /// Inbound SPIs of child SAs in use, those included that are offered and not yet agreed on.
+    pub spis: usize,
     /// Counter: datagrams handed in.
     pub datagrams_received: u64,
     /// Counter: datagrams handed out, keepalives and retransmissions included.

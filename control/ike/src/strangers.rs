@@ -46,6 +46,10 @@ impl Strangers {
         *self.by_source.entry(source).or_default() += 1;
     }
 
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
     pub(crate) fn leave(&mut self, source: Source) {
         if let Some(count) = self.by_source.get_mut(&source) {
             self.total -= 1;

@@ -22,6 +22,12 @@ pub(crate) enum Timer {
     Keepalive,
     /// The IKE SA is worn out.
     IkeRekey,
+    /// The peer must prove again who it is, or we must (RFC 4478).
+    Reauth,
+    /// The child SAs that should be and are not are asked for again.
+    Children,
+    /// An IKE SA that another has superseded is still there.
+    Supersede,
     /// A child SA is worn out.
     ChildRekey(ChildHandle),
     /// A retired IKE SA is forgotten.
@@ -41,6 +47,11 @@ impl TimerTable {
     /// Stops a timer.
     pub(crate) fn stop(&mut self, timer: Timer) {
         self.0.remove(&timer);
+    }
+
+    /// When a timer is due, if it is set.
+    pub(crate) fn at(&self, timer: Timer) -> Option<Instant> {
+        self.0.get(&timer).copied()
     }
 
     /// Stops every timer but one.

@@ -6,12 +6,12 @@ use std::time::Instant;
 use super::{AuthFault, Side, certificate_request, prove, readable, verify};
 use crate::channel::{Channel, Inbound, Message};
 use crate::child::{self, Proposed};
-use crate::config::{ChildConfig, Connection};
+use crate::config::{ChildConfig, Connection, Uniqueness};
 use crate::content::Content;
 use crate::context::Context;
 use crate::crypto::keys::ChildKeymat;
 use crate::crypto::negotiate::{self, Pfs};
-use crate::established::{Established, NewChild};
+use crate::established::{Established, NewChild, Task};
 use crate::event::{CloseReason, Event, FailureKind, IkeHandle, Path};
 use crate::init::Agreed;
 use crate::retired::Retired;
@@ -19,6 +19,7 @@ use crate::sa::State;
 use crate::spi::InboundSpi;
 use crate::status::{IkeStatus, Phase};
 use crate::timer::Timer;
+use crate::unique::Origin;
 use crate::wire::delete::Delete;
 use crate::wire::id::IdPayload;
 use crate::wire::notify::Notify;
@@ -34,8 +35,6 @@ pub(crate) struct AuthSent {
     agreed: Agreed,
     /// The child that was offered along.
     child: Option<(Arc<ChildConfig>, InboundSpi)>,
-    /// We have no other IKE SA with this peer (RFC 7296 section 2.4).
-    initial_contact: bool,
     started: Instant,
 }
 
@@ -47,15 +46,13 @@ impl AuthSent {
         connection: Arc<Connection>,
         channel: Channel,
         agreed: Agreed,
-        initial_contact: bool,
         started: Instant,
     ) -> Option<State> {
         let child = connection
             .children
             .first()
             .map(|config| (Arc::new(config.clone()), ctx.numbers.esp_spis.take(ctx.random)));
-        let mut this =
-            Box::new(Self { handle, connection, channel, agreed, child, initial_contact, started });
+        let mut this = Box::new(Self { handle, connection, channel, agreed, child, started });
         match this.send(ctx) {
             Ok(()) => Some(State::AuthSent(this)),
             Err(detail) => {
@@ -78,7 +75,9 @@ impl AuthSent {
             .map_err(|error| error.to_string())?;
         let mut payloads = vec![Payload::IdI(id)];
         payloads.extend(certificates);
-        if self.initial_contact {
+        // RFC 7296 section 2.4, judged as late as can be: the peer may have opened one meanwhile.
+        let unique = self.connection.uniqueness != Uniqueness::Never;
+        if unique && !ctx.others.has(&self.connection.name) {
             payloads.push(Payload::Notify(Notify::new(NotifyType::InitialContact)));
         }
         payloads.extend(certificate_request(&self.connection));
@@ -148,10 +147,12 @@ impl AuthSent {
         if let Err(fault) = verify(ctx, &self.connection, &self.agreed, prf, Side::Responder, id, content) {
             return self.reject(ctx, fault);
         }
-        let Self { handle, connection, channel, agreed, child, .. } = *self;
+        let Self { handle, connection, channel, agreed, child, started } = *self;
         let remote_id = id.id.clone();
-        let mut established =
-            Established::begin(ctx, handle, connection, channel, agreed.keys.d.clone(), remote_id);
+        let origin = Origin::new(true, started, ctx.now, [&agreed.nonce_i, &agreed.nonce_r]);
+        let sk_d = agreed.keys.d.clone();
+        let mut established = Established::begin(ctx, handle, connection, channel, sk_d, remote_id, origin);
+        established.plan_reauth(ctx, content);
         if let Some((config, spi)) = child {
             established.conclude_first_child(ctx, config, spi, &agreed, content);
         }
@@ -225,6 +226,10 @@ impl Established {
     ) {
         if let Some(error) = content.error() {
             self.report_child_refusal(ctx, &config.name, error);
+            match child::first_pair(&config).filter(|_| error.notify_type == NotifyType::SinglePairRequired) {
+                Some(single) => self.enqueue(Task::CreateChild(single)),
+                None => self.miss_child(ctx),
+            }
             return;
         }
         let number = spi.number();
@@ -236,6 +241,7 @@ impl Established {
                 self.report_child_error(ctx, &config.name, &error);
                 // The peer has it installed.
                 self.delete_unused(ctx, number);
+                self.miss_child(ctx);
                 return;
             }
         };

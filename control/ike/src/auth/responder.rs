@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{AuthFault, Side, prove, readable, verify};
 use crate::channel::{Channel, Inbound, Message};
 use crate::child::{self, ChildError, Proposed};
-use crate::config::Connection;
+use crate::config::{Connection, Uniqueness};
 use crate::content::Content;
 use crate::context::Context;
 use crate::crypto::keys::ChildKeymat;
@@ -19,6 +19,7 @@ use crate::sa::State;
 use crate::select;
 use crate::status::{IkeStatus, Phase};
 use crate::timer::Timer;
+use crate::unique::Origin;
 use crate::wire::id::IdPayload;
 use crate::wire::notify::Notify;
 use crate::wire::sa::SecurityAssociation;
@@ -128,6 +129,19 @@ impl AwaitAuth {
         if let Err(fault) = verify(ctx, &connection, &self.agreed, prf, Side::Initiator, id_i, content) {
             return self.refuse(ctx, message.path, Some(&connection), fault, None);
         }
+        let initial_contact = content.notify(NotifyType::InitialContact).is_some();
+        if connection.uniqueness == Uniqueness::Keep
+            && !initial_contact
+            && ctx.others.has_elsewhere(&connection.name, &id_i.id, message.path.remote.ip())
+        {
+            let detail = format!(
+                "{} is connected from another address already, and `unique` keeps the first: close that one, or let the new \
+                 one replace it",
+                id_i.id
+            );
+            let fault = AuthFault::new(FailureKind::Duplicate, detail);
+            return self.refuse(ctx, message.path, Some(&connection), fault, None);
+        }
         let id_r = IdPayload::new(connection.local_id.clone());
         let (certificates, auth) = match prove(&connection, &self.agreed, prf, Side::Responder, &id_r) {
             Ok(proof) => proof,
@@ -139,13 +153,14 @@ impl AwaitAuth {
         let mut payloads = vec![Payload::IdR(id_r)];
         payloads.extend(certificates);
         payloads.push(auth);
-        let Self { handle, channel, agreed, .. } = *self;
+        let Self { handle, channel, agreed, started, .. } = *self;
         let remote_id = id_i.id.clone();
-        let mut established =
-            Established::begin(ctx, handle, connection, channel, agreed.keys.d.clone(), remote_id);
-        if content.notify(NotifyType::InitialContact).is_some() {
-            established.announce_initial_contact();
-        }
+        let origin = Origin::new(false, started, ctx.now, [&agreed.nonce_i, &agreed.nonce_r]);
+        let sk_d = agreed.keys.d.clone();
+        let mut established = Established::begin(ctx, handle, connection, channel, sk_d, remote_id, origin);
+        established.initial_contact = initial_contact;
+        established.plan_reauth(ctx, content);
+        payloads.extend(established.auth_lifetime());
         payloads.extend(established.accept_first_child(ctx, &agreed, content));
         established.answer(ctx, ExchangeType::IkeAuth, message.path, &payloads);
         Some(State::Established(Box::new(established)))
@@ -229,7 +244,8 @@ impl Established {
             Payload::TsR(TrafficSelectors::new(terms.local.clone())),
             Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)),
         ];
-        self.install(ctx, NewChild { terms, keymat, initiated: false, activate: true, replaces: None });
+        let activate = self.has_no_twin(ctx);
+        self.install(ctx, NewChild { terms, keymat, initiated: false, activate, replaces: None });
         payloads
     }
 

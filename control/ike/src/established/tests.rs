@@ -25,6 +25,8 @@ fn connection() -> Connection {
         ike_proposals: vec!["aes128gcm16-prfsha256-x25519".parse().expect("proposal")],
         children: Vec::new(),
         ike_rekey_after: Duration::from_secs(3600),
+        reauth_after: Duration::ZERO,
+        uniqueness: crate::config::Uniqueness::default(),
         dpd_after: Duration::from_secs(30),
         force_encapsulation: false,
     }
@@ -41,8 +43,16 @@ impl Case {
         let (peer, channel, sk_d) = channels("aes128gcm16-prfsha256-x25519", false);
         let connection = Arc::new(connection);
         let remote_id = connection.remote_id.clone();
-        let state =
-            Established::begin(&mut world.context(), IkeHandle(1), connection, channel, sk_d, remote_id);
+        let origin = Origin::new(false, world.now, world.now, [&[1; 32], &[2; 32]]);
+        let state = Established::begin(
+            &mut world.context(),
+            IkeHandle(1),
+            connection,
+            channel,
+            sk_d,
+            remote_id,
+            origin,
+        );
         world.out.events.clear();
         Self { world, state: Some(State::Established(Box::new(state))), peer }
     }

@@ -46,20 +46,17 @@ pub(crate) struct InitSent {
     request: Vec<u8>,
     window: RequestWindow,
     refusal: Option<(FailureKind, String)>,
-    initial_contact: bool,
     started: Instant,
 }
 
 impl InitSent {
-    /// Sends the first request. `initial_contact`: we have no other IKE SA with this peer. The error says why no
-    /// request can be made.
+    /// Sends the first request. The error says why none can be made.
     pub(crate) fn begin(
         ctx: &mut Context<'_>,
         handle: IkeHandle,
         connection: Arc<Connection>,
         path: Path,
         spi_i: u64,
-        initial_contact: bool,
     ) -> Result<Self, String> {
         let group = connection
             .ike_proposals
@@ -79,7 +76,6 @@ impl InitSent {
             request: Vec::new(),
             window: RequestWindow::new(0),
             refusal: None,
-            initial_contact,
             started: ctx.now,
             connection,
         };
@@ -141,6 +137,11 @@ impl InitSent {
             self.take_cookie(ctx, cookie)
         } else if let Some(notify) = content.notify(NotifyType::InvalidKePayload) {
             self.take_group(ctx, notify)
+        } else if content.notify(NotifyType::Redirect).is_some() {
+            // We did not say REDIRECT_SUPPORTED, and anybody could have sent this (RFC 5685 section 3).
+            let detail = "the peer sends us to another gateway (RFC 5685), which is not followed: configure that one's address";
+            self.note(ctx, FailureKind::RefusedByPeer, detail.to_owned());
+            Ok(())
         } else if let Some(error) = content.error() {
             let kind = match error.notify_type {
                 NotifyType::NoProposalChosen => FailureKind::NoProposalChosen,
@@ -235,8 +236,7 @@ impl InitSent {
                 return Some(State::InitSent(self));
             }
         };
-        let Self { handle, connection, path, spi_i, nonce, share, request, initial_contact, started, .. } =
-            *self;
+        let Self { handle, connection, path, spi_i, nonce, share, request, started, .. } = *self;
         let spi_r = header.spi_r.0;
         let failed = |ctx: &mut Context<'_>, kind, detail| {
             close(ctx, handle, &connection, path, kind, detail);
@@ -279,7 +279,7 @@ impl InitSent {
         };
         ctx.timers.stop(Timer::Grace);
         ctx.timers.stop(Timer::Retransmit);
-        AuthSent::begin(ctx, handle, connection, channel, agreed, initial_contact, started)
+        AuthSent::begin(ctx, handle, connection, channel, agreed, started)
     }
 
     /// Remembers a refusal that may be forged.

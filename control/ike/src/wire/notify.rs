@@ -6,6 +6,8 @@
 //! ~                       Notification Data                       ~
 //! ```
 
+use std::time::Duration;
+
 use crate::wire::error::WireError;
 use crate::wire::number::{HashAlgorithm, NotifyType, PayloadType, ProtocolId};
 use crate::wire::reader::{Reader, count_u8};
@@ -70,6 +72,20 @@ impl Notify {
     pub fn from_signature_hashes(hashes: &[HashAlgorithm]) -> Self {
         let data = hashes.iter().flat_map(|hash| hash.number().to_be_bytes()).collect();
         Self::with_data(NotifyType::SignatureHashAlgorithms, data)
+    }
+
+    /// AUTH_LIFETIME (RFC 4478 section 3): whole seconds, as many as 32 bits hold at most.
+    pub fn auth_lifetime(lifetime: Duration) -> Self {
+        let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+        Self::with_data(NotifyType::AuthLifetime, seconds.to_be_bytes().to_vec())
+    }
+
+    /// The time of AUTH_LIFETIME.
+    pub fn lifetime(&self) -> Result<Duration, WireError> {
+        let mut reader = self.reader();
+        let seconds = reader.u32()?;
+        reader.end("RFC 4478 section 3")?;
+        Ok(Duration::from_secs(seconds.into()))
     }
 
     /// The method of INVALID_KE_PAYLOAD.

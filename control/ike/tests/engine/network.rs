@@ -17,6 +17,8 @@ pub(crate) struct Network {
     pub(crate) duplicate_percent: u32,
     /// Longest IP packet in bytes; a longer one would go in IP fragments, and those are dropped.
     pub(crate) mtu: usize,
+    /// No new IKE SA can be begun; what is up goes on.
+    pub(crate) drop_first_requests: bool,
 }
 
 impl Default for Network {
@@ -27,6 +29,7 @@ impl Default for Network {
             loss_percent: 0,
             duplicate_percent: 0,
             mtu: 65_535,
+            drop_first_requests: false,
         }
     }
 }

@@ -258,7 +258,9 @@ impl Pair {
 
     fn send(&mut self, from: Side, mut transmit: Transmit) {
         assert_eq!(transmit.path.local.ip(), self.node(from).address, "sends from its own address");
-        if ip_length(&transmit) > self.network.mtu {
+        // Exchange type 34 is IKE_SA_INIT.
+        let first = self.network.drop_first_requests && transmit.bytes.get(18) == Some(&34);
+        if first || ip_length(&transmit) > self.network.mtu {
             return;
         }
         let now = self.now;
@@ -289,7 +291,7 @@ impl Pair {
     }
 
     fn deliver(&mut self, to: Side, transmit: &Transmit) {
-        if !self.node(to).up {
+        if !self.node(to).up || transmit.path.remote.ip() != self.node(to).address {
             return;
         }
         let path = Path { local: transmit.path.remote, remote: transmit.path.local };
@@ -343,11 +345,20 @@ impl Pair {
         }
     }
 
+    /// As [`Pair::assert_up`], while attempts at others are under way.
+    pub(crate) fn assert_up_among_attempts(&mut self, children: usize) {
+        for node in [&self.a, &self.b] {
+            assert_eq!(node.established.len(), 1, "failures: {:?}", node.failures);
+            assert_eq!(node.sending().count(), children);
+        }
+    }
+
     /// Both sides are as they were before anything happened.
     pub(crate) fn assert_empty(&mut self) {
         for node in [&self.a, &self.b] {
             let stats = node.endpoint.stats();
             assert_eq!((stats.half_open, stats.established, stats.retired, stats.children), (0, 0, 0, 0));
+            assert_eq!((stats.strangers, stats.spis), (0, 0), "places and SPIs are given back");
             assert_eq!(node.endpoint.poll_timeout(), None, "no timer is left");
             assert!(node.children.is_empty() && node.established.is_empty());
         }

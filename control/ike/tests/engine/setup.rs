@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sekisho_ike::config::{ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth, Retransmit};
+use sekisho_ike::config::{
+    ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth, Retransmit, Uniqueness,
+};
 use sekisho_ike::crypto::suite::{EspProposal, IkeProposal};
 
 use crate::pair::{ADDRESS_A, ADDRESS_B, Pair, Side};
@@ -25,6 +27,8 @@ pub(crate) fn connection(side: Side) -> Connection {
         ike_proposals: ike(&["aes128gcm16-prfsha256-x25519"]),
         children: vec![child(side, "main", "192.168.1.0/24", "10.2.0.0/24")],
         ike_rekey_after: Duration::from_secs(4 * 3600),
+        reauth_after: Duration::ZERO,
+        uniqueness: Uniqueness::Replace,
         dpd_after: Duration::from_secs(30),
         force_encapsulation: false,
     }
