@@ -57,6 +57,11 @@ pub enum Request {
         /// Its name.
         connection: String,
     },
+    /// Let both ends prove again who they are.
+    Reauth {
+        /// Connection's name.
+        connection: String,
+    },
     /// Renew keys now.
     Rekey {
         /// Connection's name.

@@ -6,6 +6,7 @@
 //! | `sekisho_uptime_seconds` | gauge | |
 //! | `sekisho_connection_up` | gauge, 0 or 1 | `connection`, `zone` |
 //! | `sekisho_connection_established_total` | counter | `connection` |
+//! | `sekisho_connection_dead_total`, `sekisho_connection_idled_total` | counter | `connection` |
 //! | `sekisho_ike_sa_age_seconds`, `sekisho_ike_sa_rekey_in_seconds` | gauge | `connection` |
 //! | `sekisho_child_sa_age_seconds`, `sekisho_child_sa_rekey_in_seconds` | gauge | `connection`, `child`, `spi_in` |
 //! | `sekisho_child_sa_packets_total`, `sekisho_child_sa_bytes_total` | counter | `connection`, `child`, `spi_in`, `direction` |
@@ -182,6 +183,18 @@ fn connections(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
         "How often the connection came up.",
         &["connection"],
         all.iter().map(|c| (vec![c.name.as_str()], c.established)),
+    )?;
+    page.counter(
+        "sekisho_connection_dead_total",
+        "How often the connection's peer was given up as dead.",
+        &["connection"],
+        all.iter().map(|c| (vec![c.name.as_str()], c.dead)),
+    )?;
+    page.counter(
+        "sekisho_connection_idled_total",
+        "How often the connection was closed for want of packets.",
+        &["connection"],
+        all.iter().map(|c| (vec![c.name.as_str()], c.idled)),
     )?;
     let ike = || all.iter().filter_map(|c| c.ike.as_ref().map(|ike| (c.name.as_str(), ike)));
     page.gauge(

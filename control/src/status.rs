@@ -106,6 +106,14 @@ pub struct ConnectionStatus {
     pub children: Vec<ChildStatus>,
     /// How often it came up since the daemon started.
     pub established: u64,
+    /// How often its peer was given up as dead.
+    pub dead: u64,
+    /// How often it was closed for want of packets.
+    pub idled: u64,
+    /// Seconds since the last packet, while it is up.
+    pub quiet_s: Option<u64>,
+    /// Seconds until it is tried again.
+    pub retry_in_s: Option<u64>,
     /// The last failure, if any: kind and sentence.
     pub last_failure: Option<String>,
 }
@@ -314,6 +322,9 @@ impl ConnectionStatus {
                     count.packets, count.bytes, refused
                 );
             }
+        }
+        if let Some(seconds) = self.retry_in_s {
+            let _ = writeln!(out, "    tried again in {}", duration(seconds));
         }
         if self.state != ConnectionState::Up
             && let Some(failure) = &self.last_failure

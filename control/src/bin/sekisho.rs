@@ -43,6 +43,11 @@ enum Command {
         #[arg(long)]
         ike: bool,
     },
+    /// Let both ends of a connection prove again who they are, without a gap
+    Reauth {
+        /// Its name.
+        connection: String,
+    },
     /// Have the daemon read its configuration file anew, and carry out what has changed.
     Reload {
         /// Only say what would change.
@@ -66,6 +71,7 @@ fn main() -> ExitCode {
         Command::Status { json } => (Request::Status, json),
         Command::Up { connection } => (Request::Up { connection }, false),
         Command::Down { connection } => (Request::Down { connection }, false),
+        Command::Reauth { connection } => (Request::Reauth { connection }, false),
         Command::Rekey { connection, ike } => (Request::Rekey { connection, ike }, false),
         Command::Reload { check, json } => (Request::Reload { check }, json),
     };

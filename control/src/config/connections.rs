@@ -1,5 +1,7 @@
 //! `[connections.*]`: the two ends, how both prove who they are, algorithms, times, and the children.
 
+mod life;
+
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,9 @@ use super::diagnostic::Report;
 use super::name::read_name;
 use super::ports::PortSpec;
 use super::table::Section;
-use super::{Child, Connection, LocalCredential, LocalEnd, RemoteCredential, RemoteEnd, Start, credentials};
+use super::{
+    Child, Connection, Life, LocalCredential, LocalEnd, RemoteCredential, RemoteEnd, Start, credentials,
+};
 
 /// A connection as the file has it.
 pub(super) struct ConnectionSpec {
@@ -28,7 +32,7 @@ pub(super) struct ConnectionSpec {
     start: Start,
     ike_rekey: Duration,
     rekey: Duration,
-    dpd: Duration,
+    life: Life,
     force_udp: bool,
 }
 
@@ -50,7 +54,6 @@ pub(super) struct ChildSpec {
 const REKEY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(7 * 24 * 3600));
 const IKE_REKEY_DEFAULT: Duration = Duration::from_secs(4 * 3600);
 const REKEY_DEFAULT: Duration = Duration::from_secs(3600);
-const DPD_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Reads the sections. Files named there are looked up in `folder` and must be good at the time `now`.
 pub(super) fn read(
@@ -103,7 +106,7 @@ impl ConnectionSpec {
             start: self.start,
             ike_rekey: self.ike_rekey,
             rekey: self.rekey,
-            dpd: self.dpd,
+            life: self.life,
             force_udp: self.force_udp,
             children: self
                 .children
@@ -136,11 +139,11 @@ impl Reader<'_> {
         let esp = self.proposals(&section, "esp", EspProposal::defaults);
         let ike_rekey = self.duration(&section, "ike_rekey", IKE_REKEY_DEFAULT, REKEY.0..=REKEY.1);
         let rekey = self.duration(&section, "rekey", REKEY_DEFAULT, REKEY.0..=REKEY.1);
-        let dpd = self.duration(&section, "dpd", DPD_DEFAULT, Duration::ZERO..=Duration::from_secs(3600));
+        let life = self.life(&section, start);
         let force_udp = section.boolean("force_udp").is_some_and(Spanned::into_inner);
         let children = self.children(&section);
         section.finish();
-        ConnectionSpec { name, local, remote, children, ike, esp, start, ike_rekey, rekey, dpd, force_udp }
+        ConnectionSpec { name, local, remote, children, ike, esp, start, ike_rekey, rekey, life, force_udp }
     }
 
     fn end<C>(

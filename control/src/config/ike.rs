@@ -87,7 +87,9 @@ fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
             .map(|child| resolve_child(child, connection))
             .collect::<Result<_, _>>()?,
         ike_rekey_after: connection.ike_rekey,
-        dpd_after: connection.dpd,
+        reauth_after: connection.life.reauth,
+        uniqueness: connection.life.unique,
+        dpd_after: connection.life.dpd,
         force_encapsulation: connection.force_udp,
     })
 }

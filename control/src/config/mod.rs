@@ -212,12 +212,39 @@ pub struct Connection {
     pub ike_rekey: Duration,
     /// A child SA is rekeyed after this time.
     pub rekey: Duration,
-    /// Silence after which the peer is asked whether it lives (RFC 7296 section 2.4); zero: never.
-    pub dpd: Duration,
+    /// How long it lives.
+    pub life: Life,
     /// ESP always in UDP 4500, also where no NAT was found.
     pub force_udp: bool,
     /// What it carries.
     pub children: Vec<Child>,
+}
+
+/// How long a connection lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Both prove anew who they are after this time; zero: never.
+    pub reauth: Duration,
+    /// It is closed, and its keys are wiped, after so long without a packet; zero: never.
+    pub idle: Duration,
+    /// Silence after which the peer is asked whether it lives (RFC 7296 section 2.4); zero: never. Received ESP counts as
+    /// a sign of life.
+    pub dpd: Duration,
+    /// What becomes of it when the peer does not.
+    pub dpd_action: DpdAction,
+    /// What becomes of a second IKE SA with the same peer.
+    pub unique: sekisho_ike::config::Uniqueness,
+}
+
+/// What becomes of a connection whose peer is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DpdAction {
+    /// It is opened again.
+    Restart,
+    /// The next packet for it opens it again.
+    Trap,
+    /// It stays closed.
+    Clear,
 }
 
 /// Our end of a connection.

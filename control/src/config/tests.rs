@@ -643,3 +643,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_life_of_a_connection() {
+    use sekisho_ike::config::Uniqueness;
+    let source = CLINIC.replacen(
+        "start = \"always\"",
+        "start = \"on-demand\"\nidle = \"10m\"\nreauth = \"1day\"\nunique = \"keep\"\ndpd_action = \"clear\"",
+        1,
+    );
+    let config = check_now(&source).expect("a good configuration");
+    let wanted = Life {
+        reauth: DAY,
+        idle: Duration::from_secs(600),
+        dpd: Duration::from_secs(30),
+        dpd_action: DpdAction::Clear,
+        unique: Uniqueness::Keep,
+    };
+    assert_eq!(config.config.connections[0].life, wanted);
+    // What is left out.
+    for (start, dpd_action) in
+        [("always", DpdAction::Restart), ("manual", DpdAction::Restart), ("on-demand", DpdAction::Trap)]
+    {
+        let config = check_now(&CLINIC.replacen("\"always\"", &format!("\"{start}\""), 1)).expect("good");
+        let never = Duration::ZERO;
+        let wanted = Life { reauth: never, idle: never, dpd_action, unique: Uniqueness::Replace, ..wanted };
+        assert_eq!(config.config.connections[0].life, wanted);
+    }
+}
+
+#[test]
+fn a_life_that_cannot_be() {
+    refuses("dpd = \"30s\"", "¦idle = \"10m\"", "is to be up always");
+    refuses("dpd = \"30s\"", "reauth = ¦\"10s\"", "`reauth` cannot be 10s");
+    refuses("dpd = \"30s\"", "reauth = ¦\"soon\"", "`reauth` cannot be \"soon\"");
+    refuses("dpd = \"30s\"", "dpd_action = ¦\"hold\"", "`dpd_action` cannot be \"hold\"");
+    refuses("dpd = \"30s\"", "unique = ¦\"yes\"", "`unique` cannot be \"yes\"");
+    refuses("start = \"always\"", "start = \"answer\"\ndpd_action = ¦\"trap\"", "cannot open itself");
+}

@@ -275,6 +275,7 @@ impl Daemon {
                         tracing::error!("a port's interface changed, and the port does not follow: {error:#}");
                     }
                     self.refresh_paths().await;
+                    self.tunnels.watch(Instant::now(), &mut self.endpoint);
                 }
                 _ = neighbours_due.tick() => {
                     if let Err(error) = paths::keep_neighbours(&self.ground.kernel, &self.ground.links).await {
@@ -323,6 +324,7 @@ impl Daemon {
             Request::Status => return Answer::Status { status: Box::new(self.status(now)) },
             Request::Up { connection } => self.tunnels.up(now, &connection, &mut self.endpoint),
             Request::Down { connection } => self.tunnels.down(now, &connection, &mut self.endpoint),
+            Request::Reauth { connection } => self.tunnels.reauth(now, &connection, &mut self.endpoint),
             Request::Rekey { connection, ike } => {
                 self.tunnels.rekey(now, &connection, ike, &mut self.endpoint)
             }

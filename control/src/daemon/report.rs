@@ -133,6 +133,10 @@ impl Daemon {
             }),
             children,
             established: tunnel.established,
+            dead: tunnel.dead,
+            idled: tunnel.idled,
+            quiet_s: established.map(|_| tunnel.quiet(now).as_secs()),
+            retry_in_s: tunnel.retry_in(now).map(|wait| wait.as_secs()),
             last_failure: tunnel.last_failure.clone(),
             ..ConnectionStatus::default()
         }

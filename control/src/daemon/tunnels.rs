@@ -3,32 +3,31 @@
 //! Owned by the daemon's loop. After every mutation of the engine the loop calls [`Tunnels::settle`], which carries out
 //! all events before it lets a datagram leave: an SA is in force before the peer hears of it.
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use sekisho_abi::map::Spi;
 use sekisho_esp::sa::{
     Keys, Lifetimes, Outer, PairCounters, PortId, SaEvent, SaPair, SaTable, Selector, Transform,
 };
 use sekisho_ike::Endpoint;
+use sekisho_ike::crypto::random::SeededRandom;
 use sekisho_ike::crypto::suite::{AesBits, Encryption, EspSuite, Integrity};
 use sekisho_ike::event::{ChildHandle, ChildSa, CloseReason, Event, Failure, FailureKind, IkeHandle, Path};
 use sekisho_ike::status::Phase;
 use sekisho_ike::wire::ts::{Ports, TrafficSelector};
 
-use super::sockets::{IKE_PORT, Sockets};
-use crate::config::{self, Config, Start};
+use super::sockets::Sockets;
+use crate::config::{self, Config, Life, Start};
 use crate::filter::Maps;
 
 /// Packets the replay window spans. Wide, for several queues and CPUs reorder (RFC 4303 section 3.4.3 asks for 64).
 const REPLAY_WINDOW: u32 = 1024;
-/// First wait before a connection that failed is tried again; doubles up to the last.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_LAST: Duration = Duration::from_secs(60);
 
 /// Every configured connection.
 pub(super) struct Tunnels {
@@ -58,6 +57,15 @@ pub(super) struct Tunnel {
     up_since: Option<Instant>,
     next_try: Option<Instant>,
     wait: Duration,
+    jitter: SeededRandom,
+    life: Life,
+    /// Whether a packet for it opens it.
+    trapped: bool,
+    /// When a packet was last seen in it, in either direction.
+    last_packet: Instant,
+    /// How often its peer was given up as dead, and how often it was closed for want of packets.
+    pub(super) dead: u64,
+    pub(super) idled: u64,
     /// Child SAs in force.
     pub(super) children: BTreeMap<ChildHandle, Child>,
     /// How often it came up.
@@ -72,6 +80,8 @@ pub(super) struct Child {
     /// SPI we receive on; names the pair in the data path.
     pub(super) spi_in: u32,
     outer: Outer,
+    /// Packets received and sent, when they were last looked at.
+    seen: (u64, u64),
 }
 
 impl Child {
@@ -163,7 +173,7 @@ impl Tunnels {
         if tunnel.ike.is_some() {
             return Ok(format!("{name} is up or coming up already"));
         }
-        tunnel.wait = RETRY_FIRST;
+        tunnel.wait = life::RETRY_FIRST;
         tunnel.next_try = None;
         tunnel.initiate(now, endpoint);
         Ok(format!("{name} is coming up"))
@@ -218,6 +228,21 @@ impl Tunnels {
         Ok(format!("{name}: {} child SA(s) are being rekeyed", children.len()))
     }
 
+    /// An operator wants both ends to prove again who they are.
+    pub(super) fn reauth(
+        &mut self,
+        now: Instant,
+        name: &str,
+        endpoint: &mut Endpoint,
+    ) -> Result<String, String> {
+        let tunnel = self.named(name)?;
+        let Some(ike) = tunnel.ike else { return Err(format!("{name} is not up")) };
+        endpoint.reauthenticate(now, ike).map_err(|error| error.to_string())?;
+        Ok(format!(
+            "{name}: both ends prove again who they are; the present SAs carry on until the new ones do"
+        ))
+    }
+
     /// Closes everything, telling the peers.
     pub(super) fn close_all(&mut self, now: Instant, endpoint: &mut Endpoint) {
         for tunnel in &mut self.all {
@@ -265,7 +290,7 @@ impl Tunnels {
                     .iter_mut()
                     .find(|tunnel| tunnel.port == port && tunnel.carries(source, destination));
                 if let Some(tunnel) = concerned
-                    && tunnel.start == Start::OnDemand
+                    && tunnel.trapped
                     && !tunnel.held_down
                     && tunnel.ike.is_none()
                     && tunnel.next_try.is_none()
@@ -307,6 +332,7 @@ impl Tunnels {
                 tunnel.ike = Some(up.ike);
                 tunnel.established += 1;
                 tunnel.up_since = Some(now);
+                tunnel.last_packet = now;
                 tunnel.next_try = None;
             }
             Event::IkeRekeyed { connection, spi_i, spi_r, .. } => tracing::info!(
@@ -379,7 +405,9 @@ impl Tunnels {
                     "child SA installed"
                 );
                 if let Some(tunnel) = self.all.get_mut(index) {
-                    tunnel.children.insert(sa.child, Child { ike: sa.ike, spi_in: sa.spi_in, outer });
+                    tunnel
+                        .children
+                        .insert(sa.child, Child { ike: sa.ike, spi_in: sa.spi_in, outer, seen: (0, 0) });
                 }
             }
             Err(error) => {
@@ -477,100 +505,6 @@ impl Tunnels {
     }
 }
 
-impl Tunnel {
-    fn new(config: &Config, connection: &config::Connection, now: Instant) -> Tunnel {
-        let wanted = connection.start == Start::Always;
-        Tunnel {
-            name: connection.name.clone(),
-            port: config.vpn_port(&connection.name).map_or(0, |port| port.id),
-            start: connection.start,
-            local: connection.local.address,
-            remote: connection.remote.address,
-            wanted,
-            held_down: false,
-            ike: None,
-            networks: connection.children.clone(),
-            up_since: None,
-            next_try: wanted.then_some(now),
-            wait: RETRY_FIRST,
-            children: BTreeMap::new(),
-            established: 0,
-            last_failure: None,
-        }
-    }
-
-    /// The same connection as another configuration has it. An operator's word outlives the change.
-    fn adapted_to(self, new: Tunnel) -> Tunnel {
-        let wanted = !self.held_down && (new.wanted || (self.wanted && new.start != Start::Answer));
-        Tunnel {
-            wanted,
-            held_down: self.held_down,
-            next_try: if wanted && self.ike.is_none() { new.next_try.or(self.next_try) } else { None },
-            ike: self.ike,
-            up_since: self.up_since,
-            children: self.children,
-            established: self.established,
-            last_failure: self.last_failure,
-            ..new
-        }
-    }
-
-    /// Whether it shall be up, or is on the way there.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.wanted
-    }
-
-    /// Whether traffic or the peer may open it.
-    pub(super) fn waits(&self) -> bool {
-        !self.held_down && matches!(self.start, Start::OnDemand | Start::Answer)
-    }
-
-    /// Whether a packet is one of its children's.
-    fn carries(&self, source: IpAddr, destination: IpAddr) -> bool {
-        let has = |networks: &[IpNet], address: IpAddr| networks.iter().any(|net| net.contains(&address));
-        self.networks.iter().any(|child| has(&child.local, source) && has(&child.remote, destination))
-    }
-
-    fn initiate(&mut self, now: Instant, endpoint: &mut Endpoint) {
-        let Some(remote) = self.remote else { return };
-        if self.ike.is_some() {
-            return;
-        }
-        let (local, remote) = (SocketAddr::new(self.local, IKE_PORT), SocketAddr::new(remote, IKE_PORT));
-        match endpoint.initiate(now, &self.name, local, remote) {
-            Ok(ike) => {
-                tracing::info!(connection = &*self.name, peer = %remote, "connecting");
-                self.ike = Some(ike);
-            }
-            Err(error) => {
-                tracing::error!(connection = &*self.name, %error, "cannot connect");
-                self.last_failure = Some(error.to_string());
-                self.retry(now);
-            }
-        }
-    }
-
-    fn closed(&mut self, now: Instant, reason: CloseReason) {
-        self.ike = None;
-        // A peer that accepts and then closes is not asked every second for ever.
-        if self.up_since.take().is_some_and(|since| now.saturating_duration_since(since) >= RETRY_LAST) {
-            self.wait = RETRY_FIRST;
-        }
-        match self.start {
-            _ if self.held_down => {}
-            // The next packet opens it again.
-            Start::OnDemand if reason != CloseReason::Failed => self.wanted = false,
-            _ if self.wanted => self.retry(now),
-            _ => {}
-        }
-    }
-
-    fn retry(&mut self, now: Instant) {
-        self.next_try = Some(now + self.wait);
-        self.wait = (self.wait * 2).min(RETRY_LAST);
-    }
-}
-
 /// An IKE child SA as the data path wants it.
 fn pair(sa: &ChildSa, port: PortId, outer: Outer) -> Result<SaPair, &'static str> {
     let keys = |keys: &sekisho_ike::event::ChildKeys| Keys {
@@ -621,63 +555,4 @@ fn selectors(list: &[TrafficSelector]) -> Vec<Selector> {
             Ports::Opaque => None,
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tunnel(now: Instant) -> Tunnel {
-        let nets = |text: &str| vec![text.parse::<IpNet>().expect("a network")];
-        Tunnel {
-            name: "centre".into(),
-            port: 9,
-            start: Start::Always,
-            local: "198.51.100.2".parse().expect("address"),
-            remote: None,
-            wanted: true,
-            held_down: false,
-            ike: None,
-            networks: vec![
-                config::Child { name: "a".into(), local: nets("10.1.0.0/24"), remote: nets("10.2.0.0/24") },
-                config::Child { name: "b".into(), local: nets("10.3.0.0/24"), remote: nets("10.4.0.0/24") },
-            ],
-            up_since: None,
-            next_try: Some(now),
-            wait: RETRY_FIRST,
-            children: BTreeMap::new(),
-            established: 0,
-            last_failure: None,
-        }
-    }
-
-    #[test]
-    fn a_peer_that_accepts_and_closes_is_asked_ever_more_rarely() {
-        let mut now = Instant::now();
-        let mut tunnel = tunnel(now);
-        let mut wait_after = |lived: Duration| {
-            tunnel.up_since = Some(now);
-            now += lived;
-            tunnel.closed(now, CloseReason::Peer);
-            tunnel.next_try.expect("tries again") - now
-        };
-        let soon = Duration::from_millis(10);
-        assert_eq!([1, 2, 4].map(|_| wait_after(soon)), [1, 2, 4].map(Duration::from_secs));
-        for _ in 0..10 {
-            wait_after(soon);
-        }
-        assert_eq!(wait_after(soon), RETRY_LAST);
-        assert_eq!(wait_after(RETRY_LAST), RETRY_FIRST, "one that held is worth a quick return");
-    }
-
-    #[test]
-    fn a_packet_wakes_the_connection_that_carries_it() {
-        let tunnel = tunnel(Instant::now());
-        let carries = |source: &str, destination: &str| {
-            tunnel.carries(source.parse().expect("address"), destination.parse().expect("address"))
-        };
-        assert!(carries("10.1.0.9", "10.2.0.9") && carries("10.3.0.9", "10.4.0.9"));
-        assert!(!carries("10.1.0.9", "10.4.0.9"), "a child's networks belong together");
-        assert!(!carries("10.1.0.9", "10.5.0.9") && !carries("fd00::1", "10.2.0.9"));
-    }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use sekisho_ike::config::{ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth};
+use sekisho_ike::config::{ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth, Uniqueness};
 use sekisho_ike::crypto::random::SeededRandom;
 use sekisho_ike::event::Path;
 use sekisho_ike::{Endpoint, Stats};
@@ -81,6 +81,8 @@ pub fn endpoint(side: Side, seed: u64, now: Instant) -> Endpoint {
         ike_proposals: vec!["aes128gcm16-prfsha256-x25519".parse().expect("a proposal")],
         children: vec![child],
         ike_rekey_after: Duration::from_secs(4 * 3600),
+        reauth_after: Duration::ZERO,
+        uniqueness: Uniqueness::default(),
         dpd_after: Duration::from_secs(30),
         force_encapsulation: false,
     };
