@@ -1,6 +1,6 @@
 //! Frames as the kernel hands them to the programs.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
@@ -47,6 +47,18 @@ impl XdpFrame {
         unsafe { (*self.ctx.ctx).ingress_ifindex }
     }
 
+    /// Where the frame begins, and where it ends. As whole numbers, since the verifier follows no half of a pointer.
+    #[inline(always)]
+    fn ends(&self) -> (usize, usize) {
+        // SAFETY: the kernel passes a valid context.
+        unsafe {
+            (
+                load::pointer::<{ offset_of!(xdp_md, data) }>(self.ctx.ctx),
+                load::pointer::<{ offset_of!(xdp_md, data_end) }>(self.ctx.ctx),
+            )
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn rx_queue(&self) -> u32 {
         self.ctx.rx_queue_index()
@@ -67,15 +79,17 @@ impl XdpFrame {
     /// Where `N` bytes at this offset are, if the frame has them.
     #[inline(always)]
     fn bounded<const N: usize>(&self, offset: u32) -> Option<usize> {
-        let at = self.ctx.data() + offset as usize;
-        if at + N > self.ctx.data_end() { None } else { Some(at) }
+        let (start, end) = self.ends();
+        let at = start + offset as usize;
+        if at + N > end { None } else { Some(at) }
     }
 
     /// Writes at an offset that is a constant once everything is inlined; `None` where the frame is too short.
     #[inline(always)]
     pub(crate) fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        let at = self.ctx.data() + offset;
-        if at + N > self.ctx.data_end() {
+        let (start, end) = self.ends();
+        let at = start + offset;
+        if at + N > end {
             return None;
         }
         // SAFETY: the bytes lie between the frame's begin and end, as just checked; the verifier checks it again.
@@ -116,7 +130,8 @@ impl XdpFrame {
 impl Frame for XdpFrame {
     #[inline(always)]
     fn length(&self) -> u32 {
-        (self.ctx.data_end() - self.ctx.data()) as u32
+        let (start, end) = self.ends();
+        (end - start) as u32
     }
 
     #[inline(always)]
@@ -240,6 +255,29 @@ mod load {
                 }
             }
         )+};
+    }
+    /// A pointer that the context shows as half a number; the kernel loads the whole.
+    ///
+    /// # Safety
+    /// `context` must be valid, with such a field at this offset.
+    #[inline(always)]
+    pub(super) unsafe fn pointer<const OFFSET: usize>(context: *const aya_ebpf::bindings::xdp_md) -> usize {
+        #[cfg(target_arch = "bpf")]
+        {
+            let value: usize;
+            // SAFETY: reads what the caller vouches for, and has no other effect.
+            unsafe {
+                core::arch::asm!("{value} = *(u32 *)({context} + {offset})", value = out(reg) value,
+                    context = in(reg) context, offset = const OFFSET,
+                    options(pure, readonly, nostack, preserves_flags));
+            }
+            value
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        // SAFETY: the caller vouches for the field.
+        unsafe {
+            context.byte_add(OFFSET).cast::<core::primitive::u32>().read() as usize
+        }
     }
     load!(
         u16 "{value} = *(u16 *)({at} + 0)",

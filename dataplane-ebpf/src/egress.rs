@@ -50,6 +50,7 @@ pub(crate) fn judge(frame: &SkbFrame, scratch: &mut Scratch) -> Result<Verdict, 
 /// An IP packet.
 #[inline(always)]
 pub(crate) fn packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
+    path::scaled(frame, &mut scratch.seen);
     let seen = &scratch.seen;
     let config = maps::config().ok_or(Verdict::DropInternal)?;
     let packet = &seen.packet;

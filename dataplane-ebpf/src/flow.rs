@@ -1,12 +1,15 @@
 //! Flows: the key of a packet, its direction, and what a packet does to the flow's state.
 
 use sekisho_abi::Address;
-use sekisho_abi::flow::{Flow, FlowKey, HOP_LIFETIME_NS, Hop, Lifetime, tcp_state};
-use sekisho_abi::map::Config;
+use sekisho_abi::flow::{
+    Flow, FlowKey, HOP_LIFETIME_NS, Hop, LIFETIMES, Lifetime, Window, tcp_state, window_flags,
+};
+use sekisho_abi::map::{Config, config_flags};
 use sekisho_abi::verdict::Verdict;
 
 use crate::parse::{Kind, Packet};
-use crate::tcp::{self, Step};
+use crate::tcp::{self, Change, Step};
+use crate::window;
 
 /// A [`FlowKey`] as the numbers it consists of in memory: the program writes it, and the kernel hashes it, in whole
 /// words.
@@ -15,6 +18,20 @@ use crate::tcp::{self, Step};
 pub struct Key([u64; 5]);
 
 const _: () = assert!(size_of::<Key>() == size_of::<FlowKey>(), "the same bytes");
+
+impl Key {
+    /// A digest of the key, which stands with its flow.
+    #[inline(always)]
+    pub const fn tag(&self) -> u64 {
+        let Key([a, b, c, d, e]) = *self;
+        let low = (a ^ b.rotate_left(31)).wrapping_mul(MIX);
+        let high = (c ^ d.rotate_left(29) ^ e.rotate_left(17)).wrapping_mul(MIX.rotate_left(32));
+        low ^ high.rotate_left(23)
+    }
+}
+
+/// Spreads bits: 2⁶⁴ divided by the golden ratio, odd.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The key of the packet's flow, and whether the packet comes from the key's low end.
 #[inline(always)]
@@ -65,8 +82,8 @@ pub const fn exit(flow: &Flow, original: bool) -> u16 {
 /// Whether the flow's lifetime has passed.
 #[inline(always)]
 pub fn is_expired(flow: &Flow, config: &Config, now_ns: u64) -> bool {
-    // The mask keeps the index within the eight classes.
-    let seconds = config.lifetimes[usize::from(flow.lifetime & 7)];
+    // The mask keeps the index within the classes.
+    let seconds = config.lifetimes[usize::from(flow.lifetime) & (LIFETIMES - 1)];
     now_ns.saturating_sub(flow.last_seen_ns) > u64::from(seconds) * 1_000_000_000
 }
 
@@ -93,7 +110,7 @@ pub enum Fit {
     /// The flow is over: the packet is judged as the first of a new one.
     Restart,
     /// It does not fit the flow.
-    No,
+    No(Verdict),
 }
 
 /// The part of a flow that its packets move.
@@ -107,20 +124,26 @@ pub struct Progress {
     pub lifetime: u8,
     /// Whether a reply was seen.
     pub replied: u8,
+    /// What becomes of the windows.
+    pub change: Change,
 }
 
 /// Holds a packet against its flow.
 #[inline(always)]
 pub fn fit(flow: &Flow, packet: &Packet, original: bool) -> Fit {
     let replied = flow.replied | u8::from(!original);
+    let mut change = Change::Keep;
     let (state, fins, lifetime) = match packet.kind {
-        Kind::Tcp => match tcp::step(flow.tcp_state, flow.fins, packet.tcp_flags, original) {
-            Step::To { state, fins } => (state, fins, tcp::lifetime(state)),
+        Kind::Tcp => match tcp::step(flow, packet, original) {
+            Step::To { state, fins, change: step } => {
+                change = step;
+                (state, fins, tcp_lifetime(flow, state, original, step))
+            }
             Step::Restart => return Fit::Restart,
-            Step::Refuse => return Fit::No,
+            Step::Refuse(verdict) => return Fit::No(verdict),
         },
-        Kind::EchoRequest if !original => return Fit::No,
-        Kind::EchoReply if original => return Fit::No,
+        Kind::EchoRequest if !original => return Fit::No(Verdict::DropPolicy),
+        Kind::EchoReply if original => return Fit::No(Verdict::DropPolicy),
         Kind::EchoRequest | Kind::EchoReply => (tcp_state::NONE, 0, Lifetime::Icmp),
         Kind::Udp | Kind::EspInUdp => {
             let class = if replied != 0 { Lifetime::UdpReplied } else { Lifetime::UdpUnreplied };
@@ -128,14 +151,29 @@ pub fn fit(flow: &Flow, packet: &Packet, original: bool) -> Fit {
         }
         _ => (tcp_state::NONE, 0, Lifetime::Other),
     };
-    Fit::Yes(Progress { tcp_state: state, fins, lifetime: lifetime as u8, replied })
+    Fit::Yes(Progress { tcp_state: state, fins, lifetime: lifetime as u8, replied, change })
+}
+
+/// The lifetime of a TCP flow in this state: short where one side may have reset it.
+#[inline(always)]
+const fn tcp_lifetime(flow: &Flow, state: u8, original: bool, change: Change) -> Lifetime {
+    let (s, r) = tcp::windows(flow, original);
+    let own = match change {
+        Change::Keep => s.flags,
+        Change::Reset => window_flags::RESET,
+        _ => 0,
+    };
+    if (own | r.flags) & window_flags::RESET != 0 { Lifetime::TcpClosed } else { tcp::lifetime(state) }
 }
 
 /// Whether a packet may be the first of a flow, and the flow's state then.
 #[inline(always)]
-pub const fn first(packet: &Packet) -> Result<Progress, Verdict> {
+pub const fn first(config: &Config, packet: &Packet) -> Result<Progress, Verdict> {
     let (tcp_state, lifetime) = match packet.kind {
-        Kind::Tcp if tcp::opens(packet.tcp_flags) => (tcp_state::SYN_SENT, Lifetime::TcpHalfOpen),
+        Kind::Tcp if tcp::opens(packet.tcp_flags) => (tcp_state::SYN_SENT, Lifetime::TcpSynSent),
+        Kind::Tcp if config.flags & config_flags::TCP_PICK_UP != 0 && tcp::picks_up(packet.tcp_flags) => {
+            (tcp_state::ESTABLISHED, Lifetime::TcpEstablished)
+        }
         Kind::Tcp => return Err(Verdict::DropTcpState),
         Kind::Udp | Kind::EspInUdp => (tcp_state::NONE, Lifetime::UdpUnreplied),
         Kind::EchoRequest => (tcp_state::NONE, Lifetime::Icmp),
@@ -144,7 +182,7 @@ pub const fn first(packet: &Packet) -> Result<Progress, Verdict> {
             return Err(Verdict::DropPolicy);
         }
     };
-    Ok(Progress { tcp_state, fins: 0, lifetime: lifetime as u8, replied: 0 })
+    Ok(Progress { tcp_state, fins: 0, lifetime: lifetime as u8, replied: 0, change: Change::Keep })
 }
 
 /// What rules are asked with for a new flow: destination port, or ICMP type and code, network byte order.
@@ -153,12 +191,30 @@ pub const fn rule_port_be(packet: &Packet) -> u16 {
     packet.destination_port_be
 }
 
+/// The windows of a new TCP flow: the opener's, and what is known of the other side's.
+#[inline(always)]
+pub const fn first_windows(packet: &Packet) -> (Window, Window) {
+    if tcp::opens(packet.tcp_flags) {
+        (window::begun(packet), NO_WINDOW)
+    } else {
+        let flags = window_flags::PICKED_UP;
+        (window::picked_up(packet), Window { end: packet.tcp_acknowledgment, flags, ..NO_WINDOW })
+    }
+}
+
+/// Nothing is known of a side.
+pub const NO_WINDOW: Window =
+    Window { end: 0, max_end: 0, max_window: 0, max_ack: 0, scale: 0, flags: 0, reserved: [0; 2] };
+
 /// Writes a packet's traces into its flow.
 #[inline(always)]
-pub const fn touch(flow: &mut Flow, progress: Progress, original: bool, bytes: u32, now_ns: u64) {
+pub fn touch(flow: &mut Flow, packet: &Packet, progress: Progress, original: bool, bytes: u32, now_ns: u64) {
     // A flow that a RST has closed must not be kept alive by its own packets.
     if flow.tcp_state != tcp_state::CLOSE || progress.tcp_state != tcp_state::CLOSE {
         flow.last_seen_ns = now_ns;
+    }
+    if packet.kind == Kind::Tcp {
+        tcp::change(flow, packet, original, progress.change);
     }
     flow.tcp_state = progress.tcp_state;
     flow.fins = progress.fins;
@@ -231,7 +287,7 @@ mod tests {
         assert!(is_expired(&flow, &config, 30_000_000_006));
         assert!(!is_expired(&flow, &config, 0), "the coarse clock may stand still");
         let Fit::Yes(progress) = fit(&flow, &udp, false) else { panic!("a reply fits") };
-        touch(&mut flow, progress, false, 60, 30_000_000_000);
+        touch(&mut flow, &udp, progress, false, 60, 30_000_000_000);
         assert_eq!((flow.lifetime, flow.replied, flow.reply.packets), (Lifetime::UdpReplied as u8, 1, 1));
         assert!(!is_expired(&flow, &config, 149_000_000_000));
         // A class out of range, as only a broken map could hold it, is still no panic.
@@ -245,7 +301,7 @@ mod tests {
         let reset = Packet { kind: Kind::Tcp, tcp_flags: tcp::flag::RST, ..Packet::default() };
         for now in [10, 20] {
             let Fit::Yes(progress) = fit(&flow, &reset, true) else { panic!("a reset fits") };
-            touch(&mut flow, progress, true, 60, now);
+            touch(&mut flow, &reset, progress, true, 60, now);
         }
         assert_eq!((flow.tcp_state, flow.last_seen_ns), (tcp_state::CLOSE, 10));
     }
@@ -257,8 +313,10 @@ mod tests {
         let reply = Packet { kind: Kind::EchoReply, ..Packet::default() };
         assert!(matches!(fit(&flow, &request, true), Fit::Yes(_)));
         assert!(matches!(fit(&flow, &reply, false), Fit::Yes(_)));
-        assert_eq!((fit(&flow, &request, false), fit(&flow, &reply, true)), (Fit::No, Fit::No));
-        assert!(first(&request).is_ok());
-        assert_eq!(first(&reply), Err(Verdict::DropPolicy));
+        let no = Fit::No(Verdict::DropPolicy);
+        assert_eq!((fit(&flow, &request, false), fit(&flow, &reply, true)), (no, no));
+        let config = Config::default();
+        assert!(first(&config, &request).is_ok());
+        assert_eq!(first(&config, &reply), Err(Verdict::DropPolicy));
     }
 }

@@ -13,7 +13,11 @@ pub mod frame;
 pub mod icmp;
 pub mod mss;
 pub mod neighbour;
+pub mod option;
 pub mod parse;
 pub mod rate;
 pub mod spoof;
 pub mod tcp;
+#[cfg(test)]
+mod tcp_model;
+pub mod window;

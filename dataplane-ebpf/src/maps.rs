@@ -82,9 +82,16 @@ pub(crate) fn network(address: &Address) -> Option<&'static Network> {
 #[inline(always)]
 pub(crate) fn flow(key: &Key) -> Option<&'static mut Flow> {
     // SAFETY: a hash's elements are never unmapped while a program runs, and any bytes are a value. Programs on other
-    // CPUs may write the same flow, as said at `Flow`. An element that is removed may become another flow's at once: who
-    // holds it for the moment of one packet reads that flow's judgment, which some rule has allowed.
-    FLOWS.get_ptr_mut(flow_key(key)).map(|flow| unsafe { &mut *flow })
+    // CPUs may write the same flow, as said at `Flow`. An element that is removed may become another flow's at once, which
+    // its tag tells: what was read is used, and the flow written, only after `holds` has looked once more.
+    FLOWS.get_ptr_mut(flow_key(key)).map(|flow| unsafe { &mut *flow }).filter(|flow| holds(flow, key))
+}
+
+/// Whether the element is still that of the flow with this key.
+#[inline(always)]
+pub(crate) fn holds(flow: &Flow, key: &Key) -> bool {
+    // SAFETY: a reference is valid; volatile, as another CPU may write it at any time.
+    unsafe { (&raw const flow.tag).read_volatile() == key.tag() }
 }
 
 /// The key in its own words.

@@ -2,13 +2,7 @@
 
 use crate::checksum;
 use crate::frame::Frame;
-
-/// Options that are looked at before giving up. Stacks put MSS first.
-const OPTIONS_MAX: u32 = 12;
-
-const OPTION_END: u8 = 0;
-const OPTION_NOP: u8 = 1;
-const OPTION_MSS: u8 = 2;
+use crate::option::{self, Search, Step};
 
 /// A change to make in the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,47 +23,6 @@ pub const fn of_mtu(mtu: u16, version: u8) -> u16 {
     mtu.saturating_sub(if version == 4 { 40 } else { 60 })
 }
 
-/// Where the search through the options stands. Single steps, as in [`extension`](crate::extension).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Search {
-    /// Where the next option begins in the frame.
-    pub at: u32,
-    /// Where the TCP header ends.
-    pub end: u32,
-}
-
-/// What a step led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// There is more to search.
-    More,
-    /// The MSS option is at `at`.
-    Found,
-    /// There is none.
-    Absent,
-}
-
-impl Search {
-    /// Looks at one option.
-    #[inline(always)]
-    pub fn step<F: Frame + ?Sized>(&mut self, frame: &F) -> Step {
-        if self.at.saturating_add(4) > self.end {
-            return Step::Absent;
-        }
-        let Some([kind, length]) = frame.read_at::<2>(self.at) else { return Step::Absent };
-        let length = match kind {
-            OPTION_END => return Step::Absent,
-            OPTION_NOP => 1,
-            OPTION_MSS if length == 4 => return Step::Found,
-            _ if length < 2 => return Step::Absent,
-            _ => length,
-        };
-        self.at = self.at.saturating_add(length.into());
-        Step::More
-    }
-}
-
 /// The change that lowers the MSS of the SYN whose TCP header begins at `offset` to `limit`; `None` if it's low enough
 /// or absent. The parser has checked that the header lies within the frame. `step` is [`Search::step`] or a subprogram
 /// around it.
@@ -78,18 +31,10 @@ pub fn clamp<F: Frame + ?Sized>(
     frame: &F,
     offset: u32,
     limit: u16,
-    mut step: impl FnMut(&mut Search) -> Step,
+    step: impl FnMut(&mut Search) -> Step,
 ) -> Option<Clamp> {
-    let [data_offset] = frame.read_at::<1>(offset + 12)?;
-    let mut search = Search { at: offset + 20, end: offset + u32::from(data_offset >> 4) * 4 };
-    for _ in 0..OPTIONS_MAX {
-        match step(&mut search) {
-            Step::More => {}
-            Step::Found => return lower(frame, offset, search.at, limit),
-            Step::Absent => return None,
-        }
-    }
-    None
+    let at = option::find(frame, offset, option::MSS, step)?;
+    lower(frame, offset, at, limit)
 }
 
 #[inline(always)]

@@ -157,11 +157,19 @@ pub struct Packet {
     pub kind: Kind,
     /// 1: an IPv6 router alert option (RFC 2711) was seen.
     pub router_alert: u8,
-    /// Zero.
-    pub reserved: [u8; 5],
+    /// TCP, where it was looked for: one more than how far the sender of a SYN shifts its windows; zero if it offers none.
+    pub tcp_scale: u8,
+    /// TCP: window as it stands in the header.
+    pub tcp_window: u16,
+    /// TCP: bytes behind the header.
+    pub tcp_payload: u16,
+    /// TCP: sequence number.
+    pub tcp_sequence: u32,
+    /// TCP: acknowledgment number.
+    pub tcp_acknowledgment: u32,
 }
 
-const _: () = assert!(size_of::<Packet>() == 56, "padding");
+const _: () = assert!(size_of::<Packet>() == 64, "padding");
 
 impl Packet {
     /// Destination port (or ICMP type and code) as a number.
@@ -303,11 +311,19 @@ fn transport<F: Frame + ?Sized, const NEAR: bool>(
             if length < 20 {
                 return Err(Verdict::DropMalformed);
             }
-            ports::<F, NEAR>(frame, packet, offset)?;
-            let [data_offset, flags] = read_u16::<F, NEAR>(frame, offset + 12)?.to_ne_bytes();
+            let first = read_u64::<F, NEAR>(frame, offset)?.to_ne_bytes();
+            let second = read_u64::<F, NEAR>(frame, offset + 8)?.to_ne_bytes();
+            let [s0, s1, d0, d1, n0, n1, n2, n3] = first;
+            let [a0, a1, a2, a3, data_offset, flags, w0, w1] = second;
+            packet.source_port_be = u16::from_ne_bytes([s0, s1]);
+            packet.destination_port_be = u16::from_ne_bytes([d0, d1]);
+            packet.tcp_sequence = u32::from_be_bytes([n0, n1, n2, n3]);
+            packet.tcp_acknowledgment = u32::from_be_bytes([a0, a1, a2, a3]);
             packet.tcp_flags = flags;
+            packet.tcp_window = u16::from_be_bytes([w0, w1]);
             packet.kind = Kind::Tcp;
             let header = u32::from(data_offset >> 4) * 4;
+            packet.tcp_payload = length.wrapping_sub(header) as u16;
             if header < 20 || header > length {
                 return Err(Verdict::DropMalformed);
             }
@@ -404,6 +420,12 @@ fn read_u16<F: Frame + ?Sized, const NEAR: bool>(frame: &F, offset: u32) -> Resu
 #[inline(always)]
 fn read_u32<F: Frame + ?Sized, const NEAR: bool>(frame: &F, offset: u32) -> Result<u32, Verdict> {
     let number = if NEAR { frame.read_u32(offset) } else { frame.read_at(offset).map(u32::from_ne_bytes) };
+    number.ok_or(Verdict::DropMalformed)
+}
+
+#[inline(always)]
+fn read_u64<F: Frame + ?Sized, const NEAR: bool>(frame: &F, offset: u32) -> Result<u64, Verdict> {
+    let number = if NEAR { frame.read_u64(offset) } else { frame.read_at(offset).map(u64::from_ne_bytes) };
     number.ok_or(Verdict::DropMalformed)
 }
 

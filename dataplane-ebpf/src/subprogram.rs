@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::extension::{self, Walk};
 use sekisho_dataplane::frame::Frame;
-use sekisho_dataplane::mss::{self, Search};
+use sekisho_dataplane::option::{self, Search};
 use sekisho_dataplane::parse::{self, Packet};
 
 use crate::context::{SkbFrame, XdpFrame};
@@ -134,28 +134,62 @@ fn extension_step<F: Frame>(frame: &F, walk: &mut Walk) -> u32 {
 }
 
 subprogram! {
-    fn sekisho_mss_step(ctx: *mut xdp_md, search: *mut Search) -> u32 {
+    fn sekisho_option_xdp(ctx: *mut xdp_md, search: *mut Search) -> u32 {
         // SAFETY: as above.
-        match unsafe { search.as_mut() }.map(|search| search.step(&XdpFrame::from_ptr(ctx))) {
-            Some(mss::Step::More) => MORE,
-            Some(mss::Step::Found) => number(Ok(Verdict::Pass)),
-            Some(mss::Step::Absent) | None => number(Err(Verdict::DropOptions)),
-        }
+        option_step(&XdpFrame::from_ptr(ctx), unsafe { search.as_mut() })
+    }
+}
+
+subprogram! {
+    fn sekisho_option_skb(ctx: *mut __sk_buff, search: *mut Search) -> u32 {
+        // SAFETY: as above.
+        option_step(&SkbFrame::from_ptr(ctx), unsafe { search.as_mut() })
+    }
+}
+
+#[inline(always)]
+fn option_step<F: Frame>(frame: &F, search: Option<&mut Search>) -> u32 {
+    match search.map(|search| search.step(frame)) {
+        Some(option::Step::More) => MORE,
+        Some(option::Step::Found) => number(Ok(Verdict::Pass)),
+        Some(option::Step::Absent) | None => number(Err(Verdict::DropOptions)),
+    }
+}
+
+/// What [`option_step`] says.
+#[inline(always)]
+fn stepped(step: u32) -> option::Step {
+    match step {
+        MORE => option::Step::More,
+        step if judged(step).is_ok() => option::Step::Found,
+        _ => option::Step::Absent,
+    }
+}
+
+subprogram! {
+    fn sekisho_scale_xdp(ctx: *mut xdp_md, offset: u32) -> u32 {
+        let step = |search: &mut Search| stepped(sekisho_option_xdp(ctx, search));
+        option::scale(&XdpFrame::from_ptr(ctx), offset, step).into()
+    }
+}
+
+subprogram! {
+    fn sekisho_scale_skb(ctx: *mut __sk_buff, offset: u32) -> u32 {
+        let step = |search: &mut Search| stepped(sekisho_option_skb(ctx, search));
+        option::scale(&SkbFrame::from_ptr(ctx), offset, step).into()
     }
 }
 
 /// [`Search::step`].
 #[inline(always)]
-pub(crate) fn mss_step(frame: &XdpFrame, search: &mut Search) -> mss::Step {
-    match sekisho_mss_step(frame.as_ptr(), search) {
-        MORE => mss::Step::More,
-        step if judged(step).is_ok() => mss::Step::Found,
-        _ => mss::Step::Absent,
-    }
+pub(crate) fn option_step_of(frame: &XdpFrame, search: &mut Search) -> option::Step {
+    stepped(sekisho_option_xdp(frame.as_ptr(), search))
 }
 
 /// Frames for which there are subprograms.
 pub(crate) trait Subprograms {
+    /// [`option::scale`] of the TCP header at this offset.
+    fn scale(&self, offset: u16) -> u8;
     /// [`parse::ipv6_extended`].
     fn ipv6_extended(&self, packet: &mut Packet) -> Result<(), Verdict>;
     /// [`flow::expects_error`].
@@ -163,6 +197,11 @@ pub(crate) trait Subprograms {
 }
 
 impl Subprograms for XdpFrame {
+    #[inline(always)]
+    fn scale(&self, offset: u16) -> u8 {
+        sekisho_scale_xdp(self.as_ptr(), offset.into()) as u8
+    }
+
     #[inline(always)]
     fn ipv6_extended(&self, packet: &mut Packet) -> Result<(), Verdict> {
         judged(sekisho_extended_xdp(self.as_ptr(), packet)).map(|_| ())
@@ -176,6 +215,11 @@ impl Subprograms for XdpFrame {
 }
 
 impl Subprograms for SkbFrame {
+    #[inline(always)]
+    fn scale(&self, offset: u16) -> u8 {
+        sekisho_scale_skb(self.as_ptr(), offset.into()) as u8
+    }
+
     #[inline(always)]
     fn ipv6_extended(&self, packet: &mut Packet) -> Result<(), Verdict> {
         judged(sekisho_extended_skb(self.as_ptr(), packet)).map(|_| ())

@@ -69,6 +69,46 @@ pub struct Flow {
     pub original_hop: Hop,
     /// The way of replies.
     pub reply_hop: Hop,
+    /// TCP: what the side that opened the flow may send.
+    pub original_window: Window,
+    /// TCP: what the other side may send.
+    pub reply_window: Window,
+    /// A digest of the key. The table's elements are used again at once: whoever holds one for the moment of a packet
+    /// sees by it that the element is another flow's by now.
+    pub tag: u64,
+}
+
+/// One side of a TCP flow as packets of both sides show it, after Guido van Rooij, *Real Stateful TCP Packet Filtering
+/// in IP Filter* (2000), which nf_conntrack follows too. Sequence numbers are in the machine's order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// One past the highest sequence number that the side has sent.
+    pub end: u32,
+    /// Where the room ends that the other side has offered: its highest acknowledgment number plus window.
+    pub max_end: u32,
+    /// Largest window in bytes that the side has offered.
+    pub max_window: u32,
+    /// Highest acknowledgment number that the side has sent, if [`window_flags::ACKNOWLEDGED`]: what it expects next.
+    pub max_ack: u32,
+    /// How far the windows that the side offers are shifted (RFC 7323 section 2).
+    pub scale: u8,
+    /// [`window_flags`].
+    pub flags: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// Bits of [`Window::flags`].
+pub mod window_flags {
+    /// The side has sent an acknowledgment number.
+    pub const ACKNOWLEDGED: u8 = 1 << 0;
+    /// Its SYN offered to scale windows.
+    pub const SCALES: u8 = 1 << 1;
+    /// The flow was picked up without its handshake: windows are not known, and not held against its packets.
+    pub const PICKED_UP: u8 = 1 << 2;
+    /// The side has sent a RST behind data that is not acknowledged yet.
+    pub const RESET: u8 = 1 << 3;
 }
 
 /// The way a flow's packets of one direction take through the gateway, remembered for a moment: the programs ask
@@ -106,41 +146,59 @@ pub mod tcp_state {
     pub const NONE: u8 = 0;
     /// SYN from the opener.
     pub const SYN_SENT: u8 = 1;
-    /// SYN+ACK from the other side.
-    pub const SYN_RECV: u8 = 2;
+    /// SYN from both sides: they open it at once (RFC 9293 section 3.5).
+    pub const SYN_SENT2: u8 = 2;
+    /// SYN+ACK seen.
+    pub const SYN_RECV: u8 = 3;
     /// Handshake done.
-    pub const ESTABLISHED: u8 = 3;
+    pub const ESTABLISHED: u8 = 4;
     /// One side sent FIN.
-    pub const FIN_WAIT: u8 = 4;
+    pub const FIN_WAIT: u8 = 5;
+    /// The other side has acknowledged it: the flow is half closed.
+    pub const CLOSE_WAIT: u8 = 6;
     /// Both sides sent FIN.
-    pub const TIME_WAIT: u8 = 5;
+    pub const LAST_ACK: u8 = 7;
+    /// Both FINs are acknowledged.
+    pub const TIME_WAIT: u8 = 8;
     /// RST seen.
-    pub const CLOSE: u8 = 6;
+    pub const CLOSE: u8 = 9;
 }
 
-/// Classes of lifetimes; the defaults are nf_conntrack's.
+/// Classes of lifetimes.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
-    /// TCP before the handshake is done.
-    TcpHalfOpen = 0,
-    /// TCP established.
-    TcpEstablished = 1,
-    /// TCP after a FIN.
-    TcpClosing = 2,
-    /// TCP after a RST.
-    TcpClosed = 3,
+    /// TCP: SYN seen.
+    TcpSynSent = 0,
+    /// TCP: SYN and SYN+ACK seen.
+    TcpSynReceived = 1,
+    /// TCP: established.
+    TcpEstablished = 2,
+    /// TCP: one FIN seen.
+    TcpFinWait = 3,
+    /// TCP: half closed.
+    TcpCloseWait = 4,
+    /// TCP: both FINs seen.
+    TcpLastAck = 5,
+    /// TCP: both FINs acknowledged.
+    TcpTimeWait = 6,
+    /// TCP: RST seen.
+    TcpClosed = 7,
     /// UDP without a reply.
-    UdpUnreplied = 4,
+    UdpUnreplied = 8,
     /// UDP with replies.
-    UdpReplied = 5,
+    UdpReplied = 9,
     /// ICMP echo.
-    Icmp = 6,
+    Icmp = 10,
     /// Any other protocol.
-    Other = 7,
+    Other = 11,
 }
 
-/// Default of `Config::lifetimes`, seconds, in the order of [`Lifetime`].
-pub const LIFETIMES_DEFAULT: [u32; 8] = [60, 432_000, 120, 10, 30, 120, 30, 600];
+/// Places for classes in `Config::lifetimes`; a power of two.
+pub const LIFETIMES: usize = 16;
 
-pod!(FlowKey, Flow, Hop);
+/// Default of `Config::lifetimes`, seconds, in the order of [`Lifetime`]: nf_conntrack's.
+pub const LIFETIMES_DEFAULT: [u32; LIFETIMES] =
+    [120, 60, 432_000, 120, 60, 30, 120, 10, 30, 120, 30, 600, 0, 0, 0, 0];
+
+pod!(FlowKey, Flow, Hop, Window);

@@ -18,6 +18,7 @@
 //! | `CLOCK` | array, 1 | 0 → [`Clock`] | programs |
 //! | `EVENT_RATES` | per-CPU array | verdict's number → [`Rate`] | programs |
 
+use crate::flow::LIFETIMES;
 use crate::{Address, pod};
 
 /// The one entry of `CONFIG`.
@@ -35,13 +36,15 @@ pub struct Config {
     /// [`config_flags`].
     pub flags: u16,
     /// Lifetimes of flows by class, in seconds: see [`crate::flow::Lifetime`].
-    pub lifetimes: [u32; 8],
+    pub lifetimes: [u32; LIFETIMES],
 }
 
 /// Bits of [`Config::flags`].
 pub mod config_flags {
     /// Every packet is dropped: the daemon has attached the programs but not yet filled the maps.
     pub const CLOSED: u16 = 1 << 0;
+    /// A TCP packet in the middle of a connection may open a flow, where a rule allows it.
+    pub const TCP_PICK_UP: u16 = 1 << 1;
 }
 
 /// What an inbound ESP packet is known by: SPI and the gateway's own address it was sent to (RFC 4301 section 4.1).

@@ -84,6 +84,10 @@ verdicts! {
     DropInternal = 39, "internal";
     /// A unicast frame for another station's MAC address (a switch flooded it, or a forger wrote it).
     DropOtherHost = 40, "other-host";
+    /// TCP out of the windows that both sides have shown.
+    DropTcpWindow = 48, "tcp-window";
+    /// TCP that resets, but not with the number its receiver expects next.
+    DropTcpReset = 49, "tcp-reset";
 }
 
 impl Verdict {

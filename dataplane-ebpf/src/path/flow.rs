@@ -85,11 +85,14 @@ pub(crate) fn known(
     }
     let progress = match flow::fit(known, packet, original) {
         Fit::Yes(progress) => progress,
-        Fit::Restart | Fit::No => return Ok(None),
+        Fit::Restart | Fit::No(_) => return Ok(None),
     };
     seen.port = entry;
     let verdict = forward::by_hop(frame, config, &seen.packet, hop)?;
-    flow::touch(known, progress, original, frame.bytes(), now_ns);
+    if !maps::holds(known, &key) {
+        return Err(Verdict::DropInternal);
+    }
+    flow::touch(known, packet, progress, original, frame.bytes(), now_ns);
     Ok(Some(verdict))
 }
 
@@ -138,22 +141,25 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Ve
         if flow::entry(known, original) == entry.port {
             match flow::fit(known, packet, original) {
                 Fit::Yes(progress) => {
+                    if !maps::holds(known, key) {
+                        return Err(Verdict::DropInternal);
+                    }
                     if known.generation != generation || flow::exit(known, original) != exit.port {
                         judge_again(arriving, known, original)?;
                     }
-                    flow::touch(known, progress, original, bytes, now_ns);
+                    flow::touch(known, packet, progress, original, bytes, now_ns);
                     remember(known, arriving, original);
                     return Ok(Admitted::Silently);
                 }
                 Fit::Restart => {}
-                Fit::No => return Err(Verdict::DropTcpState),
+                Fit::No(refused) => return Err(refused),
             }
         } else if known.generation == generation {
             // The right addresses from the wrong side: a reply must come from where the flow went to.
             return Err(Verdict::DropPolicy);
         }
     }
-    open(arriving)
+    open(config, arriving)
 }
 
 /// Remembers the way for the next packets of this direction. The time stands last: what another CPU takes for a way of
@@ -208,9 +214,9 @@ fn judge_again(arriving: &Arriving<'_>, known: &mut Flow, original: bool) -> Res
 
 /// Makes a flow if a rule allows it.
 #[inline(always)]
-fn open(arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
+fn open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
     let &Arriving { packet, generation, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
-    let Progress { tcp_state, fins, lifetime, replied } = flow::first(packet)?;
+    let Progress { tcp_state, fins, lifetime, replied, .. } = flow::first(config, packet)?;
     let rule_port_be = flow::rule_port_be(packet);
     let rule = rule::judge(generation, entry.zone, exit.zone, packet.protocol, rule_port_be)?;
     // Built in a map, as it would take a third of the stack.
@@ -237,6 +243,8 @@ fn open(arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
     new.ifindex_to = exit.ifindex;
     remember(new, arriving, true);
     new.reply_hop.until_ns = 0;
+    (new.original_window, new.reply_window) = flow::first_windows(packet);
+    new.tag = key.tag();
     maps::FLOWS.insert(maps::flow_key(key), new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFlowTable)?;
     Ok(if rule.flags & rule_flags::LOG != 0 { Admitted::Logged } else { Admitted::Silently })
 }
@@ -259,8 +267,9 @@ pub(crate) fn continues(config: &Config, packet: &Packet, exit: u16, bytes: u32)
         return Err(Verdict::DropPolicy);
     }
     match flow::fit(known, packet, original) {
-        Fit::Yes(progress) => flow::touch(known, progress, original, bytes, now_ns),
-        Fit::Restart | Fit::No => return Err(Verdict::DropTcpState),
+        Fit::Yes(progress) => flow::touch(known, packet, progress, original, bytes, now_ns),
+        Fit::Restart => return Err(Verdict::DropTcpState),
+        Fit::No(refused) => return Err(refused),
     }
     Ok(())
 }

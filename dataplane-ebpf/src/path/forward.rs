@@ -8,7 +8,8 @@ use sekisho_abi::map::Config;
 use sekisho_abi::port::{Network, Port, PortKey, engine_mac, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::frame::Frame;
-use sekisho_dataplane::mss::{self, Search};
+use sekisho_dataplane::mss;
+use sekisho_dataplane::option::Search;
 use sekisho_dataplane::parse::{ETHERNET_BYTES, Packet};
 use sekisho_dataplane::{checksum, tcp};
 
@@ -222,7 +223,7 @@ pub(crate) fn clamp(frame: &XdpFrame, packet: &Packet, entered: &Port, exit: Opt
 #[inline(always)]
 pub(crate) fn clamp_to(frame: &XdpFrame, packet: &Packet, mtu: u16) {
     let limit = mss::of_mtu(mtu, packet.version);
-    let step = |search: &mut Search| subprogram::mss_step(frame, search);
+    let step = |search: &mut Search| subprogram::option_step_of(frame, search);
     if let Some(change) = mss::clamp(frame, u32::from(packet.transport), limit, step) {
         // The parser has seen the header within the frame, so neither write can miss it.
         let _ = frame.write_at(change.offset, change.mss.to_be_bytes());

@@ -19,6 +19,7 @@ use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::parse::{self, Ethernet, Ipv6, Kind, ethertype};
 use sekisho_dataplane::spoof::{self, Scope};
+use sekisho_dataplane::tcp;
 
 use crate::context::XdpFrame;
 use crate::maps;
@@ -97,11 +98,20 @@ pub(crate) fn parse<F: Frame + Subprograms>(
     }
 }
 
+/// Finds out how the sender of a SYN scales its windows.
+#[inline(always)]
+pub(crate) fn scaled<F: Subprograms>(frame: &F, seen: &mut Seen) {
+    if seen.packet.tcp_flags & tcp::flag::SYN != 0 {
+        seen.packet.tcp_scale = frame.scale(seen.packet.transport);
+    }
+}
+
 /// Everything but packets of known flows.
 #[inline(always)]
 pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
     let port = scratch.seen.port()?;
+    scaled(frame, &mut scratch.seen);
     let packet = &scratch.seen.packet;
     match packet.kind {
         Kind::Neighbour => return subprogram::discovery(frame, &scratch.seen),

@@ -56,11 +56,22 @@ fn tcp_must_begin_with_a_syn() {
 fn tcp_closes_with_both_fins() {
     let mut lab = Lab::new();
     established(&mut lab);
+    let there_at = |flags, sequence, ack| {
+        to(Device::Lan1, ip(CLIENT, SERVER).tcp(5000, 80, flags).numbers(sequence, ack))
+    };
+    let back_at = |flags, sequence, ack| {
+        to(Device::Wan, ip(SERVER, CLIENT).tcp(80, 5000, flags).numbers(sequence, ack))
+    };
     for (device, frame, state) in [
-        (Device::Lan1, there(FIN | ACK), tcp_state::FIN_WAIT),
-        (Device::Wan, back(ACK), tcp_state::FIN_WAIT),
-        (Device::Wan, back(FIN | ACK), tcp_state::TIME_WAIT),
-        (Device::Lan1, there(ACK), tcp_state::TIME_WAIT),
+        (Device::Lan1, there_at(FIN | ACK, 30, 10), tcp_state::FIN_WAIT),
+        (Device::Wan, back_at(ACK, 10, 30), tcp_state::FIN_WAIT),
+        (Device::Wan, back_at(ACK, 10, 31), tcp_state::CLOSE_WAIT),
+        // Half closed: the other side may go on, and what it sends is acknowledged.
+        (Device::Wan, back_at(ACK, 30, 31), tcp_state::CLOSE_WAIT),
+        (Device::Wan, back_at(FIN | ACK, 50, 31), tcp_state::LAST_ACK),
+        (Device::Wan, back_at(FIN | ACK, 50, 31), tcp_state::LAST_ACK),
+        (Device::Lan1, there_at(FIN | ACK, 30, 51), tcp_state::TIME_WAIT),
+        (Device::Wan, back_at(FIN | ACK, 50, 31), tcp_state::TIME_WAIT),
     ] {
         assert_eq!(lab.receive(device, &frame).verdict, Verdict::Forward);
         assert_eq!(lab.flow().tcp_state, state);
@@ -78,8 +89,12 @@ fn tcp_is_over_after_a_reset() {
     established(&mut lab);
     assert_eq!(lab.receive(Device::Wan, &back(RST)).verdict, Verdict::Forward);
     assert_eq!(lab.flow().tcp_state, tcp_state::CLOSE);
-    assert_eq!(lab.receive(Device::Lan1, &there(ACK)).verdict, Verdict::DropTcpState);
     assert_eq!(lab.receive(Device::Wan, &back(RST)).verdict, Verdict::Forward, "retransmitted");
+    // Had the RST been lost behind us, this would bring another one.
+    assert_eq!(lab.receive(Device::Lan1, &there(ACK)).verdict, Verdict::Forward);
+    assert_eq!(lab.flow().tcp_state, tcp_state::CLOSE);
+    assert_eq!(lab.receive(Device::Wan, &back(SYN | ACK)).verdict, Verdict::DropTcpState);
+    assert_eq!(lab.receive(Device::Lan1, &there(SYN)).verdict, Verdict::Forward, "a new one");
 }
 
 #[test]
@@ -89,7 +104,12 @@ fn tcp_packets_that_do_not_fit() {
     assert_eq!(lab.receive(Device::Lan1, &there(SYN)).verdict, Verdict::Forward);
     assert_eq!(lab.receive(Device::Lan1, &there(ACK)).verdict, Verdict::DropTcpState, "no SYN+ACK yet");
     assert_eq!(lab.receive(Device::Lan1, &there(SYN | ACK)).verdict, Verdict::DropTcpState);
-    assert_eq!(lab.receive(Device::Wan, &back(SYN)).verdict, Verdict::DropTcpState);
+    let blind = to(Device::Wan, ip(SERVER, CLIENT).tcp(80, 5000, SYN | ACK).numbers(9, 11));
+    assert_eq!(
+        lab.receive(Device::Wan, &blind).verdict,
+        Verdict::DropTcpWindow,
+        "acknowledges more than the SYN"
+    );
     for nonsense in [0, SYN | FIN, SYN | RST, FIN, 0xff] {
         assert_eq!(lab.receive(Device::Lan1, &there(nonsense)).verdict, Verdict::DropTcpState);
     }

@@ -24,7 +24,7 @@ use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf, 
 use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use sekisho_abi::event::Event;
-use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES_DEFAULT};
+use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, LIFETIMES_DEFAULT};
 use sekisho_abi::map::{Config, Counter, Spi, SpiKey, config_flags};
 use sekisho_abi::port::{Network, Port, PortKey, ZONE_GATEWAY, network_kind, port_flags};
 use sekisho_abi::rule::{
@@ -276,8 +276,13 @@ impl Lab {
         self.write_config();
     }
 
+    pub(crate) fn set_flags(&mut self, flags: u16) {
+        self.config.flags = flags;
+        self.write_config();
+    }
+
     pub(crate) fn set_lifetimes(&mut self, seconds: u32) {
-        self.config.lifetimes = [seconds; 8];
+        self.config.lifetimes = [seconds; LIFETIMES];
         self.write_config();
     }
 

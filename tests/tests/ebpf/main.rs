@@ -25,4 +25,5 @@ mod neighbours;
 mod packet;
 mod races;
 mod refused;
+mod tcp;
 mod test_run;

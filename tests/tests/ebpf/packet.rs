@@ -36,7 +36,7 @@ pub(crate) fn ip(source: &str, destination: &str) -> Ip {
 }
 
 impl Ip {
-    /// TCP without options; 20 bytes of payload follow an ACK.
+    /// TCP without options; 20 bytes of payload follow an ACK. Both sides begin at number 9.
     pub(crate) fn tcp(self, source: u16, destination: u16, flags: u8) -> Self {
         self.tcp_with(source, destination, flags, &[])
     }
@@ -45,13 +45,27 @@ impl Ip {
     pub(crate) fn tcp_with(mut self, source: u16, destination: u16, flags: u8, options: &[u8]) -> Self {
         let offset = u8::try_from((20 + options.len()) / 4).expect("at most 60 bytes") << 4;
         self.protocol = TCP;
-        self.payload =
-            [&source.to_be_bytes()[..], &destination.to_be_bytes(), &[0, 0, 0, 9, 0, 0, 0, 7]].concat();
-        self.payload.extend([offset, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        self.payload = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+        let sequence = if flags & SYN == 0 { 10 } else { 9 };
+        let ack = if flags & ACK == 0 { 0 } else { 10 };
+        self.payload.extend([0, 0, 0, sequence, 0, 0, 0, ack, offset, flags, 0xff, 0xff, 0, 0, 0, 0]);
         self.payload.extend(options);
         if flags == ACK {
             self.payload.extend([0x5a; 20]);
         }
+        self
+    }
+
+    /// Other sequence and acknowledgment numbers.
+    pub(crate) fn numbers(mut self, sequence: u32, ack: u32) -> Self {
+        self.payload[4..8].copy_from_slice(&sequence.to_be_bytes());
+        self.payload[8..12].copy_from_slice(&ack.to_be_bytes());
+        self
+    }
+
+    /// Another window.
+    pub(crate) fn window(mut self, window: u16) -> Self {
+        self.payload[14..16].copy_from_slice(&window.to_be_bytes());
         self
     }
 
