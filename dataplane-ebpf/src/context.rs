@@ -276,7 +276,7 @@ mod load {
         #[cfg(not(target_arch = "bpf"))]
         // SAFETY: the caller vouches for the field.
         unsafe {
-            context.byte_add(OFFSET).cast::<core::primitive::u32>().read() as usize
+            context.byte_add(OFFSET).cast::<u32>().read() as usize
         }
     }
     load!(
