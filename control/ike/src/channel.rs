@@ -346,6 +346,18 @@ impl Channel {
         true
     }
 
+    /// How often the outstanding request was sent again.
+    pub(crate) fn retransmissions(&self) -> u32 {
+        self.requests.outstanding().1
+    }
+
+    /// Sends the outstanding request over other paths too.
+    pub(crate) fn repeat_over(&self, ctx: &mut Context<'_>, paths: &[Path]) {
+        for path in paths {
+            ctx.out.send_all(*path, self.requests.outstanding().0);
+        }
+    }
+
     /// Gives the outstanding request up without counting the peer as dead.
     pub(crate) fn abandon(&mut self, ctx: &mut Context<'_>) {
         if let Some(id) = self.requests.outstanding_id() {

@@ -103,6 +103,8 @@ pub struct Connection {
     pub dpd_after: Duration,
     /// Act as if behind a NAT, so that ESP always goes in UDP 4500.
     pub force_encapsulation: bool,
+    /// Follow changes of addresses on either side (RFC 4555), if the peer does too.
+    pub mobike: bool,
 }
 
 impl Connection {
@@ -124,6 +126,7 @@ impl Connection {
             uniqueness,
             dpd_after,
             force_encapsulation,
+            mobike,
         } = self;
         let local_auth = match (local_auth, &other.local_auth) {
             (LocalAuth::Psk(ours), LocalAuth::Psk(theirs)) => ours.is_same_as(theirs),
@@ -153,6 +156,7 @@ impl Connection {
             && *uniqueness == other.uniqueness
             && *dpd_after == other.dpd_after
             && *force_encapsulation == other.force_encapsulation
+            && *mobike == other.mobike
     }
 }
 

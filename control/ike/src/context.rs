@@ -1,5 +1,6 @@
 //! What a state gets to work with during one mutation.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::EndpointConfig;
@@ -22,6 +23,8 @@ pub(crate) struct Context<'a> {
     pub(crate) numbers: &'a mut Numbers,
     /// All others.
     pub(crate) others: &'a Directory,
+    /// Our own addresses, best first; empty while the caller has told none.
+    pub(crate) addresses: &'a [IpAddr],
     /// Of the IKE SA at hand.
     pub(crate) timers: &'a mut TimerTable,
     /// IKE SAs that came into being (by a rekey), for the endpoint to take in.
@@ -59,6 +62,7 @@ impl Context<'_> {
             out: &mut *self.out,
             numbers: &mut *self.numbers,
             others: self.others,
+            addresses: self.addresses,
             timers,
             spawned: &mut *self.spawned,
         }
@@ -136,6 +140,7 @@ pub(crate) mod testing {
                 out: &mut self.out,
                 numbers: &mut self.numbers,
                 others: &self.others,
+                addresses: &[],
                 timers: &mut self.timers,
                 spawned: &mut self.spawned,
             }

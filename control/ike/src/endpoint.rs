@@ -7,7 +7,7 @@
 mod duplicates;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -59,6 +59,7 @@ struct Shared {
     out: Outbox,
     numbers: Numbers,
     directory: Directory,
+    addresses: Vec<IpAddr>,
 }
 
 impl Shared {
@@ -77,6 +78,7 @@ impl Shared {
             out: &mut self.out,
             numbers: &mut self.numbers,
             others: &self.directory,
+            addresses: &self.addresses,
             timers,
             spawned,
         }
@@ -152,6 +154,7 @@ impl Endpoint {
                 out: Outbox::default(),
                 numbers: Numbers::default(),
                 directory: Directory::default(),
+                addresses: Vec::new(),
             },
             jar,
             sas: BTreeMap::new(),
@@ -390,6 +393,37 @@ impl Endpoint {
         let spi = self.holder(child)?;
         self.with_established(now, spi, |state, ctx| state.heard(ctx));
         Ok(())
+    }
+
+    /// Authentic ESP came on a pair from another address or port than it is sent to: the NAT in front of the peer has a
+    /// new mapping. Believed where there is a NAT (RFC 7296 section 2.23).
+    pub fn child_remapped(
+        &mut self,
+        now: Instant,
+        child: ChildHandle,
+        remote: SocketAddr,
+    ) -> Result<(), CommandError> {
+        let spi = self.holder(child)?;
+        self.with_established(now, spi, |state, ctx| state.follow_esp(ctx, remote));
+        Ok(())
+    }
+
+    /// Our own addresses from now on that IKE may use, best first. IKE SAs whose address is gone move to another one: with
+    /// MOBIKE (RFC 4555), or behind a NAT of ours; others are closed at once, as they can only be begun anew.
+    pub fn set_addresses(&mut self, now: Instant, addresses: Vec<IpAddr>) {
+        if self.shared.addresses == addresses {
+            return;
+        }
+        self.shared.addresses = addresses;
+        for spi in self.sas.keys().copied().collect::<Vec<_>>() {
+            self.with_sa(now, spi, |state, ctx| match state {
+                State::Established(mut established) => match established.addresses_changed(ctx) {
+                    true => established.go_on(ctx),
+                    false => established.end(ctx, CloseReason::Dead),
+                },
+                other => Some(other),
+            });
+        }
     }
 
     /// Works from another configuration from now on. IKE SAs whose connection vanished or changed are closed.

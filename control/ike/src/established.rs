@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::create_child::ChildOffer;
 use crate::crypto::keys::ChildKeymat;
 use crate::event::{ChildHandle, ChildSa, CloseReason, Event, FailureKind, IkeEstablished, IkeHandle, Path};
+use crate::mobike::Mobike;
 use crate::nat::{KEEPALIVE, KEEPALIVE_INTERVAL};
 use crate::rekey_ike::IkeOffer;
 use crate::retired::Retired;
@@ -62,6 +63,8 @@ pub(crate) struct Established {
     /// Those that the peer was to delete were waited for.
     pub(crate) supersede_overdue: bool,
     child_wait: Duration,
+    /// Both follow changes of addresses (RFC 4555).
+    pub(crate) mobike: Option<Mobike>,
 }
 
 /// Something to ask of the peer.
@@ -74,6 +77,12 @@ pub(crate) enum Task {
     DeleteUnused(u32),
     RekeyIke,
     Liveness,
+    /// The peer shall follow us to our path (RFC 4555).
+    Update,
+    /// The peer shall know our other addresses.
+    Announce,
+    /// Whether the peer receives where it says it is.
+    Check,
 }
 
 /// The request under way, with the secrets that its response needs.
@@ -83,6 +92,13 @@ pub(crate) enum Pending {
     Nothing,
     Liveness,
     Delete(Option<ChildHandle>),
+    /// UPDATE_SA_ADDRESSES for this path.
+    Update(Path),
+    /// COOKIE2, to this path.
+    Check {
+        path: Path,
+        cookie: Vec<u8>,
+    },
     Child(Box<ChildOffer>),
     Ike(Box<IkeOffer>),
 }
@@ -140,6 +156,7 @@ impl Established {
             tasks: VecDeque::new(),
             deferred: Vec::new(),
             pending: Pending::Nothing,
+            mobike: None,
             initial_contact: false,
             supersedes: Vec::new(),
             supersede_overdue: false,
@@ -189,12 +206,12 @@ impl Established {
             Inbound::Nothing => Some(State::Established(self)),
             Inbound::Request(message) => {
                 self.heard(ctx);
-                self.follow(ctx, message.path);
+                self.follow(ctx, message.path, false);
                 self.handle_request(ctx, message)
             }
             Inbound::Response(message) => {
                 self.heard(ctx);
-                self.follow(ctx, message.path);
+                self.follow(ctx, message.path, true);
                 self.handle_response(ctx, message)
             }
         }
@@ -246,6 +263,8 @@ impl Established {
                     self.remove_child(ctx, child, CloseReason::Replaced);
                 }
             }
+            Pending::Update(path) => self.conclude_update(ctx, path, &content),
+            Pending::Check { path, cookie } => self.conclude_check(ctx, path, &cookie, &content),
             Pending::Child(offer) => self.conclude_child(ctx, *offer, content),
             Pending::Ike(offer) => return self.conclude_ike(ctx, *offer, content),
         }
@@ -261,6 +280,7 @@ impl Established {
                     self.report(ctx, FailureKind::Timeout, detail);
                     return self.end(ctx, CloseReason::Dead);
                 }
+                self.probe(ctx);
             }
             Timer::Liveness => {
                 if !self.channel.is_waiting() {
@@ -308,7 +328,11 @@ impl Established {
             (Task::RekeyChild(a), Task::RekeyChild(b)) => a == b,
             (Task::DeleteChild(a), Task::DeleteChild(b)) => a == b,
             (Task::DeleteUnused(a), Task::DeleteUnused(b)) => a == b,
-            (Task::RekeyIke, Task::RekeyIke) | (Task::Liveness, Task::Liveness) => true,
+            (Task::RekeyIke, Task::RekeyIke)
+            | (Task::Liveness, Task::Liveness)
+            | (Task::Update, Task::Update)
+            | (Task::Announce, Task::Announce)
+            | (Task::Check, Task::Check) => true,
             _ => false,
         };
         if !self.tasks.iter().chain(&self.deferred).any(same) {
@@ -331,7 +355,10 @@ impl Established {
                     Pending::Delete(None),
                 ),
                 Task::RekeyIke => self.offer_ike(ctx, None, Vec::new()),
-                Task::Liveness => self.ask(ctx, ExchangeType::Informational, &[], Pending::Liveness),
+                Task::Liveness => self.ask_liveness(ctx),
+                Task::Update => self.request_update(ctx),
+                Task::Announce => self.request_announcement(ctx),
+                Task::Check => self.request_check(ctx),
             };
         }
     }
@@ -395,7 +422,7 @@ impl Established {
             ike: self.handle,
             connection: self.connection.name.clone(),
             name: terms.config.name.clone(),
-            path: self.channel.path,
+            path: self.esp_path(),
             udp_encapsulation: self.channel.nat.floats(),
             spi_in: terms.spi_in.number(),
             spi_out: terms.spi_out,
@@ -545,14 +572,6 @@ impl Established {
     pub(crate) fn heard(&self, ctx: &mut Context<'_>) {
         if !self.connection.dpd_after.is_zero() {
             ctx.timers.set(Timer::Liveness, ctx.later(self.connection.dpd_after));
-        }
-    }
-
-    /// RFC 7296 section 2.23: an authentic new message from a peer behind a NAT says where its mapping is now.
-    fn follow(&mut self, ctx: &mut Context<'_>, path: Path) {
-        if self.channel.nat.remote && self.channel.path != path {
-            self.channel.path = path;
-            ctx.out.event(Event::PathChanged { ike: self.handle, path });
         }
     }
 

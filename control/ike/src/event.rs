@@ -81,12 +81,14 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
-    /// The peer's address or port changed (NAT): send there from now on.
+    /// Addresses or ports changed, the peer's (NAT, MOBIKE) or our own: all its child SAs use these from now on.
     PathChanged {
         /// Which.
         ike: IkeHandle,
         /// The new path.
         path: Path,
+        /// ESP in UDP on this path.
+        udp_encapsulation: bool,
     },
     /// Something went wrong that an operator should know. Never ends an established SA by itself.
     Failure(Failure),

@@ -21,6 +21,8 @@ struct Outstanding {
     datagrams: Vec<Vec<u8>>,
     wait: Duration,
     tries_left: u32,
+    /// How often it was sent again.
+    repeats: u32,
 }
 
 impl RequestWindow {
@@ -47,7 +49,8 @@ impl RequestWindow {
     pub(crate) fn sent(&mut self, id: u32, datagrams: Vec<Vec<u8>>, retransmit: &Retransmit) -> Duration {
         self.next = u64::from(id) + 1;
         let wait = retransmit.initial;
-        self.outstanding = Some(Outstanding { id, datagrams, wait, tries_left: retransmit.tries });
+        self.outstanding =
+            Some(Outstanding { id, datagrams, wait, tries_left: retransmit.tries, repeats: 0 });
         wait
     }
 
@@ -57,7 +60,13 @@ impl RequestWindow {
         outstanding.tries_left = outstanding.tries_left.checked_sub(1)?;
         let grown = outstanding.wait.saturating_mul(retransmit.growth_percent) / 100;
         outstanding.wait = grown;
+        outstanding.repeats += 1;
         Some((&outstanding.datagrams, grown))
+    }
+
+    /// The datagrams of the outstanding request, and how often they were sent again.
+    pub(crate) fn outstanding(&self) -> (&[Vec<u8>], u32) {
+        self.outstanding.as_ref().map_or((&[], 0), |request| (&request.datagrams, request.repeats))
     }
 
     /// The response to `id` has come. `false` when no such request is outstanding.

@@ -38,16 +38,16 @@ impl Established {
             };
         }
         self.hear_auth_lifetime(ctx, &content);
+        let mut answer = self.answer_mobility(ctx, path, &content);
         let mut ours = Vec::new();
         for delete in &content.deletes {
             if let Delete::Child { protocol: ProtocolId::Esp, spis } = delete {
                 ours.extend(spis.iter().filter_map(|spi| self.delete_by_peer(ctx, *spi)));
             }
         }
-        let answer = match ours.is_empty() {
-            true => Vec::new(),
-            false => vec![Payload::Delete(Delete::Child { protocol: ProtocolId::Esp, spis: ours })],
-        };
+        if !ours.is_empty() {
+            answer.push(Payload::Delete(Delete::Child { protocol: ProtocolId::Esp, spis: ours }));
+        }
         self.answer(ctx, ExchangeType::Informational, path, &answer);
         match fatal {
             // The peer holds the IKE SA for broken, with or without a DELETE (RFC 7296 section 2.21.2).

@@ -29,7 +29,7 @@ pub(crate) struct Agreed {
     pub(crate) childless: bool,
 }
 
-/// The notifies of both sides. `force_encapsulation`: the source hash matches nothing, so that the peer sees a NAT.
+/// The notifies of both sides. `force_encapsulation`: the peer shall see a NAT.
 fn announcements(
     ctx: &mut Context<'_>,
     spi_i: u64,
@@ -37,17 +37,12 @@ fn announcements(
     path: Path,
     force_encapsulation: bool,
 ) -> Vec<Payload> {
-    let source = match force_encapsulation {
-        true => ctx.random.next_bytes(20),
-        false => nat::detection_hash(spi_i, spi_r, path.local).to_vec(),
-    };
-    let destination = nat::detection_hash(spi_i, spi_r, path.remote).to_vec();
-    vec![
-        Payload::Notify(Notify::with_data(NotifyType::NatDetectionSourceIp, source)),
-        Payload::Notify(Notify::with_data(NotifyType::NatDetectionDestinationIp, destination)),
+    let mut payloads = nat::announcements(ctx, spi_i, spi_r, path, force_encapsulation).to_vec();
+    payloads.extend([
         Payload::Notify(Notify::new(NotifyType::Ikev2FragmentationSupported)),
         Payload::Notify(Notify::from_signature_hashes(&HASH_ALGORITHMS)),
-    ]
+    ]);
+    payloads
 }
 
 pub(crate) fn ke_payload(group: Group, public: &[u8]) -> Payload {

@@ -5,7 +5,7 @@
 //!
 //! The way of a message: [`endpoint`] finds the IKE SA by SPI; `sa` is its state; `init` (with `cookie`, `nat` and
 //! `select`) agrees on keys; `auth` proves identities; `established` holds what is up, with the exchanges
-//! `create_child`, `rekey_ike` and `informational`; `retired` says goodbye. From IKE_AUTH on every message passes
+//! `create_child`, `rekey_ike` and `informational` (with `mobike`); `retired` says goodbye. From IKE_AUTH on every message passes
 //! `channel`, which opens and seals it and keeps `exchange`'s windows and `fragment`'s pieces.
 
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ mod exchange;
 mod fragment;
 mod informational;
 mod init;
+mod mobike;
 pub mod nat;
 mod outbox;
 mod reauth;

@@ -6,7 +6,10 @@ use std::time::Duration;
 use ring::digest;
 use subtle::ConstantTimeEq;
 
+use crate::context::Context;
 use crate::event::Path;
+use crate::wire::notify::Notify;
+use crate::wire::{NotifyType, Payload};
 
 /// Port of IKE in the clear of any NAT.
 pub const IKE_PORT: u16 = 500;
@@ -49,6 +52,23 @@ pub(crate) fn detection_hash(spi_i: u64, spi_r: u64, address: SocketAddr) -> [u8
         *to = *from;
     }
     out
+}
+
+/// How we see a path, for the peer to compare. `forced`: the source hash matches nothing, so that the peer sees a NAT.
+pub(crate) fn announcements(
+    ctx: &mut Context<'_>,
+    spi_i: u64,
+    spi_r: u64,
+    path: Path,
+    forced: bool,
+) -> [Payload; 2] {
+    let source = match forced {
+        true => ctx.random.next_bytes(20),
+        false => detection_hash(spi_i, spi_r, path.local).to_vec(),
+    };
+    let destination = detection_hash(spi_i, spi_r, path.remote).to_vec();
+    [(NotifyType::NatDetectionSourceIp, source), (NotifyType::NatDetectionDestinationIp, destination)]
+        .map(|(notify_type, hash)| Payload::Notify(Notify::with_data(notify_type, hash)))
 }
 
 /// Compares the peer's hashes with what we see on `path`. A peer may send several source hashes, one per address it

@@ -238,7 +238,7 @@ impl Established {
         let busy = match &self.pending {
             Pending::Child(_) | Pending::Delete(_) => true,
             Pending::Ike(offer) => offer.rival.is_some(),
-            Pending::Nothing | Pending::Liveness => false,
+            Pending::Nothing | Pending::Liveness | Pending::Update(_) | Pending::Check { .. } => false,
         };
         if busy {
             return Err(Notify::new(NotifyType::TemporaryFailure));
@@ -316,6 +316,7 @@ impl Established {
         let mut old = std::mem::replace(&mut self.channel, successor.channel);
         old.abandon(ctx);
         self.sk_d = successor.sk_d;
+        self.keep_mobility_tasks();
         self.pending = Pending::Nothing;
         self.created = ctx.now;
         self.rekey_at = ctx.renewal(self.connection.ike_rekey_after);

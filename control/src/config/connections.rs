@@ -34,6 +34,7 @@ pub(super) struct ConnectionSpec {
     rekey: Duration,
     life: Life,
     force_udp: bool,
+    mobike: bool,
 }
 
 /// One end.
@@ -108,6 +109,7 @@ impl ConnectionSpec {
             rekey: self.rekey,
             life: self.life,
             force_udp: self.force_udp,
+            mobike: self.mobike,
             children: self
                 .children
                 .into_iter()
@@ -141,9 +143,23 @@ impl Reader<'_> {
         let rekey = self.duration(&section, "rekey", REKEY_DEFAULT, REKEY.0..=REKEY.1);
         let life = self.life(&section, start);
         let force_udp = section.boolean("force_udp").is_some_and(Spanned::into_inner);
+        let mobike = section.boolean("mobike").is_none_or(Spanned::into_inner);
         let children = self.children(&section);
         section.finish();
-        ConnectionSpec { name, local, remote, children, ike, esp, start, ike_rekey, rekey, life, force_udp }
+        ConnectionSpec {
+            name,
+            local,
+            remote,
+            children,
+            ike,
+            esp,
+            start,
+            ike_rekey,
+            rekey,
+            life,
+            force_udp,
+            mobike,
+        }
     }
 
     fn end<C>(

@@ -91,6 +91,7 @@ fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
         uniqueness: connection.life.unique,
         dpd_after: connection.life.dpd,
         force_encapsulation: connection.force_udp,
+        mobike: connection.mobike,
     })
 }
 

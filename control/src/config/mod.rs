@@ -216,6 +216,8 @@ pub struct Connection {
     pub life: Life,
     /// ESP always in UDP 4500, also where no NAT was found.
     pub force_udp: bool,
+    /// Changes of addresses are followed (RFC 4555), if the peer can.
+    pub mobike: bool,
     /// What it carries.
     pub children: Vec<Child>,
 }

@@ -7,7 +7,7 @@ mod life;
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ use crate::filter::Maps;
 
 /// Packets the replay window spans. Wide, for several queues and CPUs reorder (RFC 4303 section 3.4.3 asks for 64).
 const REPLAY_WINDOW: u32 = 1024;
+/// How long ESP to a former address of ours is let through: longer than packets are under way.
+const PATH_LINGER: Duration = Duration::from_secs(5);
 
 /// Every configured connection.
 pub(super) struct Tunnels {
@@ -300,7 +302,12 @@ impl Tunnels {
                     tunnel.initiate(now, endpoint);
                 }
             }
-            SaEvent::Remapped { spi_in, remote } => self.remap(spi_in, remote),
+            // The engine knows whether a NAT may do that (RFC 7296 section 2.23).
+            SaEvent::Remapped { spi_in, remote } => {
+                if let Some(child) = self.child_with(spi_in) {
+                    let _ = endpoint.child_remapped(now, child, remote);
+                }
+            }
         }
     }
 
@@ -365,7 +372,9 @@ impl Tunnels {
                 }
             }
             Event::ChildRemove { child, linger, reason } => self.remove(now, child, linger, reason),
-            Event::PathChanged { ike, path } => self.repath(ike, path),
+            Event::PathChanged { ike, path, udp_encapsulation } => {
+                self.repath(now, ike, path, udp_encapsulation, maps);
+            }
             Event::Failure(failure) => self.failed(&failure),
         }
     }
@@ -440,30 +449,34 @@ impl Tunnels {
         self.leaving.push((now + linger, child.outer.local.ip(), child.spi_in));
     }
 
-    /// The peer moved: ESP follows IKE.
-    fn repath(&mut self, ike: IkeHandle, path: Path) {
-        let table = &self.table;
+    /// One of both has moved: ESP follows IKE. What is on its way to our former address is still received for a while.
+    fn repath(&mut self, now: Instant, ike: IkeHandle, path: Path, udp_encapsulation: bool, maps: &mut Maps) {
+        let (table, leaving) = (&self.table, &mut self.leaving);
         for tunnel in &mut self.all {
             for child in tunnel.children.values_mut().filter(|child| child.ike == ike) {
-                child.outer = Outer { local: path.local, remote: path.remote, ..child.outer };
-                tracing::info!(connection = &*tunnel.name, remote = %path.remote, "peer's address changed");
-                if let Err(error) = table.repath(child.spi_in, child.outer) {
-                    tracing::error!(%error, connection = &*tunnel.name, "ESP does not follow");
+                let (former, spi_in) = (child.outer.local.ip(), child.spi_in);
+                child.outer = Outer { local: path.local, remote: path.remote, udp_encapsulation };
+                tracing::info!(
+                    connection = &*tunnel.name,
+                    local = %path.local,
+                    remote = %path.remote,
+                    udp = udp_encapsulation,
+                    "child SA has another path"
+                );
+                let spi = Spi { port: tunnel.port, udp_encapsulated: u16::from(udp_encapsulation) };
+                let here = path.local.ip();
+                leaving.retain(|(_, address, other)| (*address, *other) != (here, spi_in));
+                if former != here {
+                    leaving.push((now + PATH_LINGER, former, spi_in));
+                }
+                // The filter knows the address before the peer can use it.
+                let told = maps.add_spi(here, spi_in, spi).map_err(|error| error.to_string());
+                let told =
+                    told.and_then(|()| table.repath(spi_in, child.outer).map_err(|error| error.to_string()));
+                if let Err(error) = told {
+                    tracing::error!(error, connection = &*tunnel.name, "ESP does not follow");
                 }
             }
-        }
-    }
-
-    /// Authentic ESP came from elsewhere: the NAT in between has a new mapping (RFC 7296 section 2.23).
-    fn remap(&mut self, spi_in: u32, remote: SocketAddr) {
-        let ike = self
-            .all
-            .iter()
-            .flat_map(|tunnel| tunnel.children.values())
-            .find(|child| child.spi_in == spi_in && child.outer.udp_encapsulation)
-            .map(|child| (child.ike, child.outer.local));
-        if let Some((ike, local)) = ike {
-            self.repath(ike, Path { local, remote });
         }
     }
 

@@ -85,6 +85,7 @@ pub fn endpoint(side: Side, seed: u64, now: Instant) -> Endpoint {
         uniqueness: Uniqueness::default(),
         dpd_after: Duration::from_secs(30),
         force_encapsulation: false,
+        mobike: true,
     };
     let config = EndpointConfig { connections: vec![Arc::new(connection)], ..EndpointConfig::default() };
     // May 2026: no certificate is judged here, so any date does.

@@ -189,7 +189,8 @@ impl Pipeline {
         let esp = start + outer.esp.start..start + outer.esp.end;
 
         let pair = self.table.inbound(header.spi).ok_or(DropReason::UnknownSpi)?;
-        if outer.destination.ip() != pair.outer.local.ip() {
+        let destination = outer.destination.ip();
+        if destination != pair.outer.local.ip() && Some(destination) != pair.former {
             return Err(DropReason::UnknownSpi);
         }
         if outer.udp != pair.outer.udp_encapsulation

@@ -26,6 +26,8 @@ pub(crate) struct Pair {
     pub(crate) spi_in: u32,
     pub(crate) selectors: SelectorPair,
     pub(crate) outer: Outer,
+    /// Our address before the last move: what was under way to it is still taken, as long as the filter lets it through.
+    pub(crate) former: Option<IpAddr>,
     pub(crate) cells: Arc<PairCells>,
     pub(crate) inbound: Inbound,
     /// `None` once the pair was removed and its inbound SA lingers.
@@ -171,6 +173,7 @@ impl Pair {
             spi_in: pair.spi_in,
             selectors,
             outer: canonical(pair.outer),
+            former: None,
             cells: Arc::default(),
             inbound: Inbound {
                 key: OpeningKey::new(pair.transform, &pair.keys_in)?,
@@ -344,6 +347,9 @@ impl Table {
         let Some(outbound) = &mut pair.outbound else { return Err(SaError::Unknown(spi_in)) };
         outbound.header = header;
         outbound.path = path;
+        if pair.outer.local.ip() != outer.local.ip() {
+            pair.former = Some(pair.outer.local.ip());
+        }
         pair.outer = outer;
         pair.remapped_told = None;
         Ok(())

@@ -14,6 +14,7 @@ use crate::crypto::negotiate::{self, Pfs};
 use crate::established::{Established, NewChild, Task};
 use crate::event::{CloseReason, Event, FailureKind, IkeHandle, Path};
 use crate::init::Agreed;
+use crate::mobike;
 use crate::retired::Retired;
 use crate::sa::State;
 use crate::spi::InboundSpi;
@@ -79,6 +80,9 @@ impl AuthSent {
         let unique = self.connection.uniqueness != Uniqueness::Never;
         if unique && !ctx.others.has(&self.connection.name) {
             payloads.push(Payload::Notify(Notify::new(NotifyType::InitialContact)));
+        }
+        if self.connection.mobike {
+            payloads.extend(mobike::announcements(ctx.addresses, self.channel.path));
         }
         payloads.extend(certificate_request(&self.connection));
         payloads.push(Payload::IdR(IdPayload::new(self.connection.remote_id.clone())));
@@ -153,6 +157,7 @@ impl AuthSent {
         let sk_d = agreed.keys.d.clone();
         let mut established = Established::begin(ctx, handle, connection, channel, sk_d, remote_id, origin);
         established.plan_reauth(ctx, content);
+        established.agree_on_mobike(ctx, content, true);
         if let Some((config, spi)) = child {
             established.conclude_first_child(ctx, config, spi, &agreed, content);
         }

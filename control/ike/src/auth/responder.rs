@@ -14,6 +14,7 @@ use crate::crypto::negotiate::Pfs;
 use crate::established::{Established, NewChild};
 use crate::event::{FailureKind, IkeHandle, Path};
 use crate::init::Agreed;
+use crate::mobike;
 use crate::retired::Retired;
 use crate::sa::State;
 use crate::select;
@@ -161,6 +162,10 @@ impl AwaitAuth {
         established.initial_contact = initial_contact;
         established.plan_reauth(ctx, content);
         payloads.extend(established.auth_lifetime());
+        established.agree_on_mobike(ctx, content, false);
+        if established.mobike.is_some() {
+            payloads.extend(mobike::announcements(ctx.addresses, established.channel.path));
+        }
         payloads.extend(established.accept_first_child(ctx, &agreed, content));
         established.answer(ctx, ExchangeType::IkeAuth, message.path, &payloads);
         Some(State::Established(Box::new(established)))

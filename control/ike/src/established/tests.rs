@@ -29,6 +29,7 @@ fn connection() -> Connection {
         uniqueness: crate::config::Uniqueness::default(),
         dpd_after: Duration::from_secs(30),
         force_encapsulation: false,
+        mobike: false,
     }
 }
 

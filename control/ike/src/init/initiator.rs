@@ -260,7 +260,11 @@ impl InitSent {
             spi_r,
             initiator: true,
             suite: choice.suite,
-            path: if nat.floats() { nat::floated(path) } else { path },
+            // RFC 4555 section 3.3: an initiator that may move is at home on 4500, NAT or no NAT.
+            path: match nat.floats() || (connection.mobike && destination.is_some()) {
+                true => nat::floated(path),
+                false => path,
+            },
             nat,
             fragmentation: content.notify(NotifyType::Ikev2FragmentationSupported).is_some(),
         };

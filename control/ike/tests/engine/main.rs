@@ -6,6 +6,7 @@ mod hostile;
 mod ids;
 mod line;
 mod liveness;
+mod mobike;
 mod nat;
 mod network;
 mod pair;

@@ -36,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) endpoint: Endpoint,
     config: EndpointConfig,
     pub(crate) address: IpAddr,
+    /// Further addresses it can be reached at.
+    pub(crate) others: Vec<IpAddr>,
     /// Nothing is sent or received while it is off.
     pub(crate) up: bool,
     pub(crate) events: Vec<Event>,
@@ -57,6 +59,10 @@ pub(crate) struct Pair {
     pub(crate) b: Node,
     pub(crate) network: Network,
     pub(crate) nat: Option<Nat>,
+    /// Addresses change in this test: what was sent from or to a former one is lost.
+    pub(crate) moves: bool,
+    /// Addresses whose line is dead, though they stand.
+    pub(crate) dead: Vec<IpAddr>,
     in_flight: BTreeMap<(Instant, u64), (Side, Transmit)>,
     sequence: u64,
     chance: SeededRandom,
@@ -92,6 +98,7 @@ impl Pair {
             ),
             config,
             address: address.parse().expect("address"),
+            others: Vec::new(),
             up: true,
             events: Vec::new(),
             failures: Vec::new(),
@@ -108,6 +115,8 @@ impl Pair {
             b: node(b, seed.wrapping_mul(2) + 1, ADDRESS_B),
             network: Network::default(),
             nat: None,
+            moves: false,
+            dead: Vec::new(),
             in_flight: BTreeMap::new(),
             sequence: 0,
             chance: SeededRandom::new(seed ^ 0x5eed),
@@ -160,6 +169,16 @@ impl Pair {
         node.lingering.clear();
         node.outbound.clear();
         node.established.clear();
+    }
+
+    /// A side has these addresses from now on, and its engine is told; the first is what tests begin at.
+    pub(crate) fn readdress(&mut self, side: Side, addresses: &[&str]) {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().expect("address")).collect();
+        let node = self.node(side);
+        node.address = *addresses.first().expect("one");
+        node.others = addresses[1..].to_vec();
+        self.moves = true;
+        self.act(side, |endpoint, now| endpoint.set_addresses(now, addresses));
     }
 
     /// Lets so much time pass.
@@ -257,7 +276,15 @@ impl Pair {
     }
 
     fn send(&mut self, from: Side, mut transmit: Transmit) {
-        assert_eq!(transmit.path.local.ip(), self.node(from).address, "sends from its own address");
+        let own = self.node(from).has(transmit.path.local.ip());
+        assert!(own || self.moves, "sends from its own address");
+        let known = transmit.path.remote.ip();
+        let reaches =
+            self.node(from.other()).has(known) || self.nat.as_ref().is_some_and(|n| n.public == known);
+        let dead = |address| self.dead.contains(&address);
+        if !own || !reaches || dead(transmit.path.local.ip()) || dead(known) {
+            return;
+        }
         // Exchange type 34 is IKE_SA_INIT.
         let first = self.network.drop_first_requests && transmit.bytes.get(18) == Some(&34);
         if first || ip_length(&transmit) > self.network.mtu {
@@ -291,7 +318,7 @@ impl Pair {
     }
 
     fn deliver(&mut self, to: Side, transmit: &Transmit) {
-        if !self.node(to).up || transmit.path.remote.ip() != self.node(to).address {
+        if !self.node(to).up || !self.node(to).has(transmit.path.remote.ip()) {
             return;
         }
         let path = Path { local: transmit.path.remote, remote: transmit.path.local };
@@ -366,6 +393,10 @@ impl Pair {
 }
 
 impl Node {
+    fn has(&self, address: IpAddr) -> bool {
+        self.address == address || self.others.contains(&address)
+    }
+
     fn is_busy(&self) -> bool {
         let stats = self.endpoint.stats();
         self.up && (stats.half_open > 0 || self.endpoint.ike_sas().any(|sa| sa.busy))
@@ -424,9 +455,10 @@ impl Node {
                     self.lingering.insert(child.spi_in, now + *linger);
                     self.outbound.retain(|_, handle| *handle != child.child);
                 }
-                Event::PathChanged { path, .. } => {
-                    for child in self.children.values_mut() {
+                Event::PathChanged { ike, path, udp_encapsulation } => {
+                    for child in self.children.values_mut().filter(|child| child.ike == *ike) {
                         child.path = *path;
+                        child.udp_encapsulation = *udp_encapsulation;
                     }
                 }
                 Event::Failure(failure) => {

@@ -31,6 +31,7 @@ pub(crate) fn connection(side: Side) -> Connection {
         uniqueness: Uniqueness::Replace,
         dpd_after: Duration::from_secs(30),
         force_encapsulation: false,
+        mobike: false,
     }
 }
 

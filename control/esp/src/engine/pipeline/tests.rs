@@ -464,6 +464,22 @@ fn a_moved_peer_is_told_once_and_only_by_the_newest_packet() {
 }
 
 #[test]
+fn after_a_move_both_addresses_of_ours_receive() {
+    let (mut a, mut b) = gateways(pair_a(plain()));
+    let under_way = a.encrypt(PORT_A, &ping()).unwrap();
+    let here = mirrored(&pair_a(plain())).outer;
+    let there = Outer { local: "192.0.2.99:500".parse().unwrap(), ..here };
+    b.pipeline.table.repath(0xbbbb_0001, there, OuterHeader::new(&there).unwrap()).unwrap();
+    b.decrypt(&under_way).unwrap();
+    let mut to_new = a.encrypt(PORT_A, &ping()).unwrap();
+    to_new[14 + 16..14 + 20].copy_from_slice(&[192, 0, 2, 99]);
+    b.decrypt(&to_new).unwrap();
+    let mut elsewhere = a.encrypt(PORT_A, &ping()).unwrap();
+    elsewhere[14 + 19] ^= 1;
+    assert_eq!(b.decrypt(&elsewhere), Err(DropReason::UnknownSpi));
+}
+
+#[test]
 fn congestion_marks_pass_through_the_tunnel() {
     let (mut a, mut b) = gateways(pair_a(plain()));
     let mut capable = ping();
