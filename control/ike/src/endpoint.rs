@@ -6,7 +6,7 @@
 
 mod duplicates;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,8 +20,10 @@ use crate::established::{Established, Task};
 use crate::event::{ChildHandle, CloseReason, Event, FailureKind, IkeHandle, Path, Transmit};
 use crate::init::initiator::InitSent;
 use crate::init::responder;
+use crate::known::KnownSpis;
 use crate::nat::KEEPALIVE;
 use crate::outbox::Outbox;
+use crate::rate::{Meter, Rate};
 use crate::sa::{IkeSa, State};
 use crate::status::{IkeStatus, Stats};
 use crate::strangers::{Source, Strangers};
@@ -30,8 +32,14 @@ use crate::wire::id::Identification;
 use crate::wire::notify::Notify;
 use crate::wire::{ExchangeType, Header, NotifyType, Outer, Payload, WireError, write_clear};
 
-/// An answer to a stranger about an SPI or version we don't know is sent at most once in this time.
-const STRANGER_ANSWER_INTERVAL: Duration = Duration::from_secs(1);
+/// Answers to strangers about an SPI or version we don't know: in all, and to each.
+const STRANGER_ANSWERS: (Rate, Rate) = (Rate::per_second(10, 10), Rate::per_second(1, 1));
+/// First requests that are looked at from each source; a whole hospital may be behind one address. Peers with a configured
+/// address are not held by it, for whoever forges that address could lock them out.
+const FIRST_REQUESTS_OF_SOURCE: Rate = Rate::per_second(50, 200);
+/// First requests that are looked at in all: looking costs some ten microseconds, so that one core has room for what is
+/// established.
+const FIRST_REQUESTS: Rate = Rate::per_second(25_000, 25_000);
 
 /// All IKE SAs of one gateway.
 pub struct Endpoint {
@@ -47,7 +55,11 @@ pub struct Endpoint {
     strangers: Strangers,
     /// Those that are over (some forgotten meanwhile), in the order in which they ended.
     retired: VecDeque<u64>,
-    stranger_answered: Option<Instant>,
+    answers: Meter,
+    first_requests: Meter,
+    known: KnownSpis,
+    /// That connections name.
+    peer_addresses: HashSet<IpAddr>,
 }
 
 /// What every IKE SA works with.
@@ -145,6 +157,7 @@ impl Endpoint {
     /// plus what has passed since `now`.
     pub fn new(config: EndpointConfig, mut random: Box<dyn Random>, now: Instant, wall: SystemTime) -> Self {
         let jar = CookieJar::new(&mut *random, now);
+        let peer_addresses = addresses_of_peers(&config);
         let unix_time = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self {
             shared: Shared {
@@ -162,7 +175,10 @@ impl Endpoint {
             inits: BTreeMap::new(),
             strangers: Strangers::default(),
             retired: VecDeque::new(),
-            stranger_answered: None,
+            answers: Meter::new(STRANGER_ANSWERS.0, STRANGER_ANSWERS.1),
+            first_requests: Meter::new(FIRST_REQUESTS, FIRST_REQUESTS_OF_SOURCE),
+            known: KnownSpis::default(),
+            peer_addresses,
         }
     }
 
@@ -244,6 +260,13 @@ impl Endpoint {
                 Some(state)
             });
         }
+        let configured = self.peer_addresses.contains(&path.remote.ip().to_canonical());
+        if !self.first_requests.admits(now, Source::of(path.remote.ip()), configured) {
+            self.shared.out.stranger_failure(now, path, None, FailureKind::Overload, || {
+                format!("{} sends first requests faster than they are looked at", path.remote.ip())
+            });
+            return;
+        }
         let (mut timers, mut spawned) = (TimerTable::default(), Vec::new());
         let mut ctx = self.shared.context(now, &mut timers, &mut spawned);
         let strangers = &mut self.strangers;
@@ -256,16 +279,16 @@ impl Endpoint {
         self.store(Entry { sa: IkeSa { spi, timers, state }, init_key: Some(key) });
     }
 
+    /// Our SPIs, for telling apart what belongs to an IKE SA before it is handed in.
+    pub fn known_spis(&self) -> KnownSpis {
+        self.known.clone()
+    }
+
     /// An unauthenticated answer, rarely: a hint to an honest peer, and nothing to flood third parties with.
     fn answer_stranger(&mut self, now: Instant, path: Path, request: &Header, notify: Notify) {
-        let recently = self
-            .stranger_answered
-            .is_some_and(|at| now.saturating_duration_since(at) < STRANGER_ANSWER_INTERVAL);
-        if recently {
-            return;
-        }
-        if let Ok(bytes) = write_clear(&request.reply(), &[Payload::Notify(notify)]) {
-            self.stranger_answered = Some(now);
+        if let Ok(bytes) = write_clear(&request.reply(), &[Payload::Notify(notify)])
+            && self.answers.admits(now, Source::of(path.remote.ip()), false)
+        {
             self.shared.out.send(path, bytes);
         }
     }
@@ -440,6 +463,7 @@ impl Endpoint {
         for spi in stale {
             self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Local));
         }
+        self.peer_addresses = addresses_of_peers(&config);
         self.shared.config = config;
     }
 
@@ -517,7 +541,10 @@ impl Endpoint {
         let retired = next.as_ref().is_some_and(State::is_retired) && !was_retired;
         match next {
             Some(state) => self.store(Entry { sa: IkeSa { spi, timers, state }, init_key }),
-            None => self.forget_init(init_key),
+            None => {
+                self.known.set(spi, false);
+                self.forget_init(init_key);
+            }
         }
         if retired {
             self.retire(spi);
@@ -546,6 +573,7 @@ impl Endpoint {
             && let Some(oldest) = self.retired.pop_front()
         {
             if let Some(entry) = self.take(oldest) {
+                self.known.set(oldest, false);
                 self.forget_init(entry.init_key);
             }
         }
@@ -559,6 +587,7 @@ impl Endpoint {
 
     fn store(&mut self, entry: Entry) {
         let spi = entry.sa.spi;
+        self.known.set(spi, true);
         if let Some(source) = entry.stranger() {
             self.strangers.enter(source);
         }
@@ -581,6 +610,11 @@ impl Endpoint {
         }
         Some(entry)
     }
+}
+
+fn addresses_of_peers(config: &EndpointConfig) -> HashSet<IpAddr> {
+    let addresses = config.connections.iter().filter_map(|connection| connection.remote_address);
+    addresses.map(|address| address.to_canonical()).collect()
 }
 
 /// RFC 7296 section 3.1: the initiator's first message, before the responder has an SPI.

@@ -3,7 +3,7 @@
 //! | task | owns | feeds the loop by |
 //! |---|---|---|
 //! | this loop | IKE engine, connections, maps, netlink | |
-//! | `sockets` (one a UDP socket) | the socket's reading side | bounded channel of datagrams |
+//! | `sockets` (one a UDP socket) | the socket's reading side | bounded channels of datagrams: peers', strangers' |
 //! | `api`, `metrics` (one a client) | the client | bounded channel of requests |
 //! | reader of a changed configuration | nothing | channel of one checked configuration |
 //! | SA event thread | nothing | bounded channel of [`SaEvent`] |
@@ -46,15 +46,13 @@ pub use self::reload::Reloaded;
 
 use self::bringup::Ground;
 use self::paths::Paths;
-use self::sockets::{Datagram, Sockets};
+use self::sockets::{Outlet, Sockets};
 use self::tunnels::Tunnels;
 use crate::api::{self, Answer, Pending, Request};
 use crate::config::{Config, Datapath};
 use crate::filter::{Events, Filter, FlowSweeper};
 use crate::status;
 
-/// IKE messages waiting for the loop.
-const DATAGRAMS_MAX: usize = 1024;
 /// Requests of operators and scrapers waiting for the loop.
 const REQUESTS_MAX: usize = 64;
 /// How often the ports' interfaces and the way to the peers are looked up again.
@@ -164,7 +162,7 @@ struct Daemon {
     tunnels: Tunnels,
     paths: Paths,
     sockets: Sockets,
-    datagrams: mpsc::Receiver<Datagram>,
+    datagrams: Outlet,
     sa_events: mpsc::Receiver<SaEvent>,
     /// Absent only while one engine takes the place of another.
     sa_event_thread: Option<JoinHandle<()>>,
@@ -193,9 +191,9 @@ impl Daemon {
         };
         let (sender, sa_events) = mpsc::channel(REQUESTS_MAX);
         let sa_event_thread = forward_sa_events(Arc::downgrade(&table), sender)?;
-        let (sender, datagrams) = mpsc::channel(DATAGRAMS_MAX);
+        let (inlet, datagrams) = sockets::channels(endpoint.known_spis());
         let locals: BTreeSet<IpAddr> = config.connections.iter().map(|c| c.local.address).collect();
-        let sockets = Sockets::bind(locals, sender)?;
+        let sockets = Sockets::bind(locals, inlet)?;
         Ok(Daemon {
             tunnels: Tunnels::new(&config, table, now),
             sweeper: FlowSweeper::start(&mut ground.maps)?,
@@ -282,7 +280,7 @@ impl Daemon {
                         tracing::warn!(%error, "neighbours not refreshed");
                     }
                 }
-                Some(datagram) = self.datagrams.recv() => {
+                Some(datagram) = self.datagrams.next() => {
                     self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
                 }
                 event = filter_event => match event {
@@ -353,7 +351,7 @@ impl Daemon {
             let due = self.endpoint.poll_timeout().unwrap_or(deadline).min(deadline);
             tokio::select! {
                 () = tokio::time::sleep_until(due.into()) => self.endpoint.handle_timeout(Instant::now()),
-                Some(datagram) = self.datagrams.recv() => {
+                Some(datagram) = self.datagrams.next() => {
                     self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
                 }
             }

@@ -1,7 +1,8 @@
 //! The UDP sockets of IKE: 500, and 4500 with the non-ESP marker (RFC 3948 section 2.2).
 //!
-//! One task a socket reads and hands datagrams to the daemon's loop through a bounded channel. When the loop is behind,
-//! datagrams are dropped and counted, as the network would drop them: IKE retransmits.
+//! One task a socket reads and hands datagrams to the daemon's loop through bounded channels: one for messages of IKE SAs
+//! that exist, one for strangers. When the loop is behind, datagrams are dropped and counted, as the network would drop
+//! them: IKE retransmits. A flood from strangers takes no place from peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sekisho_ike::Transmit;
+use nix::sys::socket::{setsockopt, sockopt};
 use sekisho_ike::event::Path;
+use sekisho_ike::{KnownSpis, Transmit};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -35,27 +37,76 @@ pub(super) struct Datagram {
     pub(super) bytes: Vec<u8>,
 }
 
+/// IKE messages of IKE SAs that exist, waiting for the loop.
+const PEERS_MAX: usize = 1024;
+/// IKE messages of strangers waiting for the loop: what it answers within a moment. More would only grow old.
+const STRANGERS_MAX: usize = 256;
+/// Bytes the kernel holds for a socket: a tenth of a second of small datagrams at gigabit speed, for it drops from peers
+/// and strangers alike.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// Where datagrams go in.
+#[derive(Clone)]
+pub(super) struct Inlet {
+    known: KnownSpis,
+    peers: mpsc::Sender<Datagram>,
+    strangers: mpsc::Sender<Datagram>,
+    overflow: Arc<AtomicU64>,
+}
+
+/// Where the loop takes them out.
+pub(super) struct Outlet {
+    pub(super) peers: mpsc::Receiver<Datagram>,
+    pub(super) strangers: mpsc::Receiver<Datagram>,
+}
+
+/// The channels between the sockets and the loop. `known`: the SPIs of the engine's IKE SAs.
+pub(super) fn channels(known: KnownSpis) -> (Inlet, Outlet) {
+    let (to_peers, peers) = mpsc::channel(PEERS_MAX);
+    let (to_strangers, strangers) = mpsc::channel(STRANGERS_MAX);
+    let inlet = Inlet { known, peers: to_peers, strangers: to_strangers, overflow: Arc::default() };
+    (inlet, Outlet { peers, strangers })
+}
+
+impl Inlet {
+    /// `false` when the loop has ended.
+    fn take(&self, datagram: Datagram) -> bool {
+        let channel = if self.known.claims(&datagram.bytes) { &self.peers } else { &self.strangers };
+        match channel.try_send(datagram) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.overflow.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+impl Outlet {
+    /// The next datagram; strangers wait. Cancel safe, as the channels are.
+    pub(super) async fn next(&mut self) -> Option<Datagram> {
+        tokio::select! {
+            biased;
+            Some(datagram) = self.peers.recv() => Some(datagram),
+            Some(datagram) = self.strangers.recv() => Some(datagram),
+            else => None,
+        }
+    }
+}
+
 /// The sockets, by local address and port. Tasks end when it is dropped.
 pub(super) struct Sockets {
     /// Writing sides: plain non-blocking sockets, for a datagram is sent at once or lost.
     by_local: BTreeMap<SocketAddr, std::net::UdpSocket>,
     tasks: BTreeMap<SocketAddr, JoinHandle<()>>,
-    datagrams: mpsc::Sender<Datagram>,
-    overflow: Arc<AtomicU64>,
+    inlet: Inlet,
 }
 
 impl Sockets {
     /// Binds both ports of every address.
-    pub(super) fn bind(
-        addresses: impl IntoIterator<Item = IpAddr>,
-        datagrams: mpsc::Sender<Datagram>,
-    ) -> io::Result<Sockets> {
-        let mut sockets = Sockets {
-            by_local: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            datagrams,
-            overflow: Arc::default(),
-        };
+    pub(super) fn bind(addresses: impl IntoIterator<Item = IpAddr>, inlet: Inlet) -> io::Result<Sockets> {
+        let mut sockets = Sockets { by_local: BTreeMap::new(), tasks: BTreeMap::new(), inlet };
         for address in addresses {
             sockets.bind_address(address)?;
         }
@@ -98,10 +149,13 @@ impl Sockets {
                 )
             })?;
             socket.set_nonblocking(true)?;
+            // Past the limit of unprivileged processes; without the privilege the limit itself must do.
+            if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+                setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).map_err(io::Error::from)?;
+            }
             self.by_local.insert(local, socket.try_clone()?);
             let socket = UdpSocket::from_std(socket)?;
-            let (datagrams, overflow) = (self.datagrams.clone(), self.overflow.clone());
-            self.tasks.insert(local, tokio::spawn(receive(socket, local, datagrams, overflow)));
+            self.tasks.insert(local, tokio::spawn(receive(socket, local, self.inlet.clone())));
         }
         Ok(())
     }
@@ -129,7 +183,7 @@ impl Sockets {
 
     /// Datagrams dropped because the loop was behind.
     pub(super) fn overflow(&self) -> u64 {
-        self.overflow.load(Ordering::Relaxed)
+        self.inlet.overflow.load(Ordering::Relaxed)
     }
 }
 
@@ -141,17 +195,12 @@ impl Drop for Sockets {
     }
 }
 
-async fn receive(
-    socket: UdpSocket,
-    local: SocketAddr,
-    datagrams: mpsc::Sender<Datagram>,
-    overflow: Arc<AtomicU64>,
-) {
+async fn receive(socket: UdpSocket, local: SocketAddr, inlet: Inlet) {
     let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
         // An error here is an ICMP answer to something sent before: IKE's own timers deal with silent peers.
         let Ok((length, remote)) = socket.recv_from(&mut buffer).await else {
-            if datagrams.is_closed() {
+            if inlet.peers.is_closed() {
                 return;
             }
             // One that does not go away must not keep the loop from everything else.
@@ -162,12 +211,8 @@ async fn receive(
             continue;
         };
         let datagram = Datagram { path: Path { local, remote }, bytes: bytes.to_vec() };
-        match datagrams.try_send(datagram) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                overflow.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => return,
+        if !inlet.take(datagram) {
+            return;
         }
     }
 }
@@ -184,6 +229,26 @@ fn message(port: u16, bytes: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
+    /// Nobody's datagrams, more than there is room for, then one.
+    #[tokio::test]
+    async fn strangers_take_no_place_from_peers() {
+        let known = KnownSpis::default();
+        let (inlet, mut outlet) = channels(known.clone());
+        let address: SocketAddr = "192.0.2.1:500".parse().expect("address");
+        let path = Path { local: address, remote: address };
+        for _ in 0..10 * STRANGERS_MAX {
+            assert!(inlet.take(Datagram { path, bytes: vec![0; 28] }));
+        }
+        assert_eq!(inlet.overflow.load(Ordering::Relaxed), 9 * STRANGERS_MAX as u64);
+        // Of an IKE SA of ours: the sender is its initiator, so that our SPI is the responder's.
+        known.set(7, true);
+        let mut message = vec![0; 28];
+        (message[15], message[19]) = (7, 0x08);
+        assert!(inlet.take(Datagram { path, bytes: message.clone() }));
+        assert_eq!(outlet.next().await.expect("there").bytes, message, "it goes first");
+        assert_eq!(outlet.next().await.expect("there").bytes, [0; 28]);
+    }
+
     #[test]
     fn port_4500_carries_ike_only_behind_the_marker() {
         assert_eq!(message(500, &[0, 0, 0, 0, 1]), Some(&[0, 0, 0, 0, 1][..]));
@@ -195,11 +260,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_goes_there_and_back() {
-        let (sender, mut receiver) = mpsc::channel(4);
+        let (inlet, mut outlet) = channels(KnownSpis::default());
         // Loopback addresses of their own, so that an IKE daemon of the machine is not in the way.
         let addresses: [IpAddr; 2] =
             ["127.94.0.1".parse().expect("address"), "127.94.0.2".parse().expect("address")];
-        let sockets = match Sockets::bind(addresses, sender) {
+        let sockets = match Sockets::bind(addresses, inlet) {
             Ok(sockets) => sockets,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 panic!("SKIPPED is no pass: run as root to bind port 500")
@@ -211,7 +276,7 @@ mod tests {
             let path = Path { local: SocketAddr::new(first, port), remote: SocketAddr::new(second, port) };
             sockets.send(&Transmit { path, bytes: b"message".to_vec() });
             let wait = Duration::from_secs(5);
-            let datagram = tokio::time::timeout(wait, receiver.recv()).await.expect("arrives").expect("open");
+            let datagram = tokio::time::timeout(wait, outlet.next()).await.expect("arrives").expect("open");
             assert_eq!(datagram.bytes, b"message");
             assert_eq!(datagram.path, Path { local: path.remote, remote: path.local });
         }

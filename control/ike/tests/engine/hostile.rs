@@ -309,6 +309,65 @@ fn a_forger_cannot_use_up_the_places_of_another_address() {
 }
 
 #[test]
+fn each_source_is_looked_at_so_often() {
+    let mut pair = open_to_all(100_000);
+    // From an address that no connection names.
+    flood_from(&mut pair, 1000, |number| SocketAddr::from(([192, 0, 2, 1], 1000 + number)), |_| {});
+    let looked_at = pair.sent.iter().filter(|(from, _)| *from == Side::B).count();
+    assert_eq!(looked_at, 200, "the burst of one source");
+    assert!(pair.b.failed(FailureKind::Overload));
+    // Another is not concerned.
+    pair.initiate(Side::A);
+    pair.run(Duration::from_secs(2));
+    assert_eq!(pair.a.established.len(), 1);
+}
+
+#[test]
+fn a_flood_from_everywhere_stops_neither_peers_nor_newcomers() {
+    let mut pair = open_to_all(1024);
+    pair.initiate(Side::A);
+    pair.settle();
+    pair.traffic = false;
+    pair.sent.clear();
+    // Two minutes of it, with forged sources and well-formed requests; among them the address of the peer itself.
+    let mut attacker = Pair::seeded(97, endpoint(connection(Side::A)), endpoint(connection(Side::B)));
+    attacker.initiate(Side::A);
+    let request = attacker.sent[0].1.bytes.clone();
+    let mut random = SeededRandom::new(11);
+    let local = SocketAddr::new(pair.b.address, 500);
+    let peer = pair.a.address;
+    let mut spi = 0u64;
+    for _ in 0..120 {
+        for number in 0..150 {
+            let mut request = request.clone();
+            spi += 1;
+            request[..8].copy_from_slice(&spi.to_be_bytes());
+            let remote = match number % 10 {
+                0 => SocketAddr::new(peer, 1000 + number),
+                _ => SocketAddr::from((random.next_u32().to_be_bytes(), 500)),
+            };
+            pair.inject(Side::B, Path { local, remote }, &request);
+        }
+        pair.run(Duration::from_secs(1));
+        let stats = pair.b.endpoint.stats();
+        assert!(stats.half_open <= 1024 && stats.strangers <= 1024, "{stats:?}");
+    }
+    // The peer's liveness checks were answered all along.
+    assert!(pair.a.closed.is_empty() && pair.b.closed.is_empty());
+    let answered = pair.sent.iter().filter(|(from, sent)| *from == Side::A && sent.bytes[18] == 37).count();
+    assert!(answered > 3, "{answered}");
+    // Answers are no larger than requests.
+    let longest = pair.sent.iter().filter(|(from, sent)| *from == Side::B && sent.bytes[18] == 34);
+    assert!(longest.map(|(_, sent)| sent.bytes.len()).all(|length| length <= request.len() + 100));
+    // A new honest peer gets in while it goes on.
+    pair.act(Side::A, |endpoint, now| endpoint.close_all(now));
+    pair.run(Duration::from_secs(1));
+    pair.initiate(Side::A);
+    pair.run(Duration::from_secs(5));
+    assert_eq!(pair.a.established.len(), 1, "{:?}", pair.a.failures);
+}
+
+#[test]
 fn key_exchanges_that_come_to_nothing_are_held_by_cookies_too() {
     let mut pair = pair(|_, _| {});
     // No point of X25519: refused only after a key of ours was made. It leaves no IKE SA, but must not be free.
