@@ -20,6 +20,46 @@ pub enum Transform {
     Aes128CbcHmacSha256,
     /// ENCR_AES_CBC, 256-bit key, with AUTH_HMAC_SHA2_256_128.
     Aes256CbcHmacSha256,
+    /// ENCR_AES_CBC, 128-bit key, with AUTH_HMAC_SHA2_384_192.
+    Aes128CbcHmacSha384,
+    /// ENCR_AES_CBC, 256-bit key, with AUTH_HMAC_SHA2_384_192.
+    Aes256CbcHmacSha384,
+    /// ENCR_AES_CBC, 128-bit key, with AUTH_HMAC_SHA2_512_256.
+    Aes128CbcHmacSha512,
+    /// ENCR_AES_CBC, 256-bit key, with AUTH_HMAC_SHA2_512_256.
+    Aes256CbcHmacSha512,
+}
+
+/// Length of the salt at the end of an AEAD's key (RFC 4106 section 8.1, RFC 7634 section 2).
+pub(crate) const SALT_BYTES: usize = 4;
+
+impl Transform {
+    /// Every transform.
+    pub const ALL: [Self; 9] = [
+        Self::Aes128Gcm16,
+        Self::Aes256Gcm16,
+        Self::ChaCha20Poly1305,
+        Self::Aes128CbcHmacSha256,
+        Self::Aes256CbcHmacSha256,
+        Self::Aes128CbcHmacSha384,
+        Self::Aes256CbcHmacSha384,
+        Self::Aes128CbcHmacSha512,
+        Self::Aes256CbcHmacSha512,
+    ];
+
+    /// Bytes of encryption key (salt included) and of integrity key (RFC 4868 section 2.1.1: as many as the hash has).
+    pub const fn key_bytes(self) -> (usize, usize) {
+        match self {
+            Self::Aes128Gcm16 => (16 + SALT_BYTES, 0),
+            Self::Aes256Gcm16 | Self::ChaCha20Poly1305 => (32 + SALT_BYTES, 0),
+            Self::Aes128CbcHmacSha256 => (16, 32),
+            Self::Aes256CbcHmacSha256 => (32, 32),
+            Self::Aes128CbcHmacSha384 => (16, 48),
+            Self::Aes256CbcHmacSha384 => (32, 48),
+            Self::Aes128CbcHmacSha512 => (16, 64),
+            Self::Aes256CbcHmacSha512 => (32, 64),
+        }
+    }
 }
 
 /// Keys of one direction. Zeroised when dropped, never shown.

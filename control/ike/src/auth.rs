@@ -46,7 +46,10 @@ fn octets(agreed: &Agreed, prf: Prf, side: Side, id: &IdPayload) -> Vec<u8> {
         Side::Initiator => (&agreed.request, &agreed.nonce_r, &agreed.keys.pi),
         Side::Responder => (&agreed.response, &agreed.nonce_i, &agreed.keys.pr),
     };
-    keys::signed_octets(prf, message, nonce, sk_p, &id.body())
+    let mut octets = keys::signed_octets(prf, message, nonce, sk_p, &id.body());
+    // RFC 9242 section 3.3.2.
+    octets.extend(agreed.intermediate.authenticated());
+    octets
 }
 
 /// Our proof: the AUTH payload, and the certificates that go before it.

@@ -23,7 +23,7 @@ use crate::wire::header::HEADER_LEN;
 use crate::wire::notify::Notify;
 use crate::wire::{
     ExchangeType, Fragment, Header, NotifyType, Outer, Payload, PayloadType, Protected, Spi, WireError,
-    parse_payloads, protect, protect_fragment, write_payloads,
+    intermediate_octets, parse_payloads, protect, protect_fragment, write_payloads,
 };
 
 /// The encrypted half of an IKE SA.
@@ -40,6 +40,10 @@ pub(crate) struct Channel {
     pub(crate) last_heard: Instant,
     inbound: SkCipher,
     outbound: SkCipher,
+    /// For repetitions of the peer's last request, if the keys have changed since.
+    previous_inbound: Option<SkCipher>,
+    /// Our last message of IKE_INTERMEDIATE, as AUTH payloads prove it.
+    sent_intermediate: Vec<u8>,
     requests: RequestWindow,
     responses: ResponseWindow,
     /// The exchange of our last request.
@@ -77,6 +81,8 @@ pub(crate) struct Message {
     /// Where it came from.
     pub(crate) path: Path,
     pub(crate) content: Result<Content, MessageError>,
+    /// A message of IKE_INTERMEDIATE, as AUTH payloads prove it ([`intermediate_octets`]); else empty.
+    pub(crate) octets: Vec<u8>,
 }
 
 /// An authentic message that can't be read. The peer is at fault.
@@ -138,12 +144,7 @@ impl Channel {
         next_request: u32,
         next_response: u32,
     ) -> Result<Self, SkError> {
-        let from_initiator = SkCipher::new(&parts.suite, &keys.ei, &keys.ai)?;
-        let from_responder = SkCipher::new(&parts.suite, &keys.er, &keys.ar)?;
-        let (outbound, inbound) = match parts.initiator {
-            true => (from_initiator, from_responder),
-            false => (from_responder, from_initiator),
-        };
+        let (outbound, inbound) = ciphers(&parts.suite, parts.initiator, keys)?;
         Ok(Self {
             spi_i: parts.spi_i,
             spi_r: parts.spi_r,
@@ -155,12 +156,27 @@ impl Channel {
             last_heard: now,
             inbound,
             outbound,
+            previous_inbound: None,
+            sent_intermediate: Vec::new(),
             requests: RequestWindow::new(next_request),
             responses: ResponseWindow::new(next_response),
             asked: ExchangeType::IkeAuth,
             partial_request: Reassembly::default(),
             partial_response: Reassembly::default(),
         })
+    }
+
+    /// The next message has these keys (RFC 9370 section 2.2.2).
+    pub(crate) fn change_keys(&mut self, keys: &IkeKeys) -> Result<(), SkError> {
+        let (outbound, inbound) = ciphers(&self.suite, self.initiator, keys)?;
+        self.outbound = outbound;
+        self.previous_inbound = Some(std::mem::replace(&mut self.inbound, inbound));
+        Ok(())
+    }
+
+    /// Our last message of IKE_INTERMEDIATE ([`intermediate_octets`]).
+    pub(crate) fn take_sent_intermediate(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.sent_intermediate)
     }
 
     /// The SPI under which the peer's messages find this IKE SA.
@@ -233,7 +249,12 @@ impl Channel {
         };
         // Errors in clear, such as INVALID_IKE_SPI, are anybody's word (RFC 7296 section 2.21.4): no reaction.
         let Some(protected) = &outer.protected else { return Inbound::Nothing };
-        let opened = self.open(datagram, protected);
+        // What AUTH payloads will prove of IKE_INTERMEDIATE is its Encrypted payload. Nobody sends others beside it.
+        let intermediate = header.exchange == ExchangeType::IkeIntermediate;
+        if intermediate && !outer.payloads.is_empty() {
+            return Inbound::Nothing;
+        }
+        let opened = self.open(datagram, protected, repeated);
         let plaintext = match opened {
             Ok(plaintext) => plaintext,
             Err(error) => {
@@ -255,10 +276,14 @@ impl Channel {
             return Inbound::Nothing;
         };
         self.last_heard = ctx.now;
+        let octets = match intermediate {
+            true => intermediate_octets(datagram, protected.flags(datagram), first, &plaintext),
+            false => Vec::new(),
+        };
         let content = parse_payloads(first, &plaintext)
             .map_err(MessageError::from)
             .and_then(|payloads| Ok(Content::sort(payloads)?));
-        let message = Message { exchange: header.exchange, path, content };
+        let message = Message { exchange: header.exchange, path, content, octets };
         if !header.response {
             return Inbound::Request(message);
         }
@@ -267,9 +292,15 @@ impl Channel {
         Inbound::Response(message)
     }
 
-    fn open(&self, datagram: &[u8], protected: &Protected) -> Result<Zeroizing<Vec<u8>>, SkError> {
+    fn open(
+        &self,
+        datagram: &[u8],
+        protected: &Protected,
+        repeated: bool,
+    ) -> Result<Zeroizing<Vec<u8>>, SkError> {
         let associated_data = protected.associated_data(datagram).unwrap_or_default();
-        self.inbound.open(associated_data, protected.body(datagram).unwrap_or_default())
+        let cipher = self.previous_inbound.as_ref().filter(|_| repeated).unwrap_or(&self.inbound);
+        cipher.open(associated_data, protected.body(datagram).unwrap_or_default())
     }
 
     /// The whole message, once its fragments are there.
@@ -334,6 +365,8 @@ impl Channel {
         let datagrams = self.seal(ctx, &header, payloads)?;
         ctx.out.send_all(to, &datagrams);
         self.responses.answered(datagrams);
+        // From now on the last request is one under the present keys.
+        self.previous_inbound = None;
         Ok(())
     }
 
@@ -375,6 +408,11 @@ impl Channel {
     ) -> Result<Vec<Vec<u8>>, SendError> {
         let (first, content) = write_payloads(payloads)?;
         let content = Zeroizing::new(content);
+        if header.exchange == ExchangeType::IkeIntermediate {
+            let mut written = Vec::with_capacity(HEADER_LEN);
+            header.write(PayloadType::Sk, HEADER_LEN, &mut written)?;
+            self.sent_intermediate = intermediate_octets(&written, 0, first, &content);
+        }
         let Self { outbound, .. } = self;
         let sealed_len = outbound.sealed_len(content.len());
         let whole_len = HEADER_LEN + 4 + sealed_len;
@@ -395,6 +433,16 @@ impl Channel {
         }
         Ok(datagrams)
     }
+}
+
+/// The ciphers of what we send and of what we receive.
+fn ciphers(suite: &IkeSuite, initiator: bool, keys: &IkeKeys) -> Result<(SkCipher, SkCipher), SkError> {
+    let from_initiator = SkCipher::new(suite, &keys.ei, &keys.ai)?;
+    let from_responder = SkCipher::new(suite, &keys.er, &keys.ar)?;
+    Ok(match initiator {
+        true => (from_initiator, from_responder),
+        false => (from_responder, from_initiator),
+    })
 }
 
 #[cfg(test)]

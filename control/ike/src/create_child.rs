@@ -7,16 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::child::{self, ChildPhase, Proposed};
+use crate::child::{self, ChildPhase, Proposed, Terms};
 use crate::config::ChildConfig;
 use crate::content::Content;
 use crate::context::Context;
-use crate::crypto::dh::KeyShare;
+use crate::crypto::dh::{self, KeyShare, SharedSecret};
 use crate::crypto::keys::ChildKeymat;
 use crate::crypto::negotiate::{self, Pfs};
 use crate::crypto::suite::Group;
 use crate::established::{Established, NewChild, Pending, REKEY_RETRY, Task};
 use crate::event::{ChildHandle, CloseReason, FailureKind, Path};
+use crate::followup::{AwaitedSa, FollowUp, Followed};
 use crate::init::ke_payload;
 use crate::sa::State;
 use crate::spi::InboundSpi;
@@ -30,17 +31,36 @@ use crate::wire::{ExchangeType, NotifyType, Payload, ProtocolId};
 
 /// Our request for a child SA, under way.
 pub(crate) struct ChildOffer {
+    wish: ChildWish,
+    stage: ChildStage,
+}
+
+/// What we want, and what has come to pass since we asked.
+struct ChildWish {
     config: Arc<ChildConfig>,
     rekeys: Option<ChildHandle>,
-    spi: InboundSpi,
     nonce: Vec<u8>,
-    share: Option<KeyShare>,
     /// Groups a key was made for.
     tried: Vec<Group>,
     /// The peer has rekeyed the same child meanwhile (section 2.8.1).
     rival: Option<RivalChild>,
     /// SPIs unknown to us that the peer has deleted meanwhile: its DELETE can overtake its response.
     deleted: Vec<u32>,
+}
+
+enum ChildStage {
+    /// CREATE_CHILD_SA is under way.
+    Asked { spi: InboundSpi, share: Option<KeyShare> },
+    /// It is agreed on, and an additional key exchange is under way.
+    Following { terms: Terms, peer_nonce: Vec<u8>, follow_up: FollowUp },
+}
+
+/// A child that the peer has asked for, and that waits for additional key exchanges.
+pub(crate) struct AwaitedChild {
+    terms: Terms,
+    pub(crate) rekeys: Option<ChildHandle>,
+    nonce_i: Vec<u8>,
+    nonce_r: Vec<u8>,
 }
 
 /// A peer that has not had our answer by then counts as dead.
@@ -54,19 +74,29 @@ const MAX_CHILDREN_OF_ONE: usize = 4;
 
 impl ChildOffer {
     pub(crate) fn name(&self) -> &str {
-        &self.config.name
+        &self.wish.config.name
     }
 
     /// The peer deletes a pair that we don't know (yet).
     pub(crate) fn note_deleted(&mut self, spi_out: u32) {
-        if self.deleted.len() < MAX_DELETED {
-            self.deleted.push(spi_out);
+        if self.wish.deleted.len() < MAX_DELETED {
+            self.wish.deleted.push(spi_out);
         }
     }
 }
 
+impl ChildWish {
+    /// RFC 7296 section 2.8.1: both have rekeyed. The exchange with the lowest of the four nonces made the redundant
+    /// pair, which whoever began that exchange deletes; the other deletes the old pair.
+    fn is_redundant(&self, peer_nonce: &[u8]) -> bool {
+        let rival = self.rival.as_ref();
+        rival.is_some_and(|rival| self.nonce.as_slice().min(peer_nonce) < rival.lowest_nonce.as_slice())
+    }
+}
+
 struct RivalChild {
-    child: ChildHandle,
+    /// `None`: it waits for additional key exchanges.
+    child: Option<ChildHandle>,
     lowest_nonce: Vec<u8>,
 }
 
@@ -85,6 +115,11 @@ impl Established {
     /// Asks to replace a child. Nothing is asked if it is about to go anyway.
     pub(crate) fn offer_rekey(&mut self, ctx: &mut Context<'_>, handle: ChildHandle) -> Pending {
         match self.children.get(&handle) {
+            // The peer is at it. Whatever becomes of that, we look again.
+            Some(_) if self.awaits_rekey_of(handle) => {
+                self.retry_rekey(ctx, Some(handle));
+                Pending::Nothing
+            }
             Some(child) if child.phase == ChildPhase::Up => {
                 let (config, group) = (child.terms.config.clone(), child.terms.suite.group);
                 self.offer(ctx, config, Some(handle), group, Vec::new(), None)
@@ -127,55 +162,127 @@ impl Established {
         payloads.push(Payload::TsI(TrafficSelectors::new(config.local.clone())));
         payloads.push(Payload::TsR(TrafficSelectors::new(config.remote.clone())));
         payloads.push(Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)));
-        let offer = ChildOffer { config, rekeys, spi, nonce, share, tried, rival, deleted: Vec::new() };
+        let wish = ChildWish { config, rekeys, nonce, tried, rival, deleted: Vec::new() };
+        let offer = ChildOffer { wish, stage: ChildStage::Asked { spi, share } };
         self.ask(ctx, ExchangeType::CreateChildSa, &payloads, Pending::Child(Box::new(offer)))
     }
 
-    /// The peer has answered our request.
+    /// The peer has answered our request, or an additional key exchange after it.
     pub(crate) fn conclude_child(&mut self, ctx: &mut Context<'_>, offer: ChildOffer, content: Content) {
+        let ChildOffer { wish, stage } = offer;
         if let Some(error) = content.error() {
-            self.child_refused(ctx, offer, error);
+            self.child_refused(ctx, wish, error);
             return;
         }
-        let ChildOffer { config, rekeys, spi, nonce, share, rival, deleted, .. } = offer;
+        match stage {
+            ChildStage::Asked { spi, share } => self.conclude_asked(ctx, wish, spi, share, &content),
+            ChildStage::Following { terms, peer_nonce, follow_up } => {
+                // As long as the peer lacks the redundant pair too, it is simply not gone on with.
+                if !follow_up.is_last() && wish.is_redundant(&peer_nonce) {
+                    return self.retry_rekey(ctx, wish.rekeys);
+                }
+                match self.follow_on(ctx, follow_up, &content) {
+                    Ok(Followed::Done(secrets)) => {
+                        self.finish_child(ctx, wish, terms, &peer_nonce, &secrets);
+                    }
+                    Ok(Followed::Next(follow_up)) => {
+                        let stage = ChildStage::Following { terms, peer_nonce, follow_up };
+                        self.pending = Pending::Child(Box::new(ChildOffer { wish, stage }));
+                    }
+                    Err(detail) => self.child_broken(ctx, &wish, terms.spi_in.number(), &detail),
+                }
+            }
+        }
+    }
+
+    /// The peer has answered CREATE_CHILD_SA.
+    fn conclude_asked(
+        &mut self,
+        ctx: &mut Context<'_>,
+        wish: ChildWish,
+        spi: InboundSpi,
+        share: Option<KeyShare>,
+        content: &Content,
+    ) {
         let number = spi.number();
         let group = share.as_ref().map(KeyShare::group);
         let proposed = || Ok(Proposed { sa: content.sa()?, ours: content.ts_i()?, theirs: content.ts_r()? });
         let terms = proposed().and_then(|proposed| {
-            child::confirm(config.clone(), spi, proposed, Pfs::Negotiated { ke: group })
+            child::confirm(wish.config.clone(), spi, proposed, Pfs::Negotiated { ke: group })
         });
         let terms = match terms {
             Ok(terms) => terms,
             Err(error) => {
-                self.report_child_error(ctx, &config.name, &error);
-                self.retry_rekey(ctx, rekeys);
+                self.report_child_error(ctx, &wish.config.name, &error);
+                self.retry_rekey(ctx, wish.rekeys);
                 return self.delete_unused(ctx, number);
             }
         };
-        if deleted.contains(&terms.spi_out) {
-            let detail =
-                format!("the peer deleted child {} as soon as it was made: see its log", config.name);
-            self.report(ctx, FailureKind::RefusedByPeer, detail);
-            return self.retry_rekey(ctx, rekeys);
+        let agreed = || {
+            let peer_nonce = content.nonce().map_err(|error| error.to_string())?.to_vec();
+            Ok::<_, String>((peer_nonce, first_secret(content, terms.suite.group, share)?))
+        };
+        let (peer_nonce, secret) = match agreed() {
+            Ok(agreed) => agreed,
+            Err(detail) => return self.child_broken(ctx, &wish, number, &detail),
+        };
+        let additional = terms.suite.additional;
+        match secret {
+            Some(_) if !additional.is_empty() && wish.is_redundant(&peer_nonce) => {
+                self.retry_rekey(ctx, wish.rekeys);
+            }
+            Some(secret) if !additional.is_empty() => {
+                match self.follow_up(ctx, &additional, secret, content) {
+                    Ok(follow_up) => {
+                        let stage = ChildStage::Following { terms, peer_nonce, follow_up };
+                        self.pending = Pending::Child(Box::new(ChildOffer { wish, stage }));
+                    }
+                    Err(detail) => self.child_broken(ctx, &wish, number, &detail),
+                }
+            }
+            secret => self.finish_child(ctx, wish, terms, &peer_nonce, secret.as_slice()),
         }
-        let made = self.child_keys(&content, &terms.suite, share, &nonce, true);
-        let (keymat, peer_nonce) = match made {
-            Ok(made) => made,
-            Err(detail) => {
-                self.report(ctx, FailureKind::Malformed, format!("child {}: {detail}", config.name));
-                self.retry_rekey(ctx, rekeys);
-                return self.delete_unused(ctx, number);
-            }
+    }
+
+    /// The peer's answer can't be used, but the peer may think that it has the pair.
+    fn child_broken(&mut self, ctx: &mut Context<'_>, wish: &ChildWish, spi_in: u32, detail: &str) {
+        self.report(ctx, FailureKind::Malformed, format!("child {}: {detail}", wish.config.name));
+        self.retry_rekey(ctx, wish.rekeys);
+        self.delete_unused(ctx, spi_in);
+    }
+
+    /// All key exchanges are done: the peer has the pair.
+    fn finish_child(
+        &mut self,
+        ctx: &mut Context<'_>,
+        wish: ChildWish,
+        terms: Terms,
+        peer_nonce: &[u8],
+        secrets: &[SharedSecret],
+    ) {
+        let number = terms.spi_in.number();
+        if wish.deleted.contains(&terms.spi_out) {
+            let detail =
+                format!("the peer deleted child {} as soon as it was made: see its log", wish.config.name);
+            self.report(ctx, FailureKind::RefusedByPeer, detail);
+            return self.retry_rekey(ctx, wish.rekeys);
+        }
+        let prf = self.channel.suite.prf;
+        let keymat = ChildKeymat::derive(prf, &self.sk_d, &terms.suite, secrets, &wish.nonce, peer_nonce);
+        let keymat = match keymat {
+            Ok(keymat) => keymat,
+            Err(error) => return self.child_broken(ctx, &wish, number, &error.to_string()),
         };
-        // RFC 7296 section 2.8.1: both have rekeyed. The exchange with the lowest of the four nonces made the redundant
-        // pair, which whoever began that exchange deletes; the other deletes the old pair.
-        if let Some(rival) = &rival {
-            if nonce.as_slice().min(&peer_nonce) < rival.lowest_nonce.as_slice() {
-                return self.delete_unused(ctx, number);
+        if wish.is_redundant(peer_nonce) {
+            return self.delete_unused(ctx, number);
+        }
+        let ChildWish { rekeys, rival, .. } = wish;
+        if let Some(rival) = rival {
+            if rekeys.is_some_and(|handle| self.awaits_rekey_of(handle)) {
+                self.forget_awaited(ctx);
             }
-            if let Some(loser) =
-                self.children.get_mut(&rival.child).filter(|child| child.phase == ChildPhase::Up)
-            {
+            let loser = rival.child.and_then(|loser| self.children.get_mut(&loser));
+            if let Some(loser) = loser.filter(|child| child.phase == ChildPhase::Up) {
                 loser.phase = ChildPhase::Replaced;
             }
         }
@@ -189,57 +296,52 @@ impl Established {
         }
     }
 
-    fn child_refused(&mut self, ctx: &mut Context<'_>, offer: ChildOffer, error: &Notify) {
-        let rekeyed = offer.rekeys.and_then(|handle| self.children.get(&handle)).map(|child| child.phase);
+    fn child_refused(&mut self, ctx: &mut Context<'_>, wish: ChildWish, error: &Notify) {
+        let rekeyed = wish.rekeys.and_then(|handle| self.children.get(&handle)).map(|child| child.phase);
         match error.notify_type {
             NotifyType::InvalidKePayload => {
                 let wanted =
                     error.invalid_ke_group().ok().and_then(|group| Group::from_number(group.number()));
                 let offered =
-                    |group: &Group| offer.config.esp_proposals.iter().any(|p| p.groups().contains(group));
-                match wanted.filter(|group| offered(group) && !offer.tried.contains(group)) {
+                    |group: &Group| wish.config.esp_proposals.iter().any(|p| p.groups().contains(group));
+                match wanted.filter(|group| offered(group) && !wish.tried.contains(group)) {
                     Some(group) => {
-                        self.pending = self.offer(
-                            ctx,
-                            offer.config,
-                            offer.rekeys,
-                            Some(group),
-                            offer.tried,
-                            offer.rival,
-                        );
+                        self.pending =
+                            self.offer(ctx, wish.config, wish.rekeys, Some(group), wish.tried, wish.rival);
                     }
                     None => {
-                        self.report_child_refusal(ctx, &offer.config.name, error);
-                        self.retry_rekey(ctx, offer.rekeys);
+                        self.report_child_refusal(ctx, &wish.config.name, error);
+                        self.retry_rekey(ctx, wish.rekeys);
                     }
                 }
             }
             // RFC 7296 section 2.9: it takes one pair of networks in each child SA only.
-            NotifyType::SinglePairRequired if let Some(single) = child::first_pair(&offer.config) => {
-                self.report_child_refusal(ctx, &offer.config.name, error);
-                self.pending = self.offer(ctx, single, offer.rekeys, None, Vec::new(), offer.rival);
+            NotifyType::SinglePairRequired if let Some(single) = child::first_pair(&wish.config) => {
+                self.report_child_refusal(ctx, &wish.config.name, error);
+                self.pending = self.offer(ctx, single, wish.rekeys, None, Vec::new(), wish.rival);
             }
-            // RFC 7296 section 2.25: the peer is busy with the same SA, or its rekey has made ours needless.
-            NotifyType::TemporaryFailure => match offer.rekeys {
+            // RFC 7296 section 2.25: the peer is busy with the same SA, or its rekey has made ours needless. RFC 9370 section
+            // 2.2.4: it knows no more of the exchange that was to be gone on with.
+            NotifyType::TemporaryFailure | NotifyType::StateNotFound => match wish.rekeys {
                 Some(handle) if rekeyed == Some(ChildPhase::Up) => self.defer(ctx, Task::RekeyChild(handle)),
                 Some(_) => {}
-                None => self.defer(ctx, Task::CreateChild(offer.config)),
+                None => self.defer(ctx, Task::CreateChild(wish.config)),
             },
             // Section 2.25.1: the peer has deleted it, and the DELETE has come or is on its way; or it has lost it; or
             // the response by which it will learn of it is still on its way.
-            NotifyType::ChildSaNotFound => match offer.rekeys {
+            NotifyType::ChildSaNotFound => match wish.rekeys {
                 Some(handle) if rekeyed == Some(ChildPhase::Up) && self.is_unconfirmed(ctx, handle) => {
                     self.defer(ctx, Task::RekeyChild(handle));
                 }
                 Some(handle) if rekeyed == Some(ChildPhase::Up) => {
                     self.remove_child(ctx, handle, CloseReason::Peer);
-                    self.enqueue(Task::CreateChild(offer.config));
+                    self.enqueue(Task::CreateChild(wish.config));
                 }
                 _ => {}
             },
             _ => {
-                self.report_child_refusal(ctx, &offer.config.name, error);
-                self.retry_rekey(ctx, offer.rekeys);
+                self.report_child_refusal(ctx, &wish.config.name, error);
+                self.retry_rekey(ctx, wish.rekeys);
             }
         }
     }
@@ -261,33 +363,6 @@ impl Established {
             Some(_) => {}
             None => self.miss_child(ctx),
         }
-    }
-
-    /// The keys of a child, and the peer's nonce.
-    fn child_keys(
-        &self,
-        content: &Content,
-        suite: &crate::crypto::suite::EspSuite,
-        share: Option<KeyShare>,
-        our_nonce: &[u8],
-        initiator: bool,
-    ) -> Result<(ChildKeymat, Vec<u8>), String> {
-        let peer_nonce = content.nonce().map_err(|error| error.to_string())?;
-        let secret = match (suite.group, share) {
-            (None, _) => None,
-            (Some(group), Some(share)) if share.group() == group => {
-                let ke = content.ke().map_err(|error| error.to_string())?;
-                if ke.group.number() != group.number() {
-                    return Err(format!("{group} was agreed on, the KE payload is of {}", ke.group));
-                }
-                Some(share.agree(&ke.data).map_err(|error| error.to_string())?)
-            }
-            (Some(group), _) => return Err(format!("the peer chose {group}, for which no key was sent")),
-        };
-        let (nonce_i, nonce_r) = if initiator { (our_nonce, peer_nonce) } else { (peer_nonce, our_nonce) };
-        let keymat =
-            ChildKeymat::derive(self.channel.suite.prf, &self.sk_d, suite, secret.as_ref(), nonce_i, nonce_r);
-        Ok((keymat.map_err(|error| error.to_string())?, peer_nonce.to_vec()))
     }
 
     /// A CREATE_CHILD_SA request: for which SA?
@@ -342,35 +417,81 @@ impl Established {
         if let Some(group) = terms.suite.group.filter(|group| theirs != Some(*group)) {
             return Err(Notify::invalid_ke(KeId::from(group.number())));
         }
-        let share = terms.suite.group.map(|group| KeyShare::generate(group, ctx.random)).transpose();
-        let share = share.map_err(|error| {
-            self.report(ctx, FailureKind::Internal, error.to_string());
-            Notify::new(NotifyType::TemporaryFailure)
-        })?;
-        let ke = share.as_ref().map(|share| ke_payload(share.group(), share.public()));
-        let nonce = ctx.nonce();
-        let made = self.child_keys(content, &terms.suite, share, &nonce, false);
-        let (keymat, peer_nonce) = made.map_err(|detail| {
-            self.report(ctx, FailureKind::Malformed, format!("child {}: {detail}", terms.config.name));
-            Notify::new(NotifyType::InvalidSyntax)
-        })?;
+        let nonce_i = content.nonce().map_err(|_| Notify::new(NotifyType::InvalidSyntax))?.to_vec();
+        let nonce_r = ctx.nonce();
+        let (ke, secret) = match (terms.suite.group, &content.ke) {
+            (Some(group), Some(ke)) => {
+                let (data, secret) = dh::respond(group, &ke.data, ctx.random).map_err(|error| {
+                    self.report(ctx, FailureKind::Malformed, format!("child {}: {error}", terms.config.name));
+                    Notify::new(NotifyType::InvalidSyntax)
+                })?;
+                (Some(ke_payload(group, &data)), Some(secret))
+            }
+            _ => (None, None),
+        };
         let mut payloads = vec![Payload::Sa(SecurityAssociation::new(vec![answer]))];
-        payloads.extend(Nonce::new(nonce.clone()).ok().map(Payload::Nonce));
+        payloads.extend(Nonce::new(nonce_r.clone()).ok().map(Payload::Nonce));
         payloads.extend(ke);
         payloads.push(Payload::TsI(TrafficSelectors::new(terms.remote.clone())));
         payloads.push(Payload::TsR(TrafficSelectors::new(terms.local.clone())));
         payloads.push(Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)));
-        let activate = rekeys.is_none() && self.has_no_twin(ctx);
-        let child =
-            self.install(ctx, NewChild { terms, keymat, initiated: false, activate, replaces: rekeys });
-        if let Pending::Child(offer) = &mut self.pending
-            && rekeys.is_some()
-            && offer.rekeys == rekeys
-        {
-            let lowest_nonce = nonce.min(peer_nonce);
-            offer.rival = Some(RivalChild { child, lowest_nonce });
+        let additional = terms.suite.additional;
+        let child = AwaitedChild { terms, rekeys, nonce_i, nonce_r };
+        match secret {
+            Some(secret) if !additional.is_empty() => {
+                self.note_rival(&child, None);
+                payloads.push(self.await_follow_up(ctx, &additional, secret, AwaitedSa::Child(child)));
+            }
+            secret => self.install_awaited(ctx, child, secret.as_slice())?,
         }
         Ok(payloads)
+    }
+
+    /// Makes the child whose additional key exchanges are done; the refusal, if the one that it replaces is not there any
+    /// more.
+    pub(crate) fn finish_awaited_child(
+        &mut self,
+        ctx: &mut Context<'_>,
+        child: AwaitedChild,
+        secrets: &[SharedSecret],
+    ) -> Result<(), Notify> {
+        let up = |old: ChildHandle| self.children.get(&old).is_some_and(|old| old.phase == ChildPhase::Up);
+        match child.rekeys.is_none_or(up) {
+            true => self.install_awaited(ctx, child, secrets),
+            false => Err(Notify::new(NotifyType::TemporaryFailure)),
+        }
+    }
+
+    fn install_awaited(
+        &mut self,
+        ctx: &mut Context<'_>,
+        child: AwaitedChild,
+        secrets: &[SharedSecret],
+    ) -> Result<(), Notify> {
+        let AwaitedChild { terms, rekeys, nonce_i, nonce_r } = &child;
+        let (prf, rekeys) = (self.channel.suite.prf, *rekeys);
+        let keymat = ChildKeymat::derive(prf, &self.sk_d, &terms.suite, secrets, nonce_i, nonce_r);
+        let keymat = keymat.map_err(|error| {
+            self.report(ctx, FailureKind::Internal, format!("child {}: {error}", terms.config.name));
+            Notify::new(NotifyType::TemporaryFailure)
+        })?;
+        let handle = ctx.numbers.child();
+        self.note_rival(&child, Some(handle));
+        let activate = rekeys.is_none() && self.has_no_twin(ctx);
+        let new = NewChild { terms: child.terms, keymat, initiated: false, activate, replaces: rekeys };
+        self.install_as(ctx, handle, new);
+        Ok(())
+    }
+
+    /// The peer rekeys the child that we are rekeying.
+    fn note_rival(&mut self, child: &AwaitedChild, installed: Option<ChildHandle>) {
+        if let Pending::Child(offer) = &mut self.pending
+            && child.rekeys.is_some()
+            && offer.wish.rekeys == child.rekeys
+        {
+            let lowest_nonce = child.nonce_i.clone().min(child.nonce_r.clone());
+            offer.wish.rival = Some(RivalChild { child: installed, lowest_nonce });
+        }
     }
 
     /// Which child a request replaces; `None`: it makes a new one.
@@ -383,5 +504,24 @@ impl Established {
             Some(_) => Err(Notify::new(NotifyType::TemporaryFailure)),
             None => Err(Notify::about_esp(NotifyType::ChildSaNotFound, spi)),
         }
+    }
+}
+
+/// The secret of CREATE_CHILD_SA's own key exchange, for the requester.
+fn first_secret(
+    content: &Content,
+    chosen: Option<Group>,
+    share: Option<KeyShare>,
+) -> Result<Option<SharedSecret>, String> {
+    match (chosen, share) {
+        (None, _) => Ok(None),
+        (Some(group), Some(share)) if share.group() == group => {
+            let ke = content.ke().map_err(|error| error.to_string())?;
+            if ke.group.number() != group.number() {
+                return Err(format!("{group} was agreed on, the KE payload is of {}", ke.group));
+            }
+            share.agree(&ke.data).map(Some).map_err(|error| error.to_string())
+        }
+        (Some(group), _) => Err(format!("the peer chose {group}, for which no key was sent")),
     }
 }

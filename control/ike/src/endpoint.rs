@@ -486,7 +486,10 @@ impl Endpoint {
         };
         for entry in self.sas.values() {
             match &entry.sa.state {
-                State::InitSent(_) | State::AuthSent(_) | State::AwaitAuth(_) => stats.half_open += 1,
+                State::InitSent(_)
+                | State::IntermediateSent(_)
+                | State::AuthSent(_)
+                | State::AwaitAuth(_) => stats.half_open += 1,
                 State::Retired(_) => stats.retired += 1,
                 State::Established(state) => {
                     stats.established += 1;

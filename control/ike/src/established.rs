@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::create_child::ChildOffer;
 use crate::crypto::keys::ChildKeymat;
 use crate::event::{ChildHandle, ChildSa, CloseReason, Event, FailureKind, IkeEstablished, IkeHandle, Path};
+use crate::followup::Awaited;
 use crate::mobike::Mobike;
 use crate::nat::{KEEPALIVE, KEEPALIVE_INTERVAL};
 use crate::rekey_ike::IkeOffer;
@@ -56,6 +57,8 @@ pub(crate) struct Established {
     /// What the peer could not do just now.
     pub(crate) deferred: Vec<Task>,
     pub(crate) pending: Pending,
+    /// What the peer is making in several exchanges.
+    pub(crate) awaited: Option<Box<Awaited>>,
     /// The peer says that it has no other IKE SA with us: those we know of are dead (RFC 7296 section 2.4).
     pub(crate) initial_contact: bool,
     /// IKE SAs with the same peer that go for the sake of this one.
@@ -157,6 +160,7 @@ impl Established {
             deferred: Vec::new(),
             pending: Pending::Nothing,
             mobike: None,
+            awaited: None,
             initial_contact: false,
             supersedes: Vec::new(),
             supersede_overdue: false,
@@ -218,7 +222,7 @@ impl Established {
     }
 
     fn handle_request(mut self: Box<Self>, ctx: &mut Context<'_>, message: Message) -> Option<State> {
-        let Message { exchange, path, content } = message;
+        let Message { exchange, path, content, .. } = message;
         let content = match content {
             Ok(content) => content,
             Err(error) => {
@@ -234,6 +238,7 @@ impl Established {
         };
         match exchange {
             ExchangeType::CreateChildSa => self.handle_create_child_sa(ctx, path, content),
+            ExchangeType::IkeFollowupKe => self.handle_followup_ke(ctx, path, &content),
             ExchangeType::Informational => self.handle_informational(ctx, path, content),
             _ => {
                 let refusal = Notify::new(crate::wire::NotifyType::InvalidSyntax);
@@ -298,6 +303,7 @@ impl Established {
                 Some(ChildPhase::Replaced) => self.enqueue(Task::DeleteChild(handle)),
                 Some(ChildPhase::Closing | ChildPhase::Removed) | None => {}
             },
+            Timer::FollowUp => self.forget_awaited(ctx),
             Timer::Retry => {
                 for task in std::mem::take(&mut self.deferred) {
                     self.enqueue(task);
@@ -343,7 +349,10 @@ impl Established {
     /// Begins the next task if no request is under way.
     pub(crate) fn pump(&mut self, ctx: &mut Context<'_>) {
         while self.channel.is_idle() {
-            let Some(task) = self.tasks.pop_front() else { return };
+            // RFC 7296 section 2.25.2: what is begun while the peer replaces the IKE SA would be lost.
+            let held = self.awaits_ike();
+            let next = self.tasks.iter().position(|task| !held || matches!(task, Task::Liveness));
+            let Some(task) = next.and_then(|at| self.tasks.remove(at)) else { return };
             self.pending = match task {
                 Task::CreateChild(config) => self.offer_child(ctx, config, None, Vec::new()),
                 Task::RekeyChild(handle) => self.offer_rekey(ctx, handle),
@@ -401,9 +410,14 @@ impl Established {
     }
 
     /// Tells the caller to install a pair.
-    pub(crate) fn install(&mut self, ctx: &mut Context<'_>, new: NewChild) -> ChildHandle {
-        let NewChild { terms, keymat, initiated, activate, replaces } = new;
+    pub(crate) fn install(&mut self, ctx: &mut Context<'_>, new: NewChild) {
         let handle = ctx.numbers.child();
+        self.install_as(ctx, handle, new);
+    }
+
+    /// As [`install`](Self::install), under this number.
+    pub(crate) fn install_as(&mut self, ctx: &mut Context<'_>, handle: ChildHandle, new: NewChild) {
+        let NewChild { terms, keymat, initiated, activate, replaces } = new;
         let rekey_at = ctx.renewal(terms.config.rekey_after);
         ctx.timers.set(Timer::ChildRekey(handle), rekey_at);
         let (keys_out, keys_in) = match initiated {
@@ -446,7 +460,6 @@ impl Established {
             phase: ChildPhase::Up,
         };
         self.children.insert(handle, child);
-        handle
     }
 
     /// The peer shows that it sends with this pair: so do we.

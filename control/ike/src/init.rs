@@ -8,6 +8,7 @@ use crate::crypto::keys::IkeKeys;
 use crate::crypto::signature::HASH_ALGORITHMS;
 use crate::crypto::suite::Group;
 use crate::event::Path;
+use crate::intermediate::Intermediate;
 use crate::nat;
 use crate::wire::ke::KeyExchange;
 use crate::wire::notify::Notify;
@@ -27,6 +28,8 @@ pub(crate) struct Agreed {
     pub(crate) peer_hashes: Option<Vec<HashAlgorithm>>,
     /// The responder does without a child SA in IKE_AUTH (RFC 6023).
     pub(crate) childless: bool,
+    /// The additional key exchanges between IKE_SA_INIT and IKE_AUTH.
+    pub(crate) intermediate: Intermediate,
 }
 
 /// The notifies of both sides. `force_encapsulation`: the peer shall see a NAT.

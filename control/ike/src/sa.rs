@@ -1,9 +1,10 @@
 //! One IKE SA: its state, and its timers.
 //!
 //! ```text
-//!  initiate ─► InitSent ─► AuthSent ──┐
-//!                                     ├─► Established ─► Retired ─► gone
-//!  IKE_SA_INIT request ─► AwaitAuth ──┘        └─ rekey: a new entry takes over, the old one retires
+//!  initiate ─► InitSent ─► (IntermediateSent ─►) AuthSent ──┐
+//!                                                           ├─► Established ─► Retired ─► gone
+//!  IKE_SA_INIT request ──────────────────────► AwaitAuth ───┘        └─ rekey: a new entry takes over, the old one
+//!                                                                       retires
 //! ```
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::context::Context;
 use crate::established::Established;
 use crate::event::{CloseReason, IkeHandle, Path};
 use crate::init::initiator::InitSent;
+use crate::intermediate::initiator::IntermediateSent;
 use crate::retired::Retired;
 use crate::status::IkeStatus;
 use crate::timer::{Timer, TimerTable};
@@ -31,6 +33,7 @@ pub(crate) struct IkeSa {
 /// Where an IKE SA stands; each state holds the secrets that it needs and no others.
 pub(crate) enum State {
     InitSent(Box<InitSent>),
+    IntermediateSent(Box<IntermediateSent>),
     AuthSent(Box<AuthSent>),
     AwaitAuth(Box<AwaitAuth>),
     Established(Box<Established>),
@@ -48,6 +51,7 @@ impl State {
     ) -> Option<Self> {
         match self {
             State::InitSent(state) => state.handle_message(ctx, path, datagram, outer),
+            State::IntermediateSent(state) => state.handle_message(ctx, path, datagram, &outer),
             State::AuthSent(state) => state.handle_message(ctx, path, datagram, &outer),
             State::AwaitAuth(state) => state.handle_message(ctx, path, datagram, &outer),
             State::Established(state) => state.handle_message(ctx, path, datagram, &outer),
@@ -59,6 +63,7 @@ impl State {
     pub(crate) fn handle_timer(self, ctx: &mut Context<'_>, timer: Timer) -> Option<Self> {
         match self {
             State::InitSent(state) => state.handle_timer(ctx, timer),
+            State::IntermediateSent(state) => state.handle_timer(ctx, timer),
             State::AuthSent(state) => state.handle_timer(ctx, timer),
             State::AwaitAuth(state) => state.handle_timer(ctx, timer),
             State::Established(state) => state.handle_timer(ctx, timer),
@@ -70,6 +75,7 @@ impl State {
     pub(crate) fn close(self, ctx: &mut Context<'_>, reason: CloseReason) -> Option<Self> {
         match self {
             State::InitSent(state) => state.close(ctx),
+            State::IntermediateSent(state) => state.close(ctx),
             State::AuthSent(state) => state.close(ctx),
             State::AwaitAuth(_) => None,
             State::Established(state) => state.close(ctx, reason),
@@ -81,6 +87,7 @@ impl State {
     pub(crate) fn handle(&self) -> Option<IkeHandle> {
         match self {
             State::InitSent(state) => Some(state.handle()),
+            State::IntermediateSent(state) => Some(state.handle()),
             State::AuthSent(state) => Some(state.handle()),
             State::AwaitAuth(state) => Some(state.handle()),
             State::Established(state) => Some(state.handle),
@@ -93,7 +100,9 @@ impl State {
         match self {
             State::AwaitAuth(_) => true,
             State::Retired(retired) => retired.stranger,
-            State::InitSent(_) | State::AuthSent(_) | State::Established(_) => false,
+            State::InitSent(_) | State::IntermediateSent(_) | State::AuthSent(_) | State::Established(_) => {
+                false
+            }
         }
     }
 
@@ -106,6 +115,7 @@ impl State {
     pub(crate) fn connection(&self) -> Option<&Arc<Connection>> {
         match self {
             State::InitSent(state) => Some(state.connection()),
+            State::IntermediateSent(state) => Some(state.connection()),
             State::AuthSent(state) => Some(state.connection()),
             State::Established(state) => Some(&state.connection),
             State::AwaitAuth(_) | State::Retired(_) => None,
@@ -116,6 +126,7 @@ impl State {
     pub(crate) fn status(&self) -> Option<IkeStatus> {
         match self {
             State::InitSent(state) => Some(state.status()),
+            State::IntermediateSent(state) => Some(state.status()),
             State::AuthSent(state) => Some(state.status()),
             State::AwaitAuth(state) => Some(state.status()),
             State::Established(state) => Some(state.status()),

@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     Grace,
     /// A responder's half-open IKE SA is forgotten.
     HalfOpen,
+    /// The peer's next additional key exchange has not come.
+    FollowUp,
     /// A request refused with TEMPORARY_FAILURE, or a child that could not be negotiated, is tried again.
     Retry,
     /// The peer was silent: is it alive?

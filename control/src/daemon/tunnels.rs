@@ -552,6 +552,18 @@ fn transform(suite: &EspSuite) -> Result<Transform, &'static str> {
         (Encryption::AesCbc { bits: AesBits::Aes256 }, Some(Integrity::HmacSha256_128)) => {
             Ok(Transform::Aes256CbcHmacSha256)
         }
+        (Encryption::AesCbc { bits: AesBits::Aes128 }, Some(Integrity::HmacSha384_192)) => {
+            Ok(Transform::Aes128CbcHmacSha384)
+        }
+        (Encryption::AesCbc { bits: AesBits::Aes256 }, Some(Integrity::HmacSha384_192)) => {
+            Ok(Transform::Aes256CbcHmacSha384)
+        }
+        (Encryption::AesCbc { bits: AesBits::Aes128 }, Some(Integrity::HmacSha512_256)) => {
+            Ok(Transform::Aes128CbcHmacSha512)
+        }
+        (Encryption::AesCbc { bits: AesBits::Aes256 }, Some(Integrity::HmacSha512_256)) => {
+            Ok(Transform::Aes256CbcHmacSha512)
+        }
         _ => Err("the data path has no such combination of algorithms; configure another `esp` proposal"),
     }
 }

@@ -15,31 +15,19 @@ use sekisho_esp::transform::{
 use sekisho_fuzz::memory::within;
 use zeroize::Zeroizing;
 
-const TRANSFORMS: [Transform; 5] = [
-    Transform::Aes128Gcm16,
-    Transform::Aes256Gcm16,
-    Transform::ChaCha20Poly1305,
-    Transform::Aes128CbcHmacSha256,
-    Transform::Aes256CbcHmacSha256,
-];
 const SPI: u32 = 0x1234_5678;
 /// Room for the outer headers and ESP's own, and behind the packet for padding and ICV.
 const ROOM: usize = 128;
 
 static KEYS: LazyLock<Vec<(SealingKey, OpeningKey)>> = LazyLock::new(|| {
     let pair = |transform| {
-        let (encryption, integrity) = match transform {
-            Transform::Aes128Gcm16 => (20, 0),
-            Transform::Aes256Gcm16 | Transform::ChaCha20Poly1305 => (36, 0),
-            Transform::Aes128CbcHmacSha256 => (16, 32),
-            Transform::Aes256CbcHmacSha256 => (32, 32),
-        };
+        let (encryption, integrity) = transform.key_bytes();
         let bytes = |length| Zeroizing::new(vec![0x5a; length]);
         let keys = Keys { encryption: bytes(encryption), integrity: bytes(integrity) };
         let sealing = SealingKey::new(transform, &keys).expect("keys that fit");
         (sealing, OpeningKey::new(transform, &keys).expect("keys that fit"))
     };
-    TRANSFORMS.map(pair).into()
+    Transform::ALL.map(pair).into()
 });
 
 static SELECTORS: LazyLock<SelectorPair> = LazyLock::new(|| {
@@ -80,8 +68,8 @@ fn outer(bytes: &[u8]) {
 
 fn round_trip(packet: &[u8], inner: &InnerPacket) {
     let choice = packet.iter().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
-    let transform = TRANSFORMS[choice % TRANSFORMS.len()];
-    let (sealing, opening) = &KEYS[choice % TRANSFORMS.len()];
+    let transform = Transform::ALL[choice % Transform::ALL.len()];
+    let (sealing, opening) = &KEYS[choice % Transform::ALL.len()];
     let extended = choice & 64 != 0;
     let number = if extended { 5 << 32 | 7 } else { 7 };
     let sequence = Sequence { number, extended };

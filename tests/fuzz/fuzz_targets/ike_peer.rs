@@ -19,7 +19,7 @@ use sekisho_ike::crypto::keys::{Exchanged, IkeKeys, psk_auth, signed_octets};
 use sekisho_ike::crypto::negotiate::{Pfs, offer_esp, offer_ike};
 use sekisho_ike::crypto::random::SeededRandom;
 use sekisho_ike::crypto::sk::SkCipher;
-use sekisho_ike::crypto::suite::{AesBits, Encryption, Group, IkeProposal, IkeSuite, Prf};
+use sekisho_ike::crypto::suite::{Additional, AesBits, Encryption, Group, IkeProposal, IkeSuite, Prf};
 use sekisho_ike::event::{Event, Path};
 use sekisho_ike::wire::auth::Authentication;
 use sekisho_ike::wire::id::{IdPayload, Identification};
@@ -37,6 +37,7 @@ const SUITE: IkeSuite = IkeSuite {
     integrity: None,
     prf: Prf::HmacSha256,
     group: Group::X25519,
+    additional: Additional::NONE,
 };
 const SPI: Spi = Spi(0x1122_3344_5566_7788);
 const NONCE: [u8; 32] = [0x5a; 32];

@@ -10,7 +10,7 @@ use ring::aead;
 use sekisho_fuzz::memory::{for_input, within};
 use sekisho_ike::crypto::random::SeededRandom;
 use sekisho_ike::crypto::sk::{SkCipher, SkError};
-use sekisho_ike::crypto::suite::{AesBits, Encryption, Group, IkeSuite, Integrity, Prf};
+use sekisho_ike::crypto::suite::{Additional, AesBits, Encryption, Group, IkeSuite, Integrity, Prf};
 use sekisho_ike::wire::{
     ExchangeType, Fragment, Header, Outer, PayloadType, Spi, WireError, parse_payloads, protect,
     protect_fragment, write_payloads,
@@ -133,5 +133,11 @@ fn suite(number: u8) -> IkeSuite {
         4 => (Encryption::AesCbc { bits: Aes256 }, Some(Integrity::HmacSha384_192)),
         _ => (Encryption::AesCbc { bits: Aes256 }, Some(Integrity::HmacSha512_256)),
     };
-    IkeSuite { encryption, integrity, prf: Prf::HmacSha256, group: Group::X25519 }
+    IkeSuite {
+        encryption,
+        integrity,
+        prf: Prf::HmacSha256,
+        group: Group::X25519,
+        additional: Additional::NONE,
+    }
 }

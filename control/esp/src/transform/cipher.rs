@@ -9,17 +9,13 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::packet::{OpenError, SealError, Sequence};
-use crate::sa::{Keys, SaError, Transform};
+use crate::sa::{Keys, SALT_BYTES, SaError, Transform};
 use crate::wiped::Wiped;
 
-/// Length of the salt at the end of an AEAD's key (RFC 4106 section 8.1, RFC 7634 section 2).
-const SALT_BYTES: usize = 4;
-/// Length of the key of HMAC-SHA2-256 (RFC 4868 section 2.1.1).
-const HMAC_KEY_BYTES: usize = 32;
 /// AES block.
 const BLOCK_BYTES: usize = 16;
-/// ICV of every transform we have: GCM-16, Poly1305, and HMAC-SHA2-256 truncated to 128 bits.
-const ICV_BYTES: usize = 16;
+/// ICV of AEADs: GCM-16 and Poly1305.
+const AEAD_ICV_BYTES: usize = 16;
 
 /// What a transform adds to a packet, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +33,10 @@ impl Layout {
     pub const fn of(transform: Transform) -> Self {
         match transform {
             Transform::Aes128Gcm16 | Transform::Aes256Gcm16 | Transform::ChaCha20Poly1305 => {
-                Self { iv: 8, alignment: 4, icv: ICV_BYTES }
+                Self { iv: 8, alignment: 4, icv: AEAD_ICV_BYTES }
             }
-            Transform::Aes128CbcHmacSha256 | Transform::Aes256CbcHmacSha256 => {
-                Self { iv: BLOCK_BYTES, alignment: BLOCK_BYTES, icv: ICV_BYTES }
-            }
+            // RFC 4868 section 2.1.2: half of the hash.
+            _ => Self { iv: BLOCK_BYTES, alignment: BLOCK_BYTES, icv: transform.key_bytes().1 / 2 },
         }
     }
 
@@ -56,16 +51,6 @@ impl Layout {
         // The alignment is a power of two.
         let padding = inner.wrapping_add(trailer).wrapping_neg() & (self.alignment - 1);
         padding + trailer + self.icv
-    }
-}
-
-/// Bytes of encryption key (salt included) and of integrity key.
-const fn key_bytes(transform: Transform) -> (usize, usize) {
-    match transform {
-        Transform::Aes128Gcm16 => (16 + SALT_BYTES, 0),
-        Transform::Aes256Gcm16 | Transform::ChaCha20Poly1305 => (32 + SALT_BYTES, 0),
-        Transform::Aes128CbcHmacSha256 => (16, HMAC_KEY_BYTES),
-        Transform::Aes256CbcHmacSha256 => (32, HMAC_KEY_BYTES),
     }
 }
 
@@ -122,12 +107,12 @@ impl SealingKey {
                 let tag = key
                     .seal_in_place_separate_tag(nonce(salt, iv), sequence.additional_data(esp), text)
                     .map_err(|_| SealError::TooLong)?;
-                copy::<ICV_BYTES>(icv, tag.as_ref());
+                copy::<AEAD_ICV_BYTES>(icv, tag.as_ref());
             }
             Cipher::Cbc { block, mac } => {
                 let (_, iv) = header.split_last_chunk::<BLOCK_BYTES>().ok_or(SealError::NoRoom)?;
                 block.encrypt(iv, text);
-                copy::<ICV_BYTES>(icv, &authenticate(mac, header, text, sequence));
+                copy_truncated(icv, authenticate(mac, header, text, sequence).as_ref());
             }
         }
         Ok(())
@@ -160,9 +145,12 @@ impl OpeningKey {
             }
             Cipher::Cbc { block, mac } => {
                 let (_, iv) = header.split_last_chunk::<BLOCK_BYTES>().ok_or(OpenError::Truncated)?;
+                let text_bytes =
+                    text_and_icv.len().checked_sub(self.layout.icv).ok_or(OpenError::Truncated)?;
                 let (text, icv) =
-                    text_and_icv.split_last_chunk_mut::<ICV_BYTES>().ok_or(OpenError::Truncated)?;
-                let expected = authenticate(mac, header, text, sequence);
+                    text_and_icv.split_at_mut_checked(text_bytes).ok_or(OpenError::Truncated)?;
+                let tag = authenticate(mac, header, text, sequence);
+                let expected = tag.as_ref().get(..icv.len()).ok_or(OpenError::Truncated)?;
                 if !bool::from(expected.ct_eq(icv)) {
                     return Err(OpenError::Integrity);
                 }
@@ -183,21 +171,24 @@ enum Cipher {
 
 impl Cipher {
     fn new(transform: Transform, keys: &Keys) -> Result<Self, SaError> {
-        let (encryption_bytes, integrity_bytes) = key_bytes(transform);
+        let (encryption_bytes, integrity_bytes) = transform.key_bytes();
         for (key, wanted) in [(&keys.encryption, encryption_bytes), (&keys.integrity, integrity_bytes)] {
             if key.len() != wanted {
                 return Err(SaError::KeyLength(transform, wanted, key.len()));
             }
         }
         let length_error = || SaError::KeyLength(transform, encryption_bytes, keys.encryption.len());
+        let cbc = |hash| {
+            let block = BlockCipher::new(&keys.encryption).ok_or_else(length_error)?;
+            Ok(Self::Cbc { block, mac: hmac::Key::new(hash, &keys.integrity) })
+        };
         let algorithm = match transform {
             Transform::Aes128Gcm16 => &aead::AES_128_GCM,
             Transform::Aes256Gcm16 => &aead::AES_256_GCM,
             Transform::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
-            Transform::Aes128CbcHmacSha256 | Transform::Aes256CbcHmacSha256 => {
-                let block = BlockCipher::new(&keys.encryption).ok_or_else(length_error)?;
-                return Ok(Self::Cbc { block, mac: hmac::Key::new(hmac::HMAC_SHA256, &keys.integrity) });
-            }
+            Transform::Aes128CbcHmacSha256 | Transform::Aes256CbcHmacSha256 => return cbc(hmac::HMAC_SHA256),
+            Transform::Aes128CbcHmacSha384 | Transform::Aes256CbcHmacSha384 => return cbc(hmac::HMAC_SHA384),
+            Transform::Aes128CbcHmacSha512 | Transform::Aes256CbcHmacSha512 => return cbc(hmac::HMAC_SHA512),
         };
         let (key, salt) = keys.encryption.split_last_chunk::<SALT_BYTES>().ok_or_else(length_error)?;
         let key = UnboundKey::new(algorithm, key).map_err(|_| length_error())?;
@@ -210,18 +201,16 @@ fn nonce(&[s0, s1, s2, s3]: &[u8; SALT_BYTES], &[i0, i1, i2, i3, i4, i5, i6, i7]
     Nonce::assume_unique_for_key([s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7])
 }
 
-/// RFC 4303 section 2.8: the ICV covers the ESP header, the IV and the ciphertext, and the high half of an extended
+/// RFC 4303 section 2.8: the ICV, before it is truncated, covers the ESP header, the IV and the ciphertext, and the high half of an extended
 /// sequence number as if it followed them.
-fn authenticate(mac: &hmac::Key, header: &[u8], text: &[u8], sequence: Sequence) -> [u8; ICV_BYTES] {
+fn authenticate(mac: &hmac::Key, header: &[u8], text: &[u8], sequence: Sequence) -> hmac::Tag {
     let mut context = hmac::Context::with_key(mac);
     context.update(header);
     context.update(text);
     if let Some(high) = sequence.implicit_high() {
         context.update(&high.to_be_bytes());
     }
-    let mut icv = [0; ICV_BYTES];
-    copy::<ICV_BYTES>(&mut icv, context.sign().as_ref());
-    icv
+    context.sign()
 }
 
 /// AES in CBC mode with either key length.
@@ -275,6 +264,15 @@ impl IvGenerator {
         let mut block = Array::from(u128::from(sequence).to_be_bytes());
         self.0.encrypt_block(&mut block);
         block.into()
+    }
+}
+
+/// Copies as much of a tag as its place has: one of the lengths of RFC 4868.
+fn copy_truncated(to: &mut [u8], tag: &[u8]) {
+    match to.len() {
+        16 => copy::<16>(to, tag),
+        24 => copy::<24>(to, tag),
+        _ => copy::<32>(to, tag),
     }
 }
 

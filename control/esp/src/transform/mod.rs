@@ -44,8 +44,7 @@ mod tests {
             ("192.0.2.1:4500", "192.0.2.2:4500", true),
             ("[2001:db8::1]:4500", "[2001:db8::2]:4500", true),
         ];
-        for transform in [Transform::Aes128Gcm16, Transform::ChaCha20Poly1305, Transform::Aes256CbcHmacSha256]
-        {
+        for transform in Transform::ALL {
             for (local, remote, udp_encapsulation) in outside {
                 let outer = Outer {
                     local: local.parse().unwrap(),

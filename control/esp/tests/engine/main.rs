@@ -26,12 +26,7 @@ const PORT: u16 = 9;
 static ONE: Mutex<()> = Mutex::new(());
 
 fn keys(transform: Transform, fill: u8) -> Keys {
-    let (encryption, integrity) = match transform {
-        Transform::Aes128Gcm16 => (20, 0),
-        Transform::Aes256Gcm16 | Transform::ChaCha20Poly1305 => (36, 0),
-        Transform::Aes128CbcHmacSha256 => (16, 32),
-        Transform::Aes256CbcHmacSha256 => (32, 32),
-    };
+    let (encryption, integrity) = transform.key_bytes();
     Keys { encryption: vec![fill; encryption].into(), integrity: vec![fill; integrity].into() }
 }
 

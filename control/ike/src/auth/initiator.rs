@@ -254,7 +254,7 @@ impl Established {
             self.channel.suite.prf,
             &agreed.keys.d,
             &terms.suite,
-            None,
+            &[],
             &agreed.nonce_i,
             &agreed.nonce_r,
         );

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{AuthFault, Side, prove, readable, verify};
-use crate::channel::{Channel, Inbound, Message};
+use crate::channel::{Channel, Inbound, Message, MessageError};
 use crate::child::{self, ChildError, Proposed};
 use crate::config::{Connection, Uniqueness};
 use crate::content::Content;
@@ -31,8 +31,8 @@ use crate::wire::{ExchangeType, NotifyType, Outer, Payload};
 pub(crate) struct AwaitAuth {
     handle: IkeHandle,
     candidates: Vec<Arc<Connection>>,
-    channel: Channel,
-    agreed: Agreed,
+    pub(crate) channel: Channel,
+    pub(crate) agreed: Agreed,
     started: Instant,
     /// How often IKE_SA_INIT may still be answered again.
     repeats_left: u32,
@@ -80,10 +80,23 @@ impl AwaitAuth {
         outer: &Outer,
     ) -> Option<State> {
         match self.channel.receive(ctx, path, datagram, outer) {
-            // The first message is IKE_AUTH; whatever else the peer asks for before it stays unanswered.
+            // The first messages are IKE_INTERMEDIATE, if such were agreed on, and IKE_AUTH; whatever else the peer asks
+            // for before it stays unanswered.
+            Inbound::Request(message) if message.exchange == ExchangeType::IkeIntermediate => {
+                self.exchange_keys(ctx, &message)
+            }
             Inbound::Request(message) if message.exchange == ExchangeType::IkeAuth => {
-                ctx.timers.stop(Timer::HalfOpen);
-                self.judge(ctx, message)
+                match self.agreed.intermediate.next() {
+                    None => {
+                        ctx.timers.stop(Timer::HalfOpen);
+                        self.judge(ctx, message)
+                    }
+                    Some(method) => {
+                        let detail =
+                            format!("IKE_AUTH before the key exchange {method}, which was agreed on");
+                        self.refuse_step(ctx, &message, detail)
+                    }
+                }
             }
             Inbound::Nothing | Inbound::Request(_) | Inbound::Response(_) => Some(State::AwaitAuth(self)),
         }
@@ -171,6 +184,20 @@ impl AwaitAuth {
         Some(State::Established(Box::new(established)))
     }
 
+    /// The peer does not do what was agreed on: INVALID_SYNTAX, and the end.
+    pub(crate) fn refuse_step(
+        mut self: Box<Self>,
+        ctx: &mut Context<'_>,
+        message: &Message,
+        detail: String,
+    ) -> Option<State> {
+        ctx.out.stranger_failure(ctx.now, message.path, None, FailureKind::Malformed, || detail);
+        let notify = message.content.as_ref().err().map(MessageError::notify);
+        let notify = notify.unwrap_or_else(|| Notify::new(NotifyType::InvalidSyntax));
+        self.channel.respond(ctx, message.exchange, message.path, &[Payload::Notify(notify)]).ok()?;
+        Retired::refused(ctx, self.channel)
+    }
+
     /// The peer learns that it failed, not why (RFC 7296 section 2.21.2). The IKE SA stays only to say so again.
     fn refuse(
         mut self: Box<Self>,
@@ -236,7 +263,7 @@ impl Established {
             self.channel.suite.prf,
             &agreed.keys.d,
             &terms.suite,
-            None,
+            &[],
             &agreed.nonce_i,
             &agreed.nonce_r,
         );

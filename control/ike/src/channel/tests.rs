@@ -19,8 +19,9 @@ pub(crate) fn path() -> Path {
 pub(crate) fn channels(suite: &str, fragmentation: bool) -> (Channel, Channel, Zeroizing<Vec<u8>>) {
     let mut world = World::new(5);
     let proposals: Vec<IkeProposal> = vec![suite.parse().expect("suite")];
-    let suite =
-        choose_ike(&offer_ike(&proposals, None), &proposals, None, Some(Group::X25519)).expect("ours").suite;
+    let suite = choose_ike(&offer_ike(&proposals, None), &proposals, None, Some(Group::X25519), true)
+        .expect("ours")
+        .suite;
     let mut share = || KeyShare::generate(Group::X25519, world.context().random).expect("key");
     let (ours, theirs) = (share(), share());
     let public = theirs.public().to_vec();

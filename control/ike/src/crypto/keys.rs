@@ -53,16 +53,28 @@ impl IkeKeys {
         Self::from_skeyseed(suite, &suite.prf.compute(&nonces, &[secret.as_bytes()]), exchanged)
     }
 
-    /// Keys of an IKE SA that replaces another (RFC 7296 section 2.18): `SKEYSEED = prf(SK_d (old), g^ir | Ni | Nr)`
-    /// with the PRF of the *old* SA.
+    /// Keys after an additional key exchange in IKE_INTERMEDIATE (RFC 9370 section 2.2.2):
+    /// `SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr)`; `self` are the keys before it.
+    pub fn update(
+        &self,
+        suite: &IkeSuite,
+        secret: &SharedSecret,
+        exchanged: Exchanged<'_>,
+    ) -> Result<Self, PrfPlusExhausted> {
+        Self::rekey(suite, suite.prf, &self.d, std::slice::from_ref(secret), exchanged)
+    }
+
+    /// Keys of an IKE SA that replaces another (RFC 7296 section 2.18, RFC 9370 section 2.2.4):
+    /// `SKEYSEED = prf(SK_d (old), SK(0) | Ni | Nr | SK(1) | … | SK(n))` with the PRF of the *old* SA. `secrets`: of the
+    /// key exchanges in their order.
     pub fn rekey(
         suite: &IkeSuite,
         old_prf: Prf,
         old_d: &[u8],
-        secret: &SharedSecret,
+        secrets: &[SharedSecret],
         exchanged: Exchanged<'_>,
     ) -> Result<Self, PrfPlusExhausted> {
-        let seed = old_prf.compute(old_d, &[secret.as_bytes(), exchanged.nonce_i, exchanged.nonce_r]);
+        let seed = old_prf.compute(old_d, &stirred(secrets, exchanged.nonce_i, exchanged.nonce_r));
         Self::from_skeyseed(suite, &seed, exchanged)
     }
 
@@ -113,20 +125,21 @@ pub struct ChildKeymat {
 }
 
 impl ChildKeymat {
-    /// `KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr)`: `secret` is that of a key exchange for perfect forward secrecy.
-    /// Initiator's keys first, in each direction the encryption key first.
+    /// `KEYMAT = prf+(SK_d, [SK(0) |] Ni | Nr [| SK(1) | … | SK(n)])` (RFC 9370 section 2.2.4): `secrets` are those of the
+    /// key exchanges for perfect forward secrecy, in their order. Initiator's keys first, in each direction the encryption
+    /// key first.
     pub fn derive(
         prf: Prf,
         sk_d: &[u8],
         suite: &EspSuite,
-        secret: Option<&SharedSecret>,
+        secrets: &[SharedSecret],
         nonce_i: &[u8],
         nonce_r: &[u8],
     ) -> Result<Self, PrfPlusExhausted> {
         let encryption_len = suite.encryption.key_len();
         let integrity_len = suite.integrity.map_or(0, |integrity| integrity.key_len());
-        let secret = secret.map_or(&[][..], SharedSecret::as_bytes);
-        let material = prf.plus(sk_d, &[secret, nonce_i, nonce_r], 2 * (encryption_len + integrity_len))?;
+        let seed = stirred(secrets, nonce_i, nonce_r);
+        let material = prf.plus(sk_d, &seed, 2 * (encryption_len + integrity_len))?;
         let mut rest = material.as_slice();
         let mut direction = || ChildKeys {
             encryption: split(&mut rest, encryption_len),
@@ -140,6 +153,13 @@ impl std::fmt::Debug for ChildKeymat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ChildKeymat(…)")
     }
+}
+
+/// `[SK(0) |] Ni | Nr [| SK(1) | … | SK(n)]`.
+fn stirred<'a>(secrets: &'a [SharedSecret], nonce_i: &'a [u8], nonce_r: &'a [u8]) -> Vec<&'a [u8]> {
+    let mut secrets = secrets.iter().map(SharedSecret::as_bytes);
+    let first = secrets.next();
+    first.into_iter().chain([nonce_i, nonce_r]).chain(secrets).collect()
 }
 
 /// Takes the next `len` bytes off `rest`, which is always that long.
@@ -175,7 +195,7 @@ mod tests {
     use super::*;
     use crate::crypto::dh::KeyShare;
     use crate::crypto::random::SeededRandom;
-    use crate::crypto::suite::{AesBits, Encryption, Group, Integrity};
+    use crate::crypto::suite::{Additional, AesBits, Encryption, Group, Integrity};
 
     // Every expected value here was computed by Python's hmac module from the formulas of RFC 7296.
 
@@ -220,6 +240,7 @@ mod tests {
             integrity: None,
             prf: Prf::HmacSha256,
             group: Group::Modp2048,
+            additional: Additional::NONE,
         };
         assert_eq!(
             derived(|exchanged| IkeKeys::derive(&suite, &secret(), exchanged)),
@@ -238,6 +259,7 @@ mod tests {
             integrity: Some(Integrity::HmacSha256_128),
             prf: Prf::HmacSha384,
             group: Group::Modp2048,
+            additional: Additional::NONE,
         };
         assert_eq!(
             derived(|exchanged| IkeKeys::derive(&suite, &secret(), exchanged)),
@@ -260,9 +282,10 @@ mod tests {
             integrity: None,
             prf: Prf::HmacSha384,
             group: Group::Modp2048,
+            additional: Additional::NONE,
         };
         assert_eq!(
-            derived(|exchanged| IkeKeys::rekey(&suite, Prf::HmacSha256, &sk_d(), &secret(), exchanged)),
+            derived(|exchanged| IkeKeys::rekey(&suite, Prf::HmacSha256, &sk_d(), &[secret()], exchanged)),
             [
                 "88774e5016b4d13a6665a5066c21a9dfbb406665b109c1ab1ed25153e1043651d627874de3bb45f536eba0c70da818e0",
                 "",
@@ -281,10 +304,10 @@ mod tests {
             encryption: Encryption::AesCbc { bits: AES256 },
             integrity: Some(Integrity::HmacSha256_128),
             group: None,
+            additional: Additional::NONE,
             esn: false,
         };
-        let child =
-            ChildKeymat::derive(Prf::HmacSha256, &sk_d(), &cbc, None, &nonce_i(), &nonce_r()).unwrap();
+        let child = ChildKeymat::derive(Prf::HmacSha256, &sk_d(), &cbc, &[], &nonce_i(), &nonce_r()).unwrap();
         let ChildKeymat { initiator, responder } = &child;
         assert_eq!(
             [&initiator.encryption, &initiator.integrity, &responder.encryption, &responder.integrity]
@@ -300,17 +323,70 @@ mod tests {
             encryption: Encryption::AesGcm16 { bits: AES128 },
             integrity: None,
             group: Some(Group::Modp2048),
+            additional: Additional::NONE,
             esn: true,
         };
         let secret = secret();
         let child =
-            ChildKeymat::derive(Prf::HmacSha256, &sk_d(), &gcm, Some(&secret), &nonce_i(), &nonce_r())
-                .unwrap();
+            ChildKeymat::derive(Prf::HmacSha256, &sk_d(), &gcm, &[secret], &nonce_i(), &nonce_r()).unwrap();
         assert_eq!(
             [&child.initiator.encryption, &child.responder.encryption].map(|key| hex(key)),
             ["9d511a0dc6517514cfdfe926b341c9d73c22f482", "5d5fa41f7d9f6fae7e7c725cf6d94b90c14af944"]
         );
         assert!(child.initiator.integrity.is_empty() && child.responder.integrity.is_empty());
+    }
+
+    #[test]
+    fn every_key_exchange_goes_into_the_keys() {
+        let suite = IkeSuite {
+            encryption: Encryption::ChaCha20Poly1305,
+            integrity: None,
+            prf: Prf::HmacSha384,
+            group: Group::Modp2048,
+            additional: Additional::NONE,
+        };
+        // SK(0) | Ni | Nr | SK(1) | SK(2) (RFC 9370 section 2.2.4).
+        let secrets = [secret(), SharedSecret::of(vec![0x51; 32]), SharedSecret::of(vec![0x52; 32])];
+        let rekey =
+            |exchanged: Exchanged<'_>| IkeKeys::rekey(&suite, Prf::HmacSha256, &sk_d(), &secrets, exchanged);
+        assert_eq!(
+            derived(rekey),
+            [
+                "ac2ae5884eb990466bd9f4d574b012eb49295cbc28da0096e8b9ce7e1dd35f5fde15987385c578848dbeb23b49b4f66e",
+                "",
+                "",
+                "63bee62e977e45936a4fdefb0472b7647caa7368baf4a830fd31245864e2115ce6579527",
+                "78a5071b09073a1f9d53a9f8380f83e991663d842253aaa9149aec8faabe6cf08714d3ba",
+                "8888dbccc617eb0ea0b2561dadcd5ddeba86d828e6a3c886809910101ac6748e264825d9d2ab3f759b92c0f6daa94a98",
+                "75feb7076be6ca5a2a2c5d528114c6ba2c0351a418e401b12a4c1268ff27aaefec907112c640575858628d5c11d2776c",
+            ]
+        );
+        // After IKE_INTERMEDIATE: prf(SK_d, SK(1) | Ni | Nr) (section 2.2.2).
+        assert_eq!(
+            derived(|exchanged| rekey(exchanged)?.update(&suite, &secrets[1], exchanged)),
+            [
+                "a4f6d629ae74a34a2bc6e52c39f4b95283f75f06a02252aedb1097db03400dec7c112cb047e3c5dab36dd5c50ccf6571",
+                "",
+                "",
+                "6fd8f1527087526d78671ed12789b0b8e131ae4db8645f864429679c27fc98df0a73a1b7",
+                "a8680c8a986c3ada0ad19c41baf6044b02afaf2ebdf2e0de8fe4d7422f92ef8bff14c4f9",
+                "dfa64f58dad5cbfbca0f6859efba3186be984c588e4383ba4e1acc2257e2cb76598daf3559cb998152a05ec11018cd3d",
+                "1297b55f6bca2cb0e56dd6bfa13fb94f74bf8e5a7f413501646a7de08f0747e8e61f04352d5c2a3d98bcf323b8972e08",
+            ]
+        );
+        let gcm = EspSuite {
+            encryption: Encryption::AesGcm16 { bits: AES128 },
+            integrity: None,
+            group: Some(Group::Modp2048),
+            additional: Additional::NONE,
+            esn: true,
+        };
+        let child =
+            ChildKeymat::derive(Prf::HmacSha256, &sk_d(), &gcm, &secrets, &nonce_i(), &nonce_r()).unwrap();
+        assert_eq!(
+            [&child.initiator.encryption, &child.responder.encryption].map(|key| hex(key)),
+            ["f7b9e8880d79e30d1e4e6d03a05c8dbe53d1c2bb", "e002b0802d8f6465f678482468f2259a3292b11f"]
+        );
     }
 
     #[test]

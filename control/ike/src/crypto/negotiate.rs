@@ -65,7 +65,7 @@ pub enum Pfs {
 
 /// The proposals of an SA payload that offers `ours`. `spi`: ours when rekeying, `None` in IKE_SA_INIT.
 pub fn offer_ike(ours: &[IkeProposal], spi: Option<u64>) -> Vec<Proposal> {
-    offer(&ike_terms(ours), ProtocolId::Ike, &ike_spi(spi))
+    offer(&ike_terms(ours, true), ProtocolId::Ike, &ike_spi(spi))
 }
 
 /// The proposals of an SA payload that offers `ours` for a child SA that receives on `spi`.
@@ -75,15 +75,17 @@ pub fn offer_esp(ours: &[EspProposal], spi: u32, pfs: Pfs) -> Vec<Proposal> {
 
 /// The responder's choice: the first of our own proposals that fits one of the peer's, with our order of algorithms,
 /// but the group of the peer's KE payload (`ke`) if we accept that, which saves an exchange.
-/// Where `suite.group` is not `ke`, the answer is INVALID_KE_PAYLOAD. `spi`: ours when rekeying.
+/// Where `suite.group` is not `ke`, the answer is INVALID_KE_PAYLOAD. `spi`: ours when rekeying. `additional`: whether
+/// additional key exchanges may be chosen, which in IKE_SA_INIT the peer has to announce.
 pub fn choose_ike(
     offered: &[Proposal],
     ours: &[IkeProposal],
     spi: Option<u64>,
     ke: Option<Group>,
+    additional: bool,
 ) -> Result<IkeChoice, NegotiateError> {
-    let (proposal, chosen) =
-        choose(offered, ProtocolId::Ike, &ike_terms(ours), ke).ok_or_else(|| none_chosen(offered, ours))?;
+    let (proposal, chosen) = choose(offered, ProtocolId::Ike, &ike_terms(ours, additional), ke)
+        .ok_or_else(|| none_chosen(offered, ours))?;
     let suite = ike_suite(&chosen).ok_or_else(|| none_chosen(offered, ours))?;
     let peer_spi = peer_ike_spi(proposal, spi.is_some())?;
     let answer = Proposal {
@@ -124,7 +126,7 @@ pub fn confirm_ike(
     ours: &[IkeProposal],
     rekey: bool,
 ) -> Result<IkeChoice, NegotiateError> {
-    let (proposal, chosen) = confirm(answer, ProtocolId::Ike, &ike_terms(ours))?;
+    let (proposal, chosen) = confirm(answer, ProtocolId::Ike, &ike_terms(ours, true))?;
     let suite = ike_suite(&chosen).ok_or_else(|| NegotiateError::NotOffered(terms::describe(answer)))?;
     Ok(IkeChoice { suite, peer_spi: peer_ike_spi(proposal, rekey)?, answer: proposal.clone() })
 }
@@ -135,8 +137,12 @@ pub fn confirm_esp(answer: &[Proposal], ours: &[EspProposal], pfs: Pfs) -> Resul
     Ok(EspChoice { suite: esp_suite(&chosen), peer_spi: peer_esp_spi(proposal)?, answer: proposal.clone() })
 }
 
-fn ike_terms(ours: &[IkeProposal]) -> Vec<Terms> {
-    ours.iter().flat_map(Terms::of_ike).take(MAX_PROPOSALS).collect()
+fn ike_terms(ours: &[IkeProposal], additional: bool) -> Vec<Terms> {
+    let terms = ours.iter().flat_map(Terms::of_ike);
+    match additional {
+        true => terms.take(MAX_PROPOSALS).collect(),
+        false => terms.filter_map(Terms::without_additional).take(MAX_PROPOSALS).collect(),
+    }
 }
 
 fn esp_terms(ours: &[EspProposal], pfs: Pfs) -> Vec<Terms> {
@@ -188,12 +194,13 @@ fn confirm<'a>(
 
 fn ike_suite(chosen: &Chosen) -> Option<IkeSuite> {
     let Chosen { encryption, integrity, prf, group, .. } = *chosen;
-    Some(IkeSuite { encryption, integrity, prf: prf?, group: group? })
+    let additional = chosen.additional();
+    Some(IkeSuite { encryption, integrity, prf: prf?, group: group?, additional })
 }
 
 fn esp_suite(chosen: &Chosen) -> EspSuite {
     let Chosen { encryption, integrity, group, esn, .. } = *chosen;
-    EspSuite { encryption, integrity, group, esn: esn == Some(true) }
+    EspSuite { encryption, integrity, group, additional: chosen.additional(), esn: esn == Some(true) }
 }
 
 fn ike_spi(spi: Option<u64>) -> SaSpi {

@@ -262,7 +262,7 @@ impl std::fmt::Debug for SkCipher {
 mod tests {
     use super::*;
     use crate::crypto::random::SeededRandom;
-    use crate::crypto::suite::{Group, Prf};
+    use crate::crypto::suite::{Additional, Group, Prf};
     use proptest::prelude::*;
 
     const PREFIX: &[u8] = b"IKE header and payload header";
@@ -274,6 +274,7 @@ mod tests {
             integrity,
             prf: Prf::HmacSha256,
             group: Group::X25519,
+            additional: Additional::NONE,
         };
         let mut suites = vec![
             suite(Encryption::AesGcm16 { bits: Aes128 }, None),
@@ -451,7 +452,13 @@ mod tests {
                 "202122232425262728292a2b2c2d2e2ff558a9e3ae73aca077dde133163c3ded855eb204a73415d8c7594dd4c5596502708a39046f58be0388930337018f43b2",
             ),
         ] {
-            let suite = IkeSuite { encryption, integrity, prf: Prf::HmacSha256, group: Group::X25519 };
+            let suite = IkeSuite {
+                encryption,
+                integrity,
+                prf: Prf::HmacSha256,
+                group: Group::X25519,
+                additional: Additional::NONE,
+            };
             let sk_e: Vec<u8> = (1..).take(encryption.key_len()).collect();
             let sk_a: Vec<u8> =
                 (0..=0xff).rev().take(integrity.map_or(0, |integrity| integrity.key_len())).collect();

@@ -1,10 +1,12 @@
 //! The algorithms: transforms (RFC 7296 section 3.3.2), the proposals an administrator writes, and the suite of one
 //! SA. Only algorithms that RFC 8247 and RFC 8221 recommend exist here; a weak one cannot even be named.
 
+mod additional;
 mod parse;
 
 use std::fmt;
 
+pub use additional::{ADDKE_TYPES, Additional, AdditionalOffers};
 pub use parse::ProposalError;
 
 /// Key length of AES. (192 bits: no peer needs it, RFC 8247 section 2.1.)
@@ -145,12 +147,27 @@ pub enum Group {
     Ecp384 = 20,
     /// Curve25519 (RFC 8031).
     X25519 = 31,
+    /// ML-KEM-512 (FIPS 203, draft-ietf-ipsecme-ikev2-mlkem).
+    MlKem512 = 35,
+    /// ML-KEM-768.
+    MlKem768 = 36,
+    /// ML-KEM-1024.
+    MlKem1024 = 37,
 }
 
 impl Group {
-    /// Every group.
-    pub const ALL: [Group; 6] =
-        [Group::Modp2048, Group::Modp3072, Group::Modp4096, Group::Ecp256, Group::Ecp384, Group::X25519];
+    /// Every method.
+    pub const ALL: [Group; 9] = [
+        Group::Modp2048,
+        Group::Modp3072,
+        Group::Modp4096,
+        Group::Ecp256,
+        Group::Ecp384,
+        Group::X25519,
+        Group::MlKem512,
+        Group::MlKem768,
+        Group::MlKem1024,
+    ];
 
     /// IANA's number.
     pub const fn number(self) -> u16 {
@@ -162,8 +179,14 @@ impl Group {
         Self::ALL.into_iter().find(|group| group.number() == number)
     }
 
-    /// Bytes of Key Exchange Data on the wire.
-    pub const fn public_len(self) -> usize {
+    /// Whether it is a key encapsulation mechanism: too large for IKE_SA_INIT, and too young to be relied on alone, so
+    /// it only ever adds to a Diffie-Hellman exchange (RFC 9370).
+    pub const fn is_kem(self) -> bool {
+        matches!(self, Group::MlKem512 | Group::MlKem768 | Group::MlKem1024)
+    }
+
+    /// Bytes of Key Exchange Data in a request: a public value, or an encapsulation key.
+    pub const fn request_len(self) -> usize {
         match self {
             Group::Modp2048 => 256,
             Group::Modp3072 => 384,
@@ -171,6 +194,19 @@ impl Group {
             Group::Ecp256 => 64,
             Group::Ecp384 => 96,
             Group::X25519 => 32,
+            Group::MlKem512 => 800,
+            Group::MlKem768 => 1184,
+            Group::MlKem1024 => 1568,
+        }
+    }
+
+    /// Bytes of Key Exchange Data in a response: a public value, or a ciphertext.
+    pub const fn response_len(self) -> usize {
+        match self {
+            Group::MlKem512 => 768,
+            Group::MlKem768 => 1088,
+            Group::MlKem1024 => 1568,
+            _ => self.request_len(),
         }
     }
 }
@@ -184,6 +220,7 @@ pub struct IkeProposal {
     integrity: Vec<Integrity>,
     prf: Vec<Prf>,
     groups: Vec<Group>,
+    additional: AdditionalOffers,
 }
 
 impl IkeProposal {
@@ -207,6 +244,11 @@ impl IkeProposal {
         &self.groups
     }
 
+    /// Additional key exchanges.
+    pub fn additional(&self) -> &AdditionalOffers {
+        &self.additional
+    }
+
     /// What a connection without proposals gets: AEADs first, then AES-CBC with HMAC-SHA-2 for older peers.
     pub fn defaults() -> Vec<Self> {
         let prf = vec![Prf::HmacSha256, Prf::HmacSha384];
@@ -220,6 +262,7 @@ impl IkeProposal {
                 integrity: Vec::new(),
                 prf: prf.clone(),
                 groups: groups.clone(),
+                additional: AdditionalOffers::default(),
             },
             Self {
                 encryption: vec![
@@ -229,18 +272,20 @@ impl IkeProposal {
                 integrity: vec![Integrity::HmacSha256_128, Integrity::HmacSha384_192],
                 prf,
                 groups,
+                additional: AdditionalOffers::default(),
             },
         ]
     }
 }
 
 /// What an administrator allows for a child SA, each list best first: `aes128gcm16-ecp256` (with perfect forward
-/// secrecy at each rekey), `aes256gcm16` (without), `aes256-sha256`. ESP has AES-CBC with HMAC-SHA2-256-128 only.
+/// secrecy at each rekey), `aes256gcm16` (without), `aes256-sha256`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EspProposal {
     encryption: Vec<Encryption>,
     integrity: Vec<Integrity>,
     groups: Vec<Group>,
+    additional: AdditionalOffers,
     esn: EsnChoice,
 }
 
@@ -260,6 +305,11 @@ impl EspProposal {
         &self.groups
     }
 
+    /// Additional key exchanges; none without perfect forward secrecy.
+    pub fn additional(&self) -> &AdditionalOffers {
+        &self.additional
+    }
+
     /// Extended sequence numbers.
     pub fn esn(&self) -> EsnChoice {
         self.esn
@@ -276,6 +326,7 @@ impl EspProposal {
                 ],
                 integrity: Vec::new(),
                 groups: groups.clone(),
+                additional: AdditionalOffers::default(),
                 esn: EsnChoice::Either,
             },
             Self {
@@ -285,6 +336,7 @@ impl EspProposal {
                 ],
                 integrity: vec![Integrity::HmacSha256_128],
                 groups,
+                additional: AdditionalOffers::default(),
                 esn: EsnChoice::Either,
             },
         ]
@@ -313,6 +365,8 @@ pub struct IkeSuite {
     pub prf: Prf,
     /// Key exchange method.
     pub group: Group,
+    /// Additional key exchanges.
+    pub additional: Additional,
 }
 
 /// The algorithms of one pair of child SAs.
@@ -324,6 +378,8 @@ pub struct EspSuite {
     pub integrity: Option<Integrity>,
     /// Key exchange method of perfect forward secrecy; `None` for the child of IKE_AUTH and without PFS.
     pub group: Option<Group>,
+    /// Additional key exchanges.
+    pub additional: Additional,
     /// Extended sequence numbers.
     pub esn: bool,
 }
@@ -367,6 +423,9 @@ impl fmt::Display for Group {
             Group::Ecp256 => "ecp256",
             Group::Ecp384 => "ecp384",
             Group::X25519 => "x25519",
+            Group::MlKem512 => "mlkem512",
+            Group::MlKem768 => "mlkem768",
+            Group::MlKem1024 => "mlkem1024",
         })
     }
 }
@@ -396,35 +455,34 @@ impl fmt::Display for IkeProposal {
             .chain(tokens(prf))
             .chain(tokens(&self.groups))
             .collect();
-        join(f, &all)
+        join(f, &all)?;
+        write!(f, "{}", self.additional)
     }
 }
 
 impl fmt::Display for EspProposal {
     /// The name, as it parses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let esn: &[&str] = match self.esn {
-            EsnChoice::Either => &[],
-            EsnChoice::Required => &["esn"],
-            EsnChoice::Refused => &["noesn"],
+        let esn = match self.esn {
+            EsnChoice::Either => "",
+            EsnChoice::Required => "-esn",
+            EsnChoice::Refused => "-noesn",
         };
-        let all: Vec<_> = tokens(&self.encryption)
-            .chain(tokens(&self.integrity))
-            .chain(tokens(&self.groups))
-            .chain(tokens(esn))
-            .collect();
-        join(f, &all)
+        let all: Vec<_> =
+            tokens(&self.encryption).chain(tokens(&self.integrity)).chain(tokens(&self.groups)).collect();
+        join(f, &all)?;
+        write!(f, "{}{esn}", self.additional)
     }
 }
 
 impl fmt::Display for IkeSuite {
-    /// `aes128gcm16-prfsha256-x25519`, `aes256-sha256-prfsha256-modp2048`.
+    /// `aes128gcm16-prfsha256-x25519-ke1_mlkem768`, `aes256-sha256-prfsha256-modp2048`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.encryption)?;
         if let Some(integrity) = self.integrity {
             write!(f, "-{integrity}")?;
         }
-        write!(f, "-{}-{}", self.prf, self.group)
+        write!(f, "-{}-{}{}", self.prf, self.group, self.additional)
     }
 }
 
@@ -436,7 +494,7 @@ impl fmt::Display for EspSuite {
             write!(f, "-{integrity}")?;
         }
         if let Some(group) = self.group {
-            write!(f, "-{group}")?;
+            write!(f, "-{group}{}", self.additional)?;
         }
         f.write_str(if self.esn { "-esn" } else { "" })
     }

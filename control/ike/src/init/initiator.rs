@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Agreed, announcements, ke_payload};
-use crate::auth::initiator::AuthSent;
 use crate::channel::{Channel, ChannelParts};
 use crate::config::Connection;
 use crate::content::Content;
@@ -16,6 +15,8 @@ use crate::crypto::negotiate;
 use crate::crypto::suite::Group;
 use crate::event::{CloseReason, Event, FailureKind, IkeHandle, Path};
 use crate::exchange::RequestWindow;
+use crate::intermediate::Intermediate;
+use crate::intermediate::initiator::IntermediateSent;
 use crate::nat;
 use crate::sa::State;
 use crate::status::{IkeStatus, Phase};
@@ -95,6 +96,10 @@ impl InitSent {
         payloads.push(ke_payload(self.share.group(), self.share.public()));
         payloads.push(Payload::Nonce(nonce));
         payloads.extend(announcements(ctx, self.spi_i, 0, self.path, self.connection.force_encapsulation));
+        // RFC 9370 section 2.2.1: additional key exchanges are carried out in IKE_INTERMEDIATE.
+        if self.connection.ike_proposals.iter().any(|proposal| !proposal.additional().is_empty()) {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::IntermediateExchangeSupported)));
+        }
         let header = Header::request(Spi(self.spi_i), Spi::ZERO, ExchangeType::IkeSaInit, true, 0);
         self.request = write_clear(&header, &payloads).map_err(|error| error.to_string())?;
         // A changed request has the same message ID (RFC 7296 section 2.2), and its own retransmissions.
@@ -220,6 +225,18 @@ impl InitSent {
         };
         let choice = match negotiate::confirm_ike(&sa.proposals, &self.connection.ike_proposals, false) {
             Ok(choice)
+                if !choice.suite.additional.is_empty()
+                    && content.notify(NotifyType::IntermediateExchangeSupported).is_none() =>
+            {
+                let detail = format!(
+                    "the peer chose {} without announcing IKE_INTERMEDIATE (RFC 9370 section 2.2.1); its \
+                     implementation is at fault",
+                    choice.suite
+                );
+                self.note(ctx, FailureKind::NoProposalChosen, detail);
+                return Some(State::InitSent(self));
+            }
+            Ok(choice)
                 if choice.suite.group == self.share.group()
                     && ke.group.number() == choice.suite.group.number() =>
             {
@@ -280,10 +297,11 @@ impl InitSent {
             nonce_r: nonce_r.to_vec(),
             peer_hashes: content.signature_hashes(),
             childless: content.notify(NotifyType::ChildlessIkev2Supported).is_some(),
+            intermediate: Intermediate::of(&choice.suite),
         };
         ctx.timers.stop(Timer::Grace);
         ctx.timers.stop(Timer::Retransmit);
-        AuthSent::begin(ctx, handle, connection, channel, agreed, started)
+        IntermediateSent::begin(ctx, handle, connection, channel, agreed, started)
     }
 
     /// Remembers a refusal that may be forged.

@@ -8,11 +8,12 @@ use crate::channel::{Channel, ChannelParts};
 use crate::content::Content;
 use crate::context::Context;
 use crate::cookie::CookieJar;
-use crate::crypto::dh::KeyShare;
+use crate::crypto::dh::{self, KeyShare};
 use crate::crypto::keys::{Exchanged, IkeKeys};
 use crate::crypto::negotiate::{self, IkeChoice};
 use crate::crypto::suite::Group;
 use crate::event::{FailureKind, Path};
+use crate::intermediate::Intermediate;
 use crate::nat;
 use crate::select;
 use crate::strangers::{Source, Strangers};
@@ -90,10 +91,11 @@ pub(crate) fn answer(
         return None;
     }
     let theirs = Group::from_number(ke.group.number());
+    let additional = content.notify(NotifyType::IntermediateExchangeSupported).is_some();
     let mut first_error = None;
     let mut chosen: Option<IkeChoice> = None;
     for connection in &candidates {
-        match negotiate::choose_ike(&sa.proposals, &connection.ike_proposals, None, theirs) {
+        match negotiate::choose_ike(&sa.proposals, &connection.ike_proposals, None, theirs, additional) {
             Ok(choice) => {
                 chosen = Some(choice);
                 break;
@@ -115,7 +117,8 @@ pub(crate) fn answer(
     }
     // The peer may turn out to be any candidate whose own proposals allow this suite.
     candidates.retain(|connection| {
-        negotiate::choose_ike(std::slice::from_ref(&choice.answer), &connection.ike_proposals, None, theirs)
+        let answer = std::slice::from_ref(&choice.answer);
+        negotiate::choose_ike(answer, &connection.ike_proposals, None, theirs, additional)
             .is_ok_and(|own| own.suite == choice.suite)
     });
     // Before a key of ours is made for it.
@@ -124,9 +127,7 @@ pub(crate) fn answer(
         return None;
     }
     let spi_r = ctx.ike_spi();
-    let made = KeyShare::generate(choice.suite.group, ctx.random)
-        .and_then(|share| Ok((share.public().to_vec(), share.agree(&ke.data)?)));
-    let (public, secret) = match made {
+    let (public, secret) = match dh::respond(choice.suite.group, &ke.data, ctx.random) {
         Ok(made) => made,
         Err(error) => {
             strangers.spend(ctx.later(limits.half_open_timeout), source);
@@ -143,6 +144,9 @@ pub(crate) fn answer(
     payloads.extend(Nonce::new(nonce_r.clone()).ok().map(Payload::Nonce));
     payloads.extend(announcements(ctx, header.spi_i.0, spi_r, path, forced));
     payloads.push(Payload::Notify(Notify::new(NotifyType::ChildlessIkev2Supported)));
+    if !choice.suite.additional.is_empty() {
+        payloads.push(Payload::Notify(Notify::new(NotifyType::IntermediateExchangeSupported)));
+    }
     payloads.extend(candidates.iter().find_map(|connection| certificate_request(connection)));
     let reply = Header { spi_r: Spi(spi_r), ..header.reply() };
     let sources = content.notify_data(NotifyType::NatDetectionSourceIp);
@@ -182,6 +186,7 @@ pub(crate) fn answer(
         nonce_r,
         peer_hashes: content.signature_hashes(),
         childless: true,
+        intermediate: Intermediate::of(&choice.suite),
     };
     Some(AwaitAuth::new(ctx, candidates, channel, agreed))
 }

@@ -74,6 +74,13 @@ impl Protected {
         datagram.get(..self.body.start)
     }
 
+    /// The octet of the generic header that holds the critical bit. As a fragment is no payload of the whole message, that
+    /// of one does not count.
+    pub fn flags(&self, datagram: &[u8]) -> u8 {
+        let flags = datagram.get(self.start.saturating_add(1)).copied();
+        flags.filter(|_| self.fragment.is_none()).unwrap_or_default()
+    }
+
     /// IV, ciphertext and ICV. `None` if `datagram` is not the one that was parsed.
     pub fn body<'a>(&self, datagram: &'a [u8]) -> Option<&'a [u8]> {
         datagram.get(self.body.clone())

@@ -41,5 +41,5 @@ pub use number::{
     NotifyType, PayloadType, ProtocolId,
 };
 pub use payload::{Payload, parse_payloads, write_payloads};
-pub use protect::{protect, protect_fragment};
+pub use protect::{intermediate_octets, protect, protect_fragment};
 pub use transform::{EncrId, EsnId, IntegId, KeId, PrfId, Transform, TransformId, TransformType};

@@ -56,6 +56,29 @@ pub fn protect_fragment<E: From<WireError>>(
     append_sealed(out, part, sealed_len, seal)
 }
 
+/// What AUTH payloads prove of a message of IKE_INTERMEDIATE (RFC 9242 section 3.3.2): the header and the generic header
+/// of the Encrypted payload as if it were not encrypted nor cut in fragments, and its content. `header` begins with the
+/// message's header; `flags` is the octet after Next Payload of the generic header.
+pub fn intermediate_octets(header: &[u8], flags: u8, first_inner: PayloadType, inner: &[u8]) -> Vec<u8> {
+    let payload = inner.len().saturating_add(GENERIC_HEADER_LEN);
+    let whole = u32::try_from(payload.saturating_add(HEADER_LEN)).unwrap_or(u32::MAX);
+    let mut out = Vec::with_capacity(payload.saturating_add(HEADER_LEN));
+    out.extend(header.iter().take(HEADER_LEN));
+    if let Some(next) = out.get_mut(NEXT_PAYLOAD_AT) {
+        *next = PayloadType::Sk.number();
+    }
+    if let Some(length) = out.last_chunk_mut::<4>() {
+        *length = whole.to_be_bytes();
+    }
+    out.extend_from_slice(&[first_inner.number(), flags]);
+    out.extend_from_slice(&u16::try_from(payload).unwrap_or(u16::MAX).to_be_bytes());
+    out.extend_from_slice(inner);
+    out
+}
+
+/// Offset of Next Payload in the header.
+const NEXT_PAYLOAD_AT: usize = 16;
+
 fn append_sealed<E: From<WireError>>(
     mut out: Vec<u8>,
     inner: &[u8],

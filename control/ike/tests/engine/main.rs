@@ -7,6 +7,7 @@ mod ids;
 mod line;
 mod liveness;
 mod mobike;
+mod multiple;
 mod nat;
 mod network;
 mod pair;

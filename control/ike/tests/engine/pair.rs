@@ -325,6 +325,11 @@ impl Pair {
         self.act(to, |endpoint, now| endpoint.handle_datagram(now, path, &transmit.bytes));
     }
 
+    /// Loses everything that is on the way.
+    pub(crate) fn drop_in_flight(&mut self) {
+        self.in_flight.clear();
+    }
+
     /// Hands a datagram to a side as if it came from the other's address.
     pub(crate) fn inject(&mut self, to: Side, path: Path, bytes: &[u8]) {
         self.act(to, |endpoint, now| endpoint.handle_datagram(now, path, bytes));

@@ -1,9 +1,12 @@
 //! One proposal of an SA payload as algorithms.
 
 use super::Pfs;
-use crate::crypto::suite::{AesBits, Encryption, EsnChoice, EspProposal, Group, IkeProposal, Integrity, Prf};
+use crate::crypto::suite::{
+    ADDKE_TYPES, Additional, AdditionalOffers, AesBits, Encryption, EsnChoice, EspProposal, Group,
+    IkeProposal, Integrity, Prf,
+};
 use crate::wire::sa::Proposal;
-use crate::wire::{EncrId, EsnId, IntegId, KeId, PrfId, Transform, TransformId};
+use crate::wire::{EncrId, EsnId, IntegId, KeId, PrfId, Transform, TransformId, TransformType};
 
 /// Shown of a peer's offer at most: it may hold thousands of transforms.
 const SHOWN_PROPOSALS: usize = 8;
@@ -19,6 +22,7 @@ pub(super) struct Terms {
     prf: Vec<Prf>,
     /// Empty for ESP without perfect forward secrecy.
     groups: Vec<Group>,
+    additional: AdditionalOffers,
     /// Empty exactly for IKE.
     esn: Vec<bool>,
 }
@@ -30,6 +34,7 @@ impl Terms {
             integrity: if aead { Vec::new() } else { proposal.integrity().to_vec() },
             prf: proposal.prf().to_vec(),
             groups: proposal.groups().to_vec(),
+            additional: proposal.additional().clone(),
             esn: Vec::new(),
         })
     }
@@ -42,6 +47,10 @@ impl Terms {
             groups: match pfs {
                 Pfs::Never => Vec::new(),
                 Pfs::Negotiated { .. } => proposal.groups().to_vec(),
+            },
+            additional: match pfs {
+                Pfs::Never => AdditionalOffers::default(),
+                Pfs::Negotiated { .. } => proposal.additional().clone(),
             },
             esn: match proposal.esn() {
                 EsnChoice::Either => vec![true, false],
@@ -57,7 +66,18 @@ impl Terms {
         transforms.extend(self.integrity.iter().copied().map(integ));
         transforms.extend(self.groups.iter().copied().map(ke));
         transforms.extend(self.esn.iter().copied().map(esn));
+        for (number, list) in self.additional.lists().iter().enumerate() {
+            transforms.extend(list.iter().map(|method| addke(number, *method)));
+        }
         transforms
+    }
+
+    /// Without the offers that hold additional key exchanges which can't be done without: for a peer that does not know
+    /// IKE_INTERMEDIATE (RFC 9370 section 2.2.1). `None`: nothing is left.
+    pub(super) fn without_additional(mut self) -> Option<Self> {
+        let optional = self.additional.lists().iter().all(|list| list.is_empty() || list.contains(&None));
+        self.additional = AdditionalOffers::default();
+        optional.then_some(self)
     }
 
     /// One algorithm of each type that stands in the offer (RFC 7296 section 3.3), ours best first, but the group `key`
@@ -90,8 +110,53 @@ impl Terms {
             (false, []) if self.esn.contains(&false) => (Some(false), true),
             (false, offered) => (Some(self.esn.iter().copied().find(|ours| offered.contains(ours))?), false),
         };
-        Some(Chosen { encryption, integrity, integrity_none, prf, group, group_none, esn, esn_absent })
+        let additional = self.choose_additional(offered, group)?;
+        Some(Chosen {
+            encryption,
+            integrity,
+            integrity_none,
+            prf,
+            group,
+            group_none,
+            additional,
+            esn,
+            esn_absent,
+        })
     }
+
+    /// For each of ADDKE1 to ADDKE7 the best method that no exchange before it has (RFC 9370 section 2.2.1).
+    fn choose_additional(
+        &self,
+        offered: &Offered,
+        group: Option<Group>,
+    ) -> Option<[AdditionalChoice; ADDKE_TYPES]> {
+        let mut used: Vec<_> = group.into_iter().collect();
+        let mut choices = [AdditionalChoice::default(); ADDKE_TYPES];
+        let types = self.additional.lists().iter().zip(&offered.additional);
+        for (choice, (ours, theirs)) in choices.iter_mut().zip(types) {
+            let without_it = !theirs.present || theirs.none;
+            let allowed = |method: &&Option<Group>| match method {
+                Some(method) => theirs.known.contains(method) && !used.contains(method),
+                None => without_it,
+            };
+            choice.method = match ours.iter().find(allowed) {
+                Some(method) => *method,
+                None if ours.is_empty() && without_it => None,
+                None => return None,
+            };
+            choice.none = choice.method.is_none() && theirs.none;
+            used.extend(choice.method);
+        }
+        Some(choices)
+    }
+}
+
+/// What was chosen for one of ADDKE1 to ADDKE7.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct AdditionalChoice {
+    method: Option<Group>,
+    /// The peer wrote NONE, which the answer repeats.
+    none: bool,
 }
 
 /// AEADs and the rest apart, whichever comes first in the configuration first.
@@ -115,12 +180,17 @@ pub(super) struct Chosen {
     pub(super) group: Option<Group>,
     /// The peer wrote group NONE.
     group_none: bool,
+    additional: [AdditionalChoice; ADDKE_TYPES],
     pub(super) esn: Option<bool>,
     /// The peer wrote no ESN transform.
     esn_absent: bool,
 }
 
 impl Chosen {
+    pub(super) fn additional(&self) -> Additional {
+        Additional::new(self.additional.map(|choice| choice.method))
+    }
+
     pub(super) fn into_transforms(self) -> Vec<Transform> {
         let none = |id, wanted: bool| wanted.then(|| Transform::new(id));
         let mut transforms = vec![encr(self.encryption)];
@@ -130,6 +200,12 @@ impl Chosen {
         transforms.extend(self.group.map(ke));
         transforms.extend(none(TransformId::Ke(KeId::None), self.group_none));
         transforms.extend(self.esn.filter(|_| !self.esn_absent).map(esn));
+        let choices = self.additional.iter().enumerate();
+        transforms.extend(
+            choices
+                .filter(|(_, choice)| choice.method.is_some() || choice.none)
+                .map(|(number, choice)| addke(number, choice.method)),
+        );
         transforms
     }
 }
@@ -141,9 +217,12 @@ pub(super) struct Offered {
     integrity: Optional<Integrity>,
     prf: Vec<Prf>,
     groups: Optional<Group>,
+    additional: [Optional<Group>; ADDKE_TYPES],
     esn: Vec<bool>,
     /// Transforms of each type: ENCR, PRF, INTEG, KE, ESN.
     counts: [usize; 5],
+    /// Of ADDKE1 to ADDKE7.
+    additional_counts: [usize; ADDKE_TYPES],
 }
 
 /// A transform type that may be left out, or offered as NONE.
@@ -223,7 +302,14 @@ impl Offered {
                         _ => None,
                     });
                 }
-                TransformId::Other { .. } => return None,
+                TransformId::Other { transform_type, id } => {
+                    let number = addke_number(transform_type)?;
+                    let (list, count) =
+                        (offered.additional.get_mut(number)?, offered.additional_counts.get_mut(number)?);
+                    *count += 1;
+                    let known = Group::from_number(id).filter(|_| keyless);
+                    list.add(id == KeId::None.number(), known);
+                }
             }
         }
         Some(offered)
@@ -231,7 +317,7 @@ impl Offered {
 
     /// As an answer must be.
     pub(super) fn is_one_of_each(&self) -> bool {
-        self.counts.iter().all(|count| *count <= 1)
+        self.counts.iter().chain(&self.additional_counts).all(|count| *count <= 1)
     }
 }
 
@@ -296,6 +382,27 @@ fn ke(group: Group) -> Transform {
     Transform::new(TransformId::Ke(KeId::from(group.number())))
 }
 
+/// ADDKE1 has the number 0.
+fn addke(number: usize, method: Option<Group>) -> Transform {
+    let transform_type = ADDKE.get(number).copied().unwrap_or(TransformType::AddKe1);
+    let id = method.map_or(KeId::None.number(), Group::number);
+    Transform::new(TransformId::Other { transform_type, id })
+}
+
+fn addke_number(transform_type: TransformType) -> Option<usize> {
+    ADDKE.iter().position(|known| *known == transform_type)
+}
+
+const ADDKE: [TransformType; ADDKE_TYPES] = [
+    TransformType::AddKe1,
+    TransformType::AddKe2,
+    TransformType::AddKe3,
+    TransformType::AddKe4,
+    TransformType::AddKe5,
+    TransformType::AddKe6,
+    TransformType::AddKe7,
+];
+
 fn esn(esn: bool) -> Transform {
     Transform::new(TransformId::Esn(if esn { EsnId::Yes } else { EsnId::No }))
 }
@@ -329,7 +436,14 @@ fn describe_transform(transform: &Transform) -> String {
         TransformId::Ke(id) => Group::from_number(id.number()).map(|one| one.to_string()),
         TransformId::Esn(EsnId::Yes) => Some("esn".to_owned()),
         TransformId::Esn(EsnId::No) => Some("noesn".to_owned()),
-        TransformId::Esn(_) | TransformId::Other { .. } => None,
+        TransformId::Other { transform_type, id } => addke_number(transform_type).and_then(|number| {
+            let method = match id {
+                0 => "none".to_owned(),
+                id => Group::from_number(id)?.to_string(),
+            };
+            Some(format!("ke{}_{method}", number + 1))
+        }),
+        TransformId::Esn(_) => None,
     };
     match (name, transform.key_length) {
         (Some(name), _) => name,

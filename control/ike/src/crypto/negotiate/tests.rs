@@ -19,7 +19,7 @@ fn esp(names: &[&str]) -> Vec<EspProposal> {
 /// What both sides agree on, having checked that the initiator sees it the same way.
 fn agreed_ike(initiator: &[&str], responder: &[&str], key: Option<Group>) -> Option<String> {
     let offer = offer_ike(&ike(initiator), None);
-    let choice = choose_ike(&offer, &ike(responder), None, key).ok()?;
+    let choice = choose_ike(&offer, &ike(responder), None, key, true).ok()?;
     let confirmed = confirm_ike(std::slice::from_ref(&choice.answer), &ike(initiator), false).unwrap();
     assert_eq!(confirmed.suite, choice.suite);
     Some(choice.suite.to_string())
@@ -62,10 +62,92 @@ fn the_group_of_the_key_exchange_is_kept_if_it_may_be() {
 }
 
 #[test]
+fn additional_key_exchanges_are_agreed_on() {
+    let base = "aes256gcm16-prfsha384-x25519";
+    let agree = |initiator: &[&str], responder: &[&str]| {
+        let name = |more: &&str| format!("{base}{more}");
+        let (initiator, responder): (Vec<_>, Vec<_>) =
+            (initiator.iter().map(name).collect(), responder.iter().map(name).collect());
+        let (initiator, responder): (Vec<&str>, Vec<&str>) =
+            (initiator.iter().map(String::as_str).collect(), responder.iter().map(String::as_str).collect());
+        agreed_ike(&initiator, &responder, Some(Group::X25519))
+            .map(|suite| suite.strip_prefix(base).expect("our suite").to_owned())
+    };
+    for both in [
+        "-ke1_mlkem512",
+        "-ke1_mlkem768",
+        "-ke1_mlkem1024",
+        "-ke3_mlkem768",
+        "-ke1_mlkem768-ke2_ecp384-ke7_mlkem1024",
+    ] {
+        assert_eq!(agree(&[both], &[both]).as_deref(), Some(both));
+        // Whoever needs one does not do without it.
+        assert_eq!(agree(&[both], &[""]), None);
+        assert_eq!(agree(&[""], &[both]), None);
+        assert_eq!(agree(&[both, ""], &[""]).as_deref(), Some(""));
+        assert_eq!(agree(&[""], &[both, ""]).as_deref(), Some(""));
+        assert_eq!(agree(&[both, ""], &["", both]).as_deref(), Some(""));
+    }
+    // The responder's order counts.
+    let (small_first, large_first) = ("-ke1_mlkem512-ke1_mlkem1024", "-ke1_mlkem1024-ke1_mlkem512");
+    assert_eq!(agree(&[small_first], &[large_first]).as_deref(), Some("-ke1_mlkem1024"));
+    // NONE makes it optional, on either side.
+    let optional = "-ke1_mlkem768-ke1_none";
+    assert_eq!(agree(&[optional], &[optional]).as_deref(), Some("-ke1_mlkem768"));
+    assert_eq!(agree(&[optional], &[""]).as_deref(), Some(""));
+    assert_eq!(agree(&[""], &[optional]).as_deref(), Some(""));
+    assert_eq!(agree(&[optional], &["-ke1_mlkem1024-ke1_none"]).as_deref(), Some(""));
+    // No method twice (RFC 9370 section 2.2.1).
+    let twice = "-ke1_mlkem768-ke2_mlkem768-ke2_mlkem1024";
+    assert_eq!(agree(&[twice], &[twice]).as_deref(), Some("-ke1_mlkem768-ke2_mlkem1024"));
+    assert_eq!(agree(&["-ke1_x25519"], &["-ke1_x25519"]), None);
+}
+
+#[test]
+fn an_answer_with_additional_key_exchanges_that_were_not_offered_is_refused() {
+    let ours = ike(&["aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke2_mlkem1024-ke2_none"]);
+    let answer = |name: &str| {
+        let offer = offer_ike(&ike(&[&format!("aes256gcm16-prfsha384-x25519{name}")]), None);
+        confirm_ike(&offer, &ours, false)
+    };
+    assert!(answer("-ke1_mlkem768-ke2_mlkem1024").is_ok());
+    assert!(answer("-ke1_mlkem768-ke2_none").is_ok());
+    assert!(answer("-ke1_mlkem768").is_ok());
+    for wrong in [
+        "",
+        "-ke1_none",
+        "-ke2_mlkem1024",
+        "-ke1_mlkem1024",
+        "-ke1_mlkem768-ke3_ecp256",
+        "-ke1_mlkem768-ke2_mlkem768",
+        "-ke1_mlkem768-ke1_none",
+        "-ke1_mlkem768-ke2_mlkem1024-ke2_none",
+    ] {
+        assert!(matches!(answer(wrong), Err(NegotiateError::NotOffered(_))), "{wrong}");
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_announce_intermediate_exchanges_gets_none() {
+    let offer =
+        offer_ike(&ike(&["aes256gcm16-prfsha384-x25519-ke1_mlkem768", "aes128gcm16-prfsha256-x25519"]), None);
+    let choose = |ours: &[&str]| {
+        choose_ike(&offer, &ike(ours), None, None, false).map(|choice| choice.suite.to_string())
+    };
+    assert!(choose(&["aes256gcm16-prfsha384-x25519-ke1_mlkem768"]).is_err());
+    assert_eq!(
+        choose(&["aes256gcm16-prfsha384-x25519-ke1_mlkem768", "aes128gcm16-prfsha256-x25519"]).unwrap(),
+        "aes128gcm16-prfsha256-x25519"
+    );
+    let said = choose(&["aes256gcm16-prfsha384-x25519-ke1_mlkem768"]).unwrap_err().to_string();
+    assert!(said.contains("ke1_mlkem768"), "{said}");
+}
+
+#[test]
 fn every_suite_passes_both_ways() {
     for encryption in ["aes128gcm16", "aes256gcm16", "chacha20poly1305"] {
         for prf in ["prfsha256", "prfsha384", "prfsha512"] {
-            for group in Group::ALL {
+            for group in Group::ALL.into_iter().filter(|group| !group.is_kem()) {
                 let name = format!("{encryption}-{prf}-{group}");
                 assert_eq!(agreed_ike(&[&name], &[&name], Some(group)).unwrap(), name);
             }
@@ -79,7 +161,7 @@ fn every_suite_passes_both_ways() {
         }
     }
     let (offer, defaults) = (offer_ike(&IkeProposal::defaults(), None), IkeProposal::defaults());
-    let choice = choose_ike(&offer, &defaults, None, Some(Group::X25519)).unwrap();
+    let choice = choose_ike(&offer, &defaults, None, Some(Group::X25519), true).unwrap();
     assert_eq!(choice.suite.to_string(), "aes256gcm16-prfsha256-x25519");
 }
 
@@ -177,7 +259,7 @@ fn what_is_not_understood_is_not_chosen() {
     assert!(!chosen(vec![Transform::encr(EncrId::AesGcm16, 192), no_esn()]));
     assert!(!chosen(vec![plain(TransformId::Encr(EncrId::AesGcm16)), no_esn()]));
     assert!(!chosen(vec![gcm(), plain(TransformId::Integ(IntegId::HmacSha2_256_128)), no_esn()]));
-    assert!(!chosen(vec![gcm(), plain(TransformId::new(TransformType::AddKe1, 0)), no_esn()]));
+    assert!(!chosen(vec![gcm(), plain(TransformId::new(TransformType::AddKe1, 36)), no_esn()]));
     assert!(!chosen(vec![gcm(), plain(TransformId::Prf(PrfId::HmacSha2_256)), no_esn()]));
     // But beside an algorithm that is understood it does no harm.
     assert!(chosen(vec![plain(TransformId::Encr(EncrId::TripleDes)), gcm(), no_esn()]));
@@ -189,7 +271,7 @@ fn what_is_not_understood_is_not_chosen() {
 fn an_answer_that_was_not_offered_is_refused() {
     let ours = ike(&["aes128gcm16-prfsha256-x25519-ecp256", "aes256-sha256-modp2048"]);
     let offer = offer_ike(&ours, None);
-    let good = choose_ike(&offer, &ours, None, None).unwrap().answer;
+    let good = choose_ike(&offer, &ours, None, None, true).unwrap().answer;
     let refused =
         |answer: &[Proposal]| matches!(confirm_ike(answer, &ours, false), Err(NegotiateError::NotOffered(_)));
     assert!(!refused(std::slice::from_ref(&good)));
@@ -216,7 +298,7 @@ fn an_answer_that_was_not_offered_is_refused() {
 #[test]
 fn spis_are_those_of_the_exchange() {
     let ours = ike(&["aes128gcm16-prfsha256-x25519"]);
-    let choose = |theirs, own| choose_ike(&offer_ike(&ours, theirs), &ours, own, None);
+    let choose = |theirs, own| choose_ike(&offer_ike(&ours, theirs), &ours, own, None, true);
     assert_eq!(choose(None, None).unwrap().peer_spi, None);
     let rekey = choose(Some(7), Some(8)).unwrap();
     assert_eq!((rekey.peer_spi, rekey.answer.spi.clone()), (Some(7), SaSpi::Ike(Spi(8))));
@@ -237,14 +319,14 @@ fn a_refusal_shows_both_sides_within_bounds() {
     let transforms = vec![Transform::encr(EncrId::AesCbc, 192), plain(TransformId::Prf(PrfId::HmacSha1))];
     let offer = Proposal { protocol: ProtocolId::Ike, spi: SaSpi::None, ..proposal(transforms) };
     let ours = ike(&["aes128gcm16-prfsha256-x25519"]);
-    let said = choose_ike(std::slice::from_ref(&offer), &ours, None, None).unwrap_err().to_string();
+    let said = choose_ike(std::slice::from_ref(&offer), &ours, None, None, true).unwrap_err().to_string();
     assert_eq!(
         said,
         "no proposal in common: the peer offers IKE ENCR_AES_CBC of 192 bits-PRF_HMAC_SHA1; configured are \
          aes128gcm16-prfsha256-x25519"
     );
     let huge = Proposal { transforms: vec![Transform::encr(EncrId::AesCbc, 192); 128], ..offer };
-    let said = choose_ike(&vec![huge; 64], &ours, None, None).unwrap_err().to_string();
+    let said = choose_ike(&vec![huge; 64], &ours, None, None, true).unwrap_err().to_string();
     assert!(said.len() < 8000);
 }
 
@@ -292,7 +374,7 @@ proptest! {
             }
         }
         let offer = proposals(ProtocolId::Ike, SaSpi::None);
-        if let Ok(choice) = choose_ike(&offer, &ike, None, None) {
+        if let Ok(choice) = choose_ike(&offer, &ike, None, None, true) {
             prop_assert!(part(&choice.answer, &offer));
             prop_assert_eq!(choice.suite.encryption.is_aead(), choice.suite.integrity.is_none());
         }
@@ -306,7 +388,7 @@ proptest! {
             let _ = confirm_esp(&sa.proposals, &esp, pfs);
         }
         for spi in [None, Some(1)] {
-            let _ = choose_ike(&sa.proposals, &ike, spi, None);
+            let _ = choose_ike(&sa.proposals, &ike, spi, None, true);
             let _ = confirm_ike(&sa.proposals, &ike, spi.is_some());
         }
     }
