@@ -351,7 +351,8 @@ impl Established {
         while self.channel.is_idle() {
             // RFC 7296 section 2.25.2: what is begun while the peer replaces the IKE SA would be lost.
             let held = self.awaits_ike();
-            let next = self.tasks.iter().position(|task| !held || matches!(task, Task::Liveness));
+            let goes_on = |task: &Task| matches!(task, Task::Liveness | Task::Update | Task::Check);
+            let next = self.tasks.iter().position(|task| !held || goes_on(task));
             let Some(task) = next.and_then(|at| self.tasks.remove(at)) else { return };
             self.pending = match task {
                 Task::CreateChild(config) => self.offer_child(ctx, config, None, Vec::new()),
