@@ -1,16 +1,17 @@
 //! Every map of the programs. What they hold, and who writes them, stands in [`sekisho_abi::map`].
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap};
 use sekisho_abi::Address;
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{
-    Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, NETWORKS_MAX, PORTS_MAX, RATES_MAX,
-    RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
+    ADDRESSES_MAX, Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, LISTS_MAX, NETWORKS_MAX,
+    PORTS_MAX, RATES_MAX, RULE_IDS_MAX, RULE_RATES_MAX, RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
 };
 use sekisho_abi::port::{Network, Port, PortKey};
-use sekisho_abi::rule::{Rule, RuleKey};
+use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey, RuleRateKey};
 use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
 use sekisho_dataplane::flow::Key;
 
@@ -22,8 +23,18 @@ pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 pub(crate) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(PORTS_MAX, 0);
 #[map]
 pub(crate) static NETWORKS: LpmTrie<Address, Network> = LpmTrie::with_max_entries(NETWORKS_MAX, 0);
+// Room for the largest rule sets costs nothing until it is used.
+#[map]
+pub(crate) static LISTS: HashMap<ListKey, List> = HashMap::with_max_entries(LISTS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static ADDRESSES: LpmTrie<AddressKey, u32> = LpmTrie::with_max_entries(ADDRESSES_MAX, 0);
 #[map]
 pub(crate) static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(RULES_MAX, 0);
+#[map]
+pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entries(RULE_IDS_MAX, 0);
+#[map]
+pub(crate) static RULE_RATES: LruHashMap<RuleRateKey, Rate> =
+    LruHashMap::with_max_entries(RULE_RATES_MAX, 0);
 // A plain hash: it never evicts, so that a flood of new flows can't push out those at work.
 #[map]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(FLOWS_MAX, 0);

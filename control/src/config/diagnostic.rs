@@ -130,12 +130,20 @@ impl std::error::Error for Diagnostic {}
 pub(super) struct Report {
     file: String,
     source: Arc<str>,
+    /// Where its lines begin.
+    lines: Vec<usize>,
     findings: RefCell<Vec<Diagnostic>>,
 }
 
 impl Report {
     pub(super) fn new(file: &Path, source: &str) -> Self {
-        Self { file: file.display().to_string(), source: source.into(), findings: RefCell::default() }
+        let lines = std::iter::once(0).chain(source.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { file: file.display().to_string(), source: source.into(), lines, findings: RefCell::default() }
+    }
+
+    /// The line, from 1, of a byte of the file.
+    pub(super) fn line(&self, byte: usize) -> usize {
+        self.lines.partition_point(|start| *start <= byte)
     }
 
     /// An error at these bytes of the file. It is recorded once its remedy is said.

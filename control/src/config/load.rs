@@ -9,8 +9,12 @@ use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Report, Severity};
 use super::numbers::{Kind, Numbers};
+use super::policies::PolicySpec;
+use super::sets::Sets;
 use super::table::Section;
-use super::{Config, Loaded, Port, connections, gateway, policies, ports, selectors, zones};
+use super::{
+    Config, Loaded, Port, connections, gateway, policies, ports, quotas, schedules, selectors, zones,
+};
 
 /// Longest configuration in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -81,25 +85,30 @@ fn resolve(
     let gateway = gateway::read(&file, report);
     let ports = ports::read(&file, report);
     let zone_specs = zones::read(&file, report);
-    let policy_specs = policies::read(&file, report);
+    let mut sets = Sets::read(&file, folder, report);
+    let schedules = schedules::read(&file, report);
+    let quotas = quotas::read(&file, report);
+    let policy_specs = policies::read(&file, &mut sets, &schedules, report);
     let connections = connections::read(&file, folder, now, report);
     file.finish();
 
     connections::check(&connections, &ports, report);
     selectors::check(&connections, &ports, report);
     let in_force = gateway.as_ref().map(|spec| in_force(&spec.gateway.name)).unwrap_or_default();
-    let numbers = zones::number(&in_force, &zone_specs, &ports);
+    let numbers = zones::number(&in_force, &zone_specs, &ports, &policy_specs);
     let resolved = zones::resolve(&zone_specs, &ports, &connections, &numbers, report);
-    let policies = policies::resolve(&policy_specs, &resolved, report);
+    let policies = policies::resolve(&policy_specs, &resolved, &sets, &numbers, report);
     if let Some(gateway) = &gateway {
         gateway::check_metrics(gateway, &ports, &policies, report);
     }
     if report.failed() {
         return None;
     }
+    let gateway = gateway?.gateway;
     let config = Config {
         path: path.to_owned(),
-        gateway: gateway?.gateway,
+        quotas: quotas::resolve(&quotas, &resolved, gateway.flows_max),
+        gateway,
         ports: ports
             .into_iter()
             .map(|port| {
@@ -120,6 +129,9 @@ fn resolve(
         vpn_ports: resolved.vpn_ports,
         zones: resolved.zones,
         policies,
+        policy_lines: policy_specs.iter().map(PolicySpec::line).collect(),
+        sets: sets.into_sets(),
+        schedules,
         connections: connections
             .into_iter()
             .map(connections::ConnectionSpec::resolve)

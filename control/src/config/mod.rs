@@ -18,10 +18,15 @@ mod ike;
 mod load;
 mod name;
 mod networks;
+mod limit;
 mod numbers;
 mod policies;
 mod ports;
+mod quotas;
+mod schedules;
 mod selectors;
+mod services;
+mod sets;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -38,9 +43,12 @@ use ipnet::IpNet;
 pub use credentials::CredentialError;
 pub use diagnostic::{Diagnostic, Related, Severity};
 pub use ike::{IkeConfigCause, IkeConfigError};
+pub use limit::Limit;
 pub use load::{check, load, load_with};
 pub use networks::trie_prefix;
 pub use numbers::Numbers;
+pub use quotas::{Quotas, ZoneQuota};
+pub use schedules::Schedule;
 pub use sekisho_abi::port::ZONE_GATEWAY;
 
 /// Number of a port, 1 … `PORTS_MAX` − 1: the id the programs know it by. At a first start physical ports come first,
@@ -65,8 +73,16 @@ pub struct Config {
     pub vpn_ports: Vec<VpnPort>,
     /// Every zone but the gateway itself: those of ports, then those of VPNs.
     pub zones: Vec<Zone>,
-    /// `[[policy]]`, first match wins; what none matches is denied. Number `n` (from 0) has rule id `n + 1`.
+    /// `[[policy]]`, first match wins; what none matches is denied.
     pub policies: Vec<Policy>,
+    /// Lines of the file, from 1, in which the policies begin.
+    pub policy_lines: Vec<usize>,
+    /// `[sets]` in the order of the file, then the addresses that policies name themselves.
+    pub sets: Vec<AddressSet>,
+    /// `[schedules.*]`, in the order of the file.
+    pub schedules: Vec<Schedule>,
+    /// `[quotas]`, with what zones have instead.
+    pub quotas: Quotas,
     /// `[connections.*]`, in the order of the file.
     pub connections: Vec<Connection>,
 }
@@ -150,31 +166,55 @@ pub struct Zone {
     pub ports: Vec<PortId>,
     /// Whether it is the far side of a VPN.
     pub vpn: bool,
+    /// Whether nothing may pass between it and an uplink.
+    pub isolated: bool,
 }
 
 /// One `[[policy]]`: traffic between any of `from` and any of `to` that any of `matches` fits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Its name.
     pub name: Arc<str>,
+    /// Its number in the programs, which goes with its name; 0 is no policy.
+    pub id: u16,
     /// Zones the first packet comes from; replies belong to the flow and need no policy.
     pub from: Vec<ZoneId>,
     /// Zones it goes to.
     pub to: Vec<ZoneId>,
+    /// Indices into [`Config::sets`]: the first packet's source is in one of them. Empty: any source.
+    pub sources: Vec<usize>,
+    /// The same for its destination.
+    pub destinations: Vec<usize>,
+    /// Source ports of TCP and UDP; empty: any.
+    pub source_ports: Vec<RangeInclusive<u16>>,
     /// What of the traffic it speaks of; services are resolved.
     pub matches: Vec<Match>,
     /// What becomes of it.
     pub action: Action,
     /// Whether each new flow is reported.
     pub log: bool,
+    /// How many new flows may be opened by it.
+    pub limit: Option<Limit>,
+    /// Index into [`Config::schedules`]: when it is in force; `None`: always.
+    pub schedule: Option<usize>,
+}
+
+/// Addresses that policies name together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressSet {
+    /// Its name; `None`: written in a policy.
+    pub name: Option<Arc<str>>,
+    /// What is in it (host bits zero).
+    pub prefixes: Vec<IpNet>,
 }
 
 /// What a policy does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Make a flow.
     Allow,
     /// Refuse and count.
+    #[default]
     Deny,
 }
 
@@ -191,6 +231,24 @@ pub enum Match {
         /// protocol.
         ports: RangeInclusive<u16>,
     },
+}
+
+impl Match {
+    /// The protocol it names; `None`: all of them.
+    pub fn protocol(&self) -> Option<u8> {
+        match self {
+            Match::Any => None,
+            Match::Protocol { protocol, .. } => Some(*protocol),
+        }
+    }
+
+    /// What it takes in of a protocol, as [`Match::Protocol`] counts ports.
+    pub fn ports_of(&self, wanted: u8) -> Option<RangeInclusive<u16>> {
+        match self {
+            Match::Any => Some(0..=u16::MAX),
+            Match::Protocol { protocol, ports } => (*protocol == wanted).then(|| ports.clone()),
+        }
+    }
 }
 
 /// An IKE connection to one peer.

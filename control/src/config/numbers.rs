@@ -1,20 +1,21 @@
-//! The numbers by which the programs know ports and zones.
+//! The numbers by which the programs know ports, zones and policies.
 //!
 //! Flows, counters and rules in the kernel speak by number. A changed configuration therefore keeps the number of
-//! every port and zone that it still has, and gives a new one a number that nothing speaks by. The numbers in force
-//! are written beside the gateway's other state, one a line: `port 1 lan1`, `vpn 6 centre`, `zone 1 lan1`.
+//! every port, zone and policy that it still has, and gives a new one a number that nothing speaks by. The numbers in force
+//! are written beside the gateway's other state, one a line: `port 1 lan1`, `vpn 6 centre`, `zone 1 lan1`,
+//! `policy 1 print`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use sekisho_abi::map::PORTS_MAX;
+use sekisho_abi::map::{PORTS_MAX, RULE_IDS_MAX};
 
 use super::{PortId, ZoneId};
 
 /// The bound of a zone's number: one zone for each port at most, and room for those that have gone.
 const ZONES_MAX: u32 = 2 * PORTS_MAX;
 
-/// What a number stands for. Ports and the VPN zones' ports share their numbers; zones have their own.
+/// What a number stands for. Ports and the VPN zones' ports share their numbers; zones and policies have their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// A physical port.
@@ -23,26 +24,33 @@ pub(super) enum Kind {
     Vpn,
     /// A zone.
     Zone,
+    /// A policy.
+    Policy,
 }
 
 impl Kind {
-    const ALL: [Kind; 3] = [Kind::Port, Kind::Vpn, Kind::Zone];
+    const ALL: [Kind; 4] = [Kind::Port, Kind::Vpn, Kind::Zone, Kind::Policy];
 
     fn word(self) -> &'static str {
         match self {
             Kind::Port => "port",
             Kind::Vpn => "vpn",
             Kind::Zone => "zone",
+            Kind::Policy => "policy",
         }
     }
 
     fn bound(self) -> u32 {
-        if self == Kind::Zone { ZONES_MAX } else { PORTS_MAX }
+        match self {
+            Kind::Port | Kind::Vpn => PORTS_MAX,
+            Kind::Zone => ZONES_MAX,
+            Kind::Policy => RULE_IDS_MAX,
+        }
     }
 
-    /// Whether two things of these kinds may not have one number.
-    fn shares(self, other: Kind) -> bool {
-        (self == Kind::Zone) == (other == Kind::Zone)
+    /// Two things of kinds with one family may not have one number.
+    fn family(self) -> Kind {
+        if self == Kind::Vpn { Kind::Port } else { self }
     }
 }
 
@@ -55,16 +63,14 @@ impl Numbers {
     /// that could be relied on.
     pub fn parse(text: &str) -> Option<Numbers> {
         let mut numbers = BTreeMap::new();
+        let mut taken = BTreeSet::new();
         for line in text.lines() {
             let mut words = line.splitn(3, ' ');
             let word = words.next()?;
             let kind = Kind::ALL.into_iter().find(|kind| kind.word() == word)?;
             let number: u16 = words.next()?.parse().ok()?;
             let name = words.next().filter(|name| !name.is_empty())?;
-            let taken = numbers
-                .iter()
-                .any(|(&(other, _), &used): (&(Kind, String), &u16)| kind.shares(other) && used == number);
-            if number == 0 || u32::from(number) >= kind.bound() || taken {
+            if number == 0 || u32::from(number) >= kind.bound() || !taken.insert((kind.family(), number)) {
                 return None;
             }
             if numbers.insert((kind, name.to_owned()), number).is_some() {
@@ -84,19 +90,29 @@ impl Numbers {
                 next.0.insert((kind, name.to_owned()), number);
             }
         }
+        let of = |numbers: &Numbers| -> BTreeSet<(Kind, u16)> {
+            numbers.0.iter().map(|((kind, _), number)| (kind.family(), *number)).collect()
+        };
+        let (former, mut present) = (of(self), of(&next));
+        // Where the search for a free number goes on, so that many new names take no longer than few.
+        let mut from: BTreeMap<(Kind, bool), u16> = BTreeMap::new();
         for &(kind, name) in &wanted {
-            if next.of(kind, name).is_none() {
-                let free = |numbers: &[&Numbers]| {
-                    (1..kind.bound()).filter_map(|number| u16::try_from(number).ok()).find(|&number| {
-                        numbers.iter().all(|numbers| {
-                            !numbers.0.iter().any(|(&(other, _), &used)| kind.shares(other) && used == number)
-                        })
-                    })
-                };
-                // A file with more than fits is refused where its zones are read.
-                let number = free(&[self, &next]).or_else(|| free(&[&next])).unwrap_or(u16::MAX);
-                next.0.insert((kind, name.to_owned()), number);
+            if next.of(kind, name).is_some() {
+                continue;
             }
+            let mut free = |again: bool| {
+                let from = from.entry((kind.family(), again)).or_insert(1);
+                let found = (*from..u16::MAX).take_while(|&number| u32::from(number) < kind.bound()).find(|&number| {
+                    let number = (kind.family(), number);
+                    !present.contains(&number) && (again || !former.contains(&number))
+                });
+                *from = found.unwrap_or(u16::MAX);
+                found
+            };
+            // A file with more than fits is refused where its zones, or policies, are read.
+            let number = free(false).or_else(|| free(true)).unwrap_or(u16::MAX);
+            present.insert((kind.family(), number));
+            next.0.insert((kind, name.to_owned()), number);
         }
         next
     }
@@ -113,6 +129,10 @@ impl Numbers {
         self.of(Kind::Zone, name).unwrap_or(u16::MAX)
     }
 
+    pub(super) fn policy(&self, name: &str) -> u16 {
+        self.of(Kind::Policy, name).unwrap_or(0)
+    }
+
     /// These and the others together, where no number means two things.
     pub fn with(&self, others: &Numbers) -> Option<Numbers> {
         let both =
@@ -126,9 +146,18 @@ impl Numbers {
 
     /// Numbers of ports that stand for something here that they did not stand for before.
     pub fn new_ports<'a>(&'a self, before: &'a Numbers) -> impl Iterator<Item = PortId> + 'a {
+        self.new_of(Kind::Port, before)
+    }
+
+    /// The same for policies.
+    pub fn new_policies<'a>(&'a self, before: &'a Numbers) -> impl Iterator<Item = u16> + 'a {
+        self.new_of(Kind::Policy, before)
+    }
+
+    fn new_of<'a>(&'a self, family: Kind, before: &'a Numbers) -> impl Iterator<Item = u16> + 'a {
         self.0
             .iter()
-            .filter(|((kind, _), _)| *kind != Kind::Zone)
+            .filter(move |((kind, _), _)| kind.family() == family)
             .filter(|(name, number)| before.0.get(*name) != Some(*number))
             .map(|(_, number)| *number)
     }

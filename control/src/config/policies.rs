@@ -1,146 +1,191 @@
-//! `[[policy]]` and `[services]`: who may open what towards whom.
+//! `[[policy]]`: who may open what towards whom.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
+use sekisho_abi::map::RULE_IDS_MAX;
 use toml::Spanned;
 
 use super::diagnostic::Report;
+use super::limit;
 use super::name::{GATEWAY, read_name};
+use super::numbers::Numbers;
+use super::services::{self, Services, TCP, UDP, parse_ports, read_matches};
+use super::sets::Sets;
 use super::table::Section;
 use super::zones::{Zones, suggestion};
-use super::{Action, Match, Policy, ZONE_GATEWAY, ZoneId};
-use crate::policy;
+use super::{Action, Limit, Match, Policy, Schedule, ZONE_GATEWAY, ZoneId};
+use crate::policy::{self, Rules};
 
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+/// As many as have a counter each; half of the numbers, so that those of a changed file can all be new.
+const POLICIES_MAX: usize = RULE_IDS_MAX as usize / 2;
 
-/// Words that are no names of services.
-const WORDS: [(&str, u8); 6] =
-    [("tcp", TCP), ("udp", UDP), ("gre", 47), ("esp", 50), ("ah", 51), ("sctp", 132)];
-
-const EXPECTED: &str =
-    "any, tcp/443, udp/5000-5010, tcp, icmp/echo, icmp, icmpv4/3/4, icmpv6/128, ip/47, or a service";
-
-/// A policy as the file has it, with what it matches already resolved.
+/// A policy as the file has it; what needs no zones is resolved already.
 pub(super) struct PolicySpec {
     name: Spanned<String>,
+    line: usize,
     from: Vec<Spanned<String>>,
     to: Vec<Spanned<String>>,
-    matches: Vec<Match>,
-    action: Action,
-    log: bool,
+    /// The traffic between two VPNs is meant.
+    relay: bool,
+    resolved: Policy,
 }
 
-type Services = BTreeMap<String, Vec<Match>>;
+impl PolicySpec {
+    pub(super) fn name(&self) -> &str {
+        self.name.get_ref()
+    }
+
+    /// Where it begins.
+    pub(super) fn line(&self) -> usize {
+        self.line
+    }
+}
 
 /// Reads `[services]` and every `[[policy]]`.
-pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<PolicySpec> {
-    let services = read_services(file, report);
+pub(super) fn read(
+    file: &Section<'_>,
+    sets: &mut Sets,
+    schedules: &[Schedule],
+    report: &Report,
+) -> Vec<PolicySpec> {
+    let services = services::read(file, report);
     let policies: Vec<PolicySpec> = file
         .array("policy")
         .into_iter()
-        .filter_map(|section| read_policy(section, &services, report))
+        .filter_map(|section| read_policy(section, &services, sets, schedules, report))
         .collect();
-    for (index, policy) in policies.iter().enumerate() {
-        let same = |other: &&PolicySpec| other.name.get_ref() == policy.name.get_ref();
-        if let Some(first) = policies.iter().take(index).find(same) {
+    if let Some(one_too_many) = policies.get(POLICIES_MAX) {
+        report
+            .error(one_too_many.name.span(), format!("there are {} policies", policies.len()))
+            .expected(format!("the programs' counters hold {POLICIES_MAX}"))
+            .remedy("merge policies that say the same of different addresses: name an address set");
+    }
+    let mut first: HashMap<&str, &PolicySpec> = HashMap::new();
+    for policy in &policies {
+        if let Some(first) = first.get(policy.name.get_ref().as_str()) {
             report
                 .error(policy.name.span(), format!("there are two policies \"{}\"", policy.name.get_ref()))
                 .related(first.name.span(), "first here")
                 .remedy("give each policy a name of its own: status and logs show it");
+            continue;
         }
+        first.insert(policy.name.get_ref(), policy);
     }
     policies
 }
 
-/// Puts zone numbers for names, and warns of policies that decide nothing.
-pub(super) fn resolve(specs: &[PolicySpec], zones: &Zones, report: &Report) -> Vec<Policy> {
+/// Puts zone numbers for names, and looks at the policies as a whole.
+pub(super) fn resolve(
+    specs: &[PolicySpec],
+    zones: &Zones,
+    sets: &Sets,
+    numbers: &Numbers,
+    report: &Report,
+) -> Vec<Policy> {
     let policies: Vec<Policy> = specs
         .iter()
         .map(|spec| {
             let find = |names: &[Spanned<String>]| -> Vec<ZoneId> {
                 names.iter().filter_map(|name| zones.find(name, report)).collect()
             };
-            let (from, to) = (find(&spec.from), find(&spec.to));
-            if from == [ZONE_GATEWAY] && to == [ZONE_GATEWAY] {
-                report
-                    .error(
-                        spec.name.span(),
-                        format!("policy \"{}\" is from and to the gateway itself", spec.name.get_ref()),
-                    )
-                    .remedy("what stays inside the gateway passes no port; remove the policy");
-            }
-            Policy {
-                name: spec.name.get_ref().as_str().into(),
-                from,
-                to,
-                matches: spec.matches.clone(),
-                action: spec.action,
-                log: spec.log,
-            }
+            let policy = Policy {
+                id: numbers.policy(spec.name.get_ref()),
+                from: find(&spec.from),
+                to: find(&spec.to),
+                ..spec.resolved.clone()
+            };
+            check_zones(spec, &policy, zones, report);
+            policy
         })
         .collect();
     if report.failed() {
         return policies;
     }
-    for unreachable in policy::unreachable(&policies) {
-        let Some(spec) = specs.get(unreachable.policy) else { continue };
-        let deciders: Vec<_> = unreachable.decided_by.iter().filter_map(|&index| specs.get(index)).collect();
-        let names: Vec<_> = deciders.iter().map(|spec| format!("\"{}\"", spec.name.get_ref())).collect();
-        let mut warning = report.warning(
-            spec.name.span(),
-            format!(
-                "policy \"{}\" is never reached: {} decides before it",
-                spec.name.get_ref(),
-                names.join(", ")
-            ),
-        );
-        if let Some(first) = deciders.first() {
-            warning = warning.related(first.name.span(), "decides before");
-        }
-        warning.remedy("the first match wins: move the narrower policy up, or remove it");
-    }
-    if let Err(error) = policy::compile(&policies)
+    warn_unreachable(specs, &policies, sets, report);
+    if let Err(error) = policy::compile(&Rules::all(&policies, sets.sets()))
         && let Some(last) = specs.last()
     {
-        report.error(last.name.span(), error.to_string()).remedy("merge policies or simplify port ranges");
+        report
+            .error(last.name.span(), error.to_string())
+            .remedy("merge policies, address sets or port ranges that say the same");
     }
     policies
 }
 
-fn read_services(file: &Section<'_>, report: &Report) -> Services {
-    let Some(section) = file.section("services") else { return Services::new() };
-    let mut services = Services::new();
-    for (name, texts) in section.entries() {
-        let name = read_name(name, "a service", report);
-        if parse_match(name.get_ref()).is_some() {
+/// What zones a policy may not bring together.
+fn check_zones(spec: &PolicySpec, policy: &Policy, zones: &Zones, report: &Report) {
+    let name = spec.name.get_ref();
+    if policy.from == [ZONE_GATEWAY] && policy.to == [ZONE_GATEWAY] {
+        report
+            .error(spec.name.span(), format!("policy \"{name}\" is from and to the gateway itself"))
+            .remedy("what stays inside the gateway passes no port; remove the policy");
+    }
+    if policy.action != Action::Allow {
+        return;
+    }
+    let isolated = |id: &&ZoneId| zones.zone(**id).is_some_and(|zone| zone.isolated);
+    let uplink = |id: &&ZoneId| zones.has_uplink(**id);
+    for (inside, outside) in [(&policy.from, &policy.to), (&policy.to, &policy.from)] {
+        if let (Some(inside), Some(outside)) = (inside.iter().find(isolated), outside.iter().find(uplink)) {
+            let of = |id: ZoneId| zones.zone(id).map_or("-", |zone| &zone.name);
             report
                 .error(
-                    name.span(),
-                    format!("`{}` has a meaning already and cannot name a service", name.get_ref()),
+                    spec.name.span(),
+                    format!(
+                        "policy \"{name}\" allows traffic between zone {}, which is isolated, and zone {}, which is an \
+                         uplink",
+                        of(*inside),
+                        of(*outside)
+                    ),
                 )
-                .remedy("choose another name");
+                .expected("an isolated zone has no traffic with an uplink")
+                .remedy("take one of the two zones out of the policy, or `isolated` out of the zone");
         }
-        let mut matches = Vec::new();
-        for text in &texts {
-            match parse_match(text.get_ref()) {
-                Some(parsed) => matches.extend(parsed),
-                None => refuse_match(text, &Services::new(), report),
-            }
-        }
-        if texts.is_empty() {
-            report
-                .error(name.span(), format!("service {} is empty", name.get_ref()))
-                .remedy("name at least one protocol and port, as \"tcp/8600\"");
-        }
-        services.insert(name.into_inner(), matches);
     }
-    services
+    let vpn = |id: &&ZoneId| zones.zone(**id).is_some_and(|zone| zone.vpn);
+    if let (Some(from), Some(to)) = (policy.from.iter().find(vpn), policy.to.iter().find(vpn))
+        && !spec.relay
+    {
+        let of = |id: ZoneId| zones.zone(id).map_or("-", |zone| &zone.name);
+        report
+            .warning(
+                spec.name.span(),
+                format!("policy \"{name}\" relays from VPN {} to VPN {}", of(*from), of(*to)),
+            )
+            .expected("traffic from one VPN to another through this gateway")
+            .remedy("write `relay = true` if that is meant; else make two policies of it");
+    }
 }
 
-fn read_policy(section: Section<'_>, services: &Services, report: &Report) -> Option<PolicySpec> {
+fn warn_unreachable(specs: &[PolicySpec], policies: &[Policy], sets: &Sets, report: &Report) {
+    for unreachable in policy::unreachable(policies, sets.sets()) {
+        let Some(spec) = specs.get(unreachable.policy) else { continue };
+        let name = spec.name.get_ref();
+        let deciders: Vec<_> = unreachable.decided_by.iter().filter_map(|&index| specs.get(index)).collect();
+        let Some(first) = deciders.first() else {
+            report
+                .warning(spec.name.span(), format!("policy \"{name}\" matches nothing: its addresses are an empty set"))
+                .remedy("put addresses into the set, or remove the policy");
+            continue;
+        };
+        let names: Vec<_> = deciders.iter().map(|spec| format!("\"{}\"", spec.name.get_ref())).collect();
+        let contradicts = deciders.iter().any(|decider| decider.resolved.action != spec.resolved.action);
+        let how = if contradicts { "decides otherwise before it" } else { "decides before it" };
+        report
+            .warning(spec.name.span(), format!("policy \"{name}\" is never reached: {} {how}", names.join(", ")))
+            .related(first.name.span(), "decides before")
+            .remedy("the first match wins: move the narrower policy up, or remove it");
+    }
+}
+
+fn read_policy(
+    section: Section<'_>,
+    services: &Services,
+    sets: &mut Sets,
+    schedules: &[Schedule],
+    report: &Report,
+) -> Option<PolicySpec> {
     let name = match section.string("name") {
         Some(name) => Some(read_name(name, "a policy", report)),
         None if section.has("name") => None,
@@ -148,7 +193,53 @@ fn read_policy(section: Section<'_>, services: &Services, report: &Report) -> Op
     };
     let from = read_zones(&section, "from", report);
     let to = read_zones(&section, "to", report);
-    let (action, key) = match (section.has("allow"), section.has("deny")) {
+    let (action, key) = read_action(&section, report);
+    let texts = section.strings(key);
+    if texts.as_ref().is_some_and(Vec::is_empty) {
+        report
+            .error(section.key_span(key), format!("`{key}` is empty"))
+            .expected(format!("expected at least one of {}", services::EXPECTED))
+            .remedy("say what the policy speaks of, or remove it");
+    }
+    let matches = read_matches(&texts.unwrap_or_default(), services, report);
+    let sources = read_addresses(&section, "source", sets, report);
+    let destinations = read_addresses(&section, "destination", sets, report);
+    let source_ports = read_source_ports(&section, &matches, report);
+    let log = section.boolean("log").is_some_and(Spanned::into_inner);
+    let relay = section.boolean("relay").is_some_and(Spanned::into_inner);
+    let limit = section.parsed("limit", limit::EXPECTED, Limit::parse);
+    if let Some(limit) = &limit
+        && action == Action::Deny
+    {
+        report
+            .error(limit.span(), "a policy that denies has no limit")
+            .expected("a limit says how many new flows are allowed")
+            .remedy("remove the limit, or make it a policy that allows");
+    }
+    let schedule = section.string("schedule").and_then(|name| find_schedule(&name, schedules, report));
+    let line = report.line(section.span().start);
+    section.finish();
+    let name = name?;
+    let resolved = Policy {
+        name: name.get_ref().as_str().into(),
+        id: 0,
+        from: Vec::new(),
+        to: Vec::new(),
+        sources,
+        destinations,
+        source_ports,
+        matches,
+        action,
+        log,
+        limit: limit.map(Spanned::into_inner),
+        schedule,
+    };
+    Some(PolicySpec { name, line, from, to, relay, resolved })
+}
+
+/// What a policy does, and the key that says so.
+fn read_action(section: &Section<'_>, report: &Report) -> (Action, &'static str) {
+    match (section.has("allow"), section.has("deny")) {
         (true, false) => (Action::Allow, "allow"),
         (false, true) => (Action::Deny, "deny"),
         (true, true) => {
@@ -162,18 +253,48 @@ fn read_policy(section: Section<'_>, services: &Services, report: &Report) -> Op
             let _: Option<()> = section.missing("allow", "[\"tcp/443\"]` or `deny = [\"any\"]");
             (Action::Deny, "deny")
         }
-    };
-    let texts = section.strings(key);
-    if texts.as_ref().is_some_and(Vec::is_empty) {
+    }
+}
+
+/// Address sets and addresses. An empty list is no way to say "any".
+fn read_addresses(section: &Section<'_>, key: &'static str, sets: &mut Sets, report: &Report) -> Vec<usize> {
+    let Some(texts) = section.strings(key) else { return Vec::new() };
+    if texts.is_empty() {
         report
             .error(section.key_span(key), format!("`{key}` is empty"))
-            .expected(format!("expected at least one of {EXPECTED}"))
-            .remedy("say what the policy speaks of, or remove it");
+            .expected("expected an address set or addresses")
+            .remedy(format!("remove `{key}` if any address is meant"));
     }
-    let matches = read_matches(&texts.unwrap_or_default(), services, report);
-    let log = section.boolean("log").is_some_and(Spanned::into_inner);
-    section.finish();
-    Some(PolicySpec { name: name?, from, to, matches, action, log })
+    sets.resolve(&texts, report)
+}
+
+fn read_source_ports(section: &Section<'_>, matches: &[Match], report: &Report) -> Vec<RangeInclusive<u16>> {
+    let expected = "a port or a range of ports, as \"123\" or \"1024-65535\"";
+    let Some(ports) = section.parsed_list("source_ports", expected, parse_ports) else { return Vec::new() };
+    if !matches.iter().all(|m| matches!(m.protocol(), Some(TCP | UDP))) {
+        report
+            .error(section.key_span("source_ports"), "`source_ports` in a policy that is not for TCP and UDP alone")
+            .expected("other protocols have no ports")
+            .remedy("make two policies of it: the first match wins");
+    }
+    if ports.is_empty() {
+        report
+            .error(section.key_span("source_ports"), "`source_ports` is empty")
+            .expected(format!("expected {expected}"))
+            .remedy("remove `source_ports` if any port is meant");
+    }
+    ports.into_iter().map(Spanned::into_inner).collect()
+}
+
+fn find_schedule(name: &Spanned<String>, schedules: &[Schedule], report: &Report) -> Option<usize> {
+    let found = schedules.iter().position(|schedule| *schedule.name == **name.get_ref());
+    if found.is_none() {
+        report
+            .error(name.span(), format!("there is no schedule \"{}\"", name.get_ref().escape_debug()))
+            .expected("expected the name of a schedule")
+            .remedy(suggestion(name.get_ref(), "schedules", schedules.iter().map(|schedule| &*schedule.name)));
+    }
+    found
 }
 
 fn read_zones(section: &Section<'_>, key: &'static str, report: &Report) -> Vec<Spanned<String>> {
@@ -187,131 +308,4 @@ fn read_zones(section: &Section<'_>, key: &'static str, report: &Report) -> Vec<
             .remedy("name the zone, or remove the policy");
     }
     zones.unwrap_or_default()
-}
-
-fn read_matches(texts: &[Spanned<String>], services: &Services, report: &Report) -> Vec<Match> {
-    let mut matches = Vec::new();
-    for text in texts {
-        match (parse_match(text.get_ref()), services.get(text.get_ref())) {
-            (Some(parsed), _) => matches.extend(parsed),
-            (None, Some(service)) => matches.extend_from_slice(service),
-            (None, None) => refuse_match(text, services, report),
-        }
-    }
-    matches
-}
-
-fn refuse_match(text: &Spanned<String>, services: &Services, report: &Report) {
-    let word = text.get_ref();
-    let draft = |message: String| report.error(text.span(), message).expected(format!("expected {EXPECTED}"));
-    let quoted = word.escape_debug();
-    match word.split_once('/') {
-        None => {
-            let known = services.keys().map(String::as_str);
-            draft(format!("there is no service \"{quoted}\"")).remedy(suggestion(word, "services", known));
-        }
-        Some(("icmp", _)) => draft(format!("\"{quoted}\" is no kind of ICMP message")).remedy(
-            "numbers of IPv4 and IPv6 differ: write icmpv4/TYPE, icmpv6/TYPE, or a name both have: icmp/echo",
-        ),
-        Some(("tcp" | "udp", _)) => draft(format!("\"{quoted}\" is no port or range of ports"))
-            .remedy("write a port from 0 to 65535, or FIRST-LAST with FIRST not above LAST"),
-        Some(_) => draft(format!("\"{quoted}\" is no protocol and port"))
-            .remedy("write PROTOCOL/PORT; protocols without a name go by number, as ip/47"),
-    }
-}
-
-/// What a word matches; `None`: it is no match but perhaps a service's name.
-fn parse_match(word: &str) -> Option<Vec<Match>> {
-    let whole = |protocol| Match::Protocol { protocol, ports: 0..=u16::MAX };
-    let message = |protocol, kind: u8, code: u8| {
-        let number = u16::from_be_bytes([kind, code]);
-        Match::Protocol { protocol, ports: number..=number }
-    };
-    let (protocol, rest) = match word.split_once('/') {
-        Some((protocol, rest)) => (protocol, Some(rest)),
-        None => (word, None),
-    };
-    Some(match (protocol, rest) {
-        ("any", None) => vec![Match::Any],
-        ("icmp", None) => vec![whole(ICMP), whole(ICMPV6)],
-        ("icmp", Some("echo")) => vec![message(ICMP, 8, 0), message(ICMPV6, 128, 0)],
-        ("icmpv4", None) => vec![whole(ICMP)],
-        ("icmpv6", None) => vec![whole(ICMPV6)],
-        ("icmpv4", Some(rest)) => vec![parse_icmp(ICMP, rest)?],
-        ("icmpv6", Some(rest)) => vec![parse_icmp(ICMPV6, rest)?],
-        ("tcp", Some(rest)) => vec![Match::Protocol { protocol: TCP, ports: parse_ports(rest)? }],
-        ("udp", Some(rest)) => vec![Match::Protocol { protocol: UDP, ports: parse_ports(rest)? }],
-        ("ip", Some(number)) => vec![whole(parse_number(number)?)],
-        (word, None) => vec![whole(WORDS.iter().find(|(name, _)| *name == word)?.1)],
-        _ => return None,
-    })
-}
-
-fn parse_ports(text: &str) -> Option<std::ops::RangeInclusive<u16>> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (parse_number(first)?, parse_number(last)?);
-    (first <= last).then_some(first..=last)
-}
-
-/// `TYPE` or `TYPE/CODE`.
-fn parse_icmp(protocol: u8, text: &str) -> Option<Match> {
-    let (kind, codes) = match text.split_once('/') {
-        Some((kind, code)) => {
-            let code: u8 = parse_number(code)?;
-            (parse_number(kind)?, code..=code)
-        }
-        None => (parse_number(text)?, 0..=u8::MAX),
-    };
-    let ports = u16::from_be_bytes([kind, *codes.start()])..=u16::from_be_bytes([kind, *codes.end()]);
-    Some(Match::Protocol { protocol, ports })
-}
-
-/// Digits only: `str::parse` would take `+80` too.
-fn parse_number<N: std::str::FromStr>(digits: &str) -> Option<N> {
-    digits.chars().all(|c| c.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn one(protocol: u8, ports: std::ops::RangeInclusive<u16>) -> Option<Vec<Match>> {
-        Some(vec![Match::Protocol { protocol, ports }])
-    }
-
-    #[test]
-    fn matches_read_as_written() {
-        assert_eq!(parse_match("any"), Some(vec![Match::Any]));
-        assert_eq!(parse_match("tcp/9100"), one(6, 9100..=9100));
-        assert_eq!(parse_match("udp/5000-5010"), one(17, 5000..=5010));
-        assert_eq!(parse_match("udp"), one(17, 0..=65535));
-        assert_eq!(parse_match("icmpv4/3"), one(1, 0x0300..=0x03ff));
-        assert_eq!(parse_match("icmpv4/3/4"), one(1, 0x0304..=0x0304));
-        assert_eq!(parse_match("icmpv6/128/0"), one(58, 0x8000..=0x8000));
-        assert_eq!(parse_match("ip/47"), one(47, 0..=65535));
-        assert_eq!(parse_match("esp"), one(50, 0..=65535));
-        let echo = parse_match("icmp/echo").unwrap_or_default();
-        assert_eq!(echo.len(), 2, "one for each family");
-    }
-
-    #[test]
-    fn nonsense_is_no_match() {
-        for word in [
-            "",
-            "/",
-            "tcp/",
-            "tcp/-",
-            "tcp/65536",
-            "tcp/9-1",
-            "tcp/+80",
-            "tcp/ 80",
-            "icmp/8",
-            "ip/256",
-            "any/1",
-            "esp/1",
-            "TCP/80",
-        ] {
-            assert_eq!(parse_match(word), None, "{word}");
-        }
-    }
 }

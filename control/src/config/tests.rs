@@ -181,7 +181,8 @@ fn a_file_without_policies_opens_nothing() {
     let source: String = CENTRE.split("[[policy]]").next().expect("the first part").to_owned()
         + CENTRE.find("[connections").map(|at| &CENTRE[at..]).expect("the connections");
     let config = good(&source);
-    assert!(crate::policy::compile(&config.policies).expect("rules").entries().is_empty());
+    let rules = crate::policy::Rules::all(&config.policies, &config.sets);
+    assert_eq!(crate::policy::compile(&rules).expect("rules").lists(1).count(), 0);
 }
 
 #[test]

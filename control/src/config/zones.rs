@@ -1,6 +1,6 @@
 //! `[zones.*]`: which ports belong together, and which zones are the far sides of connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sekisho_abi::map::PORTS_MAX;
@@ -10,7 +10,9 @@ use super::connections::ConnectionSpec;
 use super::diagnostic::Report;
 use super::name::{GATEWAY, read_name};
 use super::numbers::{Kind, Numbers};
+use super::policies::PolicySpec;
 use super::ports::PortSpec;
+use super::quotas::{self, ZoneQuotaSpec};
 use super::table::{Section, nearest};
 use super::{PortId, VpnPort, ZONE_GATEWAY, Zone, ZoneId};
 
@@ -18,6 +20,8 @@ use super::{PortId, VpnPort, ZONE_GATEWAY, Zone, ZoneId};
 pub(super) struct ZoneSpec {
     name: Spanned<String>,
     vpn: Option<Vec<Spanned<String>>>,
+    isolated: Option<Spanned<bool>>,
+    quota: ZoneQuotaSpec,
 }
 
 /// The zones with their numbers.
@@ -25,9 +29,27 @@ pub(super) struct ZoneSpec {
 pub(super) struct Zones {
     pub(super) zones: Vec<Zone>,
     pub(super) vpn_ports: Vec<VpnPort>,
+    quotas: BTreeMap<Arc<str>, ZoneQuotaSpec>,
+    /// Zones with an uplink.
+    uplinks: BTreeSet<ZoneId>,
 }
 
 impl Zones {
+    /// What a zone's section says about quotas.
+    pub(super) fn quota(&self, zone: &str) -> Option<&ZoneQuotaSpec> {
+        self.quotas.get(zone)
+    }
+
+    /// The zone with this number.
+    pub(super) fn zone(&self, id: ZoneId) -> Option<&Zone> {
+        self.zones.iter().find(|zone| zone.id == id)
+    }
+
+    /// Whether one of a zone's ports is an uplink.
+    pub(super) fn has_uplink(&self, id: ZoneId) -> bool {
+        self.uplinks.contains(&id)
+    }
+
     /// The number of a zone that a policy names; reports a name that none has.
     pub(super) fn find(&self, name: &Spanned<String>, report: &Report) -> Option<ZoneId> {
         let text = name.get_ref();
@@ -51,20 +73,31 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<ZoneSpec> {
     sections
         .into_iter()
         .map(|(name, section)| {
-            let spec = ZoneSpec { name: read_name(name, "a zone", report), vpn: section.strings("vpn") };
+            let spec = ZoneSpec {
+                name: read_name(name, "a zone", report),
+                vpn: section.strings("vpn"),
+                isolated: section.boolean("isolated"),
+                quota: quotas::read_zone(&section, report),
+            };
             section.finish();
             spec
         })
         .collect()
 }
 
-/// Numbers ports and zones: new ones in the order of the ports, then the VPN zones in the order of the file.
-pub(super) fn number(in_force: &Numbers, specs: &[ZoneSpec], ports: &[PortSpec]) -> Numbers {
+/// Numbers ports, zones and policies: new ones in the order of the ports, then the VPN zones in the order of the file.
+pub(super) fn number(
+    in_force: &Numbers,
+    specs: &[ZoneSpec],
+    ports: &[PortSpec],
+    policies: &[PolicySpec],
+) -> Numbers {
     let vpn = || specs.iter().filter(|spec| spec.vpn.is_some()).map(|spec| spec.name.get_ref().as_str());
     let of_ports = ports.iter().map(|port| (Kind::Port, port.name.get_ref().as_str()));
     let zones = ports.iter().map(|port| port.zone.get_ref().as_str()).chain(vpn());
-    in_force
-        .next(of_ports.chain(vpn().map(|name| (Kind::Vpn, name))).chain(zones.map(|name| (Kind::Zone, name))))
+    let policies = policies.iter().map(|policy| (Kind::Policy, policy.name()));
+    let of_ports = of_ports.chain(vpn().map(|name| (Kind::Vpn, name)));
+    in_force.next(of_ports.chain(zones.map(|name| (Kind::Zone, name))).chain(policies))
 }
 
 /// The ports' zones in the order of the ports, then the VPN zones in the order of the file.
@@ -82,11 +115,32 @@ pub(super) fn resolve(
         match resolved.zones.iter_mut().find(|zone| *zone.name == **name) {
             Some(zone) => zone.ports.push(id),
             None => {
-                let zone =
-                    Zone { id: numbers.zone(name), name: name.as_str().into(), ports: vec![id], vpn: false };
+                let zone = Zone {
+                    id: numbers.zone(name),
+                    name: name.as_str().into(),
+                    ports: vec![id],
+                    vpn: false,
+                    isolated: isolated(specs, name),
+                };
                 resolved.zones.push(zone);
             }
         }
+        if port.uplink
+            && let Some(zone) = resolved.zones.iter().find(|zone| *zone.name == **name)
+        {
+            resolved.uplinks.insert(zone.id);
+        }
+    }
+    for spec in specs {
+        let name: Arc<str> = spec.name.get_ref().as_str().into();
+        if let Some(isolated) = spec.isolated.as_ref().filter(|isolated| *isolated.get_ref())
+            && resolved.zones.iter().any(|zone| zone.name == name && resolved.uplinks.contains(&zone.id))
+        {
+            report
+                .error(isolated.span(), format!("zone {name} has an uplink and cannot be isolated from it"))
+                .remedy("give the hosts to be isolated a port and a zone of their own");
+        }
+        resolved.quotas.insert(name, spec.quota);
     }
     let mut taken: BTreeMap<usize, &ZoneSpec> = BTreeMap::new();
     for spec in specs {
@@ -118,7 +172,13 @@ pub(super) fn resolve(
         let port: PortId = numbers.port(Kind::Vpn, &name);
         let zone = numbers.zone(&name);
         resolved.vpn_ports.push(VpnPort { id: port, name: Arc::clone(&name), zone, connections: behind });
-        resolved.zones.push(Zone { id: zone, name, ports: vec![port], vpn: true });
+        resolved.zones.push(Zone {
+            id: zone,
+            isolated: isolated(specs, &name),
+            name,
+            ports: vec![port],
+            vpn: true,
+        });
     }
     for (index, connection) in connections.iter().enumerate() {
         if !taken.contains_key(&index) {
@@ -141,6 +201,11 @@ pub(super) fn resolve(
             .remedy("put several connections behind one zone");
     }
     resolved
+}
+
+fn isolated(specs: &[ZoneSpec], name: &str) -> bool {
+    let spec = specs.iter().find(|spec| spec.name.get_ref() == name);
+    spec.and_then(|spec| spec.isolated.as_ref()).is_some_and(|isolated| *isolated.get_ref())
 }
 
 /// The connections that a VPN zone names.

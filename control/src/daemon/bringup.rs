@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use ipnet::IpNet;
@@ -83,7 +83,7 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
         engine: None,
     };
     ground.maps.clear_spis()?;
-    ground.put_in_force(config, &crate::policy::compile(&config.policies)?, run_directory).await?;
+    ground.put_in_force(config, &config.rules(SystemTime::now())?, run_directory).await?;
     Ok(ground)
 }
 
@@ -110,6 +110,7 @@ impl Ground {
         for port in layout.new_ports() {
             self.maps.clear_counters(port)?;
         }
+        self.maps.clear_rule_counters(&layout.new_policies())?;
         layout.begin()?;
         self.ledger.begin();
         self.filter.begin();
@@ -151,6 +152,22 @@ impl Ground {
         for pin in self.filter.detach_others()? {
             tracing::info!(pin, "detached: no longer a port");
         }
+        Ok(())
+    }
+
+    /// Other rules where nothing else has changed.
+    pub(super) fn put_rules_in_force(
+        &mut self,
+        config: &Config,
+        rules: &RuleSet,
+        run_directory: &Path,
+    ) -> anyhow::Result<()> {
+        let layout = Layout::of(config, run_directory);
+        self.maps.clear_rule_counters(&layout.new_policies())?;
+        layout.begin()?;
+        let generation = self.maps.set_rules(rules)?;
+        layout.put_in_force()?;
+        tracing::info!(generation, "rules in force");
         Ok(())
     }
 
@@ -329,7 +346,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
     if changed {
         ground.maps.set_ports(&ports(config, &ground.links, ground.tunnel.as_ref(), &ground.sockets))?;
         // Known flows are held against the ports only when they are judged again.
-        ground.maps.set_rules(&crate::policy::compile(&config.policies)?)?;
+        ground.maps.set_rules(&config.rules(SystemTime::now())?)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use sekisho_abi::port::Network;
 use sekisho_ike::EndpointConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Gateway};
+use crate::config::{AddressSet, Config, Gateway};
 
 /// One difference. Field names are part of the interface.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -70,7 +70,20 @@ impl Changes {
     pub(super) fn between(before: (&Config, &EndpointConfig), after: (&Config, &EndpointConfig)) -> Changes {
         let ((old, old_ike), (new, new_ike)) = (before, after);
         // Whoever adds a field decides here what it takes to change it.
-        let Config { path: _, numbers: _, gateway, ports, vpn_ports, zones, policies, connections } = new;
+        let Config {
+            path: _,
+            numbers: _,
+            gateway,
+            ports,
+            vpn_ports,
+            zones,
+            policies,
+            policy_lines: _,
+            sets,
+            schedules,
+            quotas,
+            connections,
+        } = new;
         let mut changes = Changes::default();
         let Gateway { name: _, metrics, datapath: _, flows_max: _ } = gateway;
         changes.metrics = *metrics != old.gateway.metrics;
@@ -95,7 +108,25 @@ impl Changes {
         if changes.list.len() == before && old.policies != *policies {
             changes.add("policy", "(order)", Kind::Moved);
         }
-        changes.rules |= old.policies != *policies;
+        let named = |sets: &[AddressSet]| -> Vec<(String, AddressSet)> {
+            sets.iter().filter_map(|set| Some((set.name.as_deref()?.to_owned(), set.clone()))).collect()
+        };
+        let (old_sets, new_sets) = (named(&old.sets), named(sets));
+        changes.compare(
+            "set",
+            old_sets.iter().map(|(name, set)| (name.as_str(), set)),
+            new_sets.iter().map(|(name, set)| (name.as_str(), set)),
+        );
+        changes.compare(
+            "schedule",
+            old.schedules.iter().map(|s| (&*s.name, s)),
+            schedules.iter().map(|s| (&*s.name, s)),
+        );
+        changes.rules |= old.policies != *policies || old.sets != *sets || old.schedules != *schedules;
+        if old.quotas != *quotas {
+            changes.add("gateway", "quotas", Kind::Changed);
+            changes.rules = true;
+        }
 
         let ike = |config: &EndpointConfig, name: &str| {
             config.connections.iter().find(|connection| *connection.name == *name).cloned()

@@ -56,6 +56,11 @@ impl Layout {
         self.numbers.new_ports(&read_numbers(&self.directory).unwrap_or_default()).collect()
     }
 
+    /// The same for policies.
+    pub(super) fn new_policies(&self) -> Vec<u16> {
+        self.numbers.new_policies(&read_numbers(&self.directory).unwrap_or_default()).collect()
+    }
+
     /// Whether the maps have the same ports on the same interfaces in the same zones.
     pub(super) fn is_in_force(&self) -> bool {
         self.knows_the_numbers()

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use sekisho_esp::sa::SaTable;
 use sekisho_ike::EndpointConfig;
@@ -20,7 +20,7 @@ use super::change::{Change, Changes};
 use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at};
 use crate::api::Answer;
 use crate::config::{self, Config};
-use crate::policy::{self, RuleSet};
+use crate::policy::RuleSet;
 
 /// What a reload did, or would do.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -76,7 +76,7 @@ fn prepare(path: &Path) -> Result<Box<Prepared>, String> {
     })?;
     let config = loaded.config;
     let ike = config.ike().map_err(|error| format!("nothing was changed: credentials: {error}"))?;
-    let rules = policy::compile(&config.policies).map_err(|error| format!("nothing was changed: {error}"))?;
+    let rules = config.rules(SystemTime::now()).map_err(|error| format!("nothing was changed: {error}"))?;
     let warnings = loaded.warnings.iter().map(config::Diagnostic::line).collect();
     Ok(Box::new(Prepared { config, ike, rules, warnings }))
 }
@@ -168,9 +168,8 @@ impl Daemon {
         if !changes.ground {
             if changes.rules {
                 self.ground
-                    .maps
-                    .set_rules(&rules)
-                    .map_err(|error| format!("the rules in force are still the former ones: {error}"))?;
+                    .put_rules_in_force(&config, &rules, &self.directory)
+                    .map_err(|error| format!("the rules in force are still the former ones: {error:#}"))?;
             }
             self.adopt(config, changes);
             return Ok(());
@@ -219,7 +218,7 @@ impl Daemon {
     /// The former configuration again, after an error.
     async fn go_back(&mut self, error: &anyhow::Error, keeps_engine: bool) -> String {
         let back = async {
-            let rules = policy::compile(&self.config.policies)?;
+            let rules = self.config.rules(SystemTime::now())?;
             self.ground.put_in_force(&self.config, &rules, &self.directory).await?;
             if !keeps_engine {
                 self.begin_engine()?;

@@ -11,11 +11,11 @@ use aya::{Ebpf, Pod};
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{Config, Counter, Spi, SpiKey, config_flags};
 use sekisho_abi::port::{Network, Port, PortKey};
-use sekisho_abi::rule::{Rule, RuleKey};
+use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey};
 use sekisho_abi::verdict::{Verdict, counter_index};
 use sekisho_abi::{Address, mapped};
 
-use super::FilterError;
+use super::{FilterError, batch};
 use crate::policy::RuleSet;
 use crate::status::Count;
 
@@ -24,7 +24,12 @@ pub struct Maps {
     config: Array<MapData, Config>,
     ports: HashMap<MapData, PortKey, Port>,
     networks: LpmTrie<MapData, Address, Network>,
+    lists: HashMap<MapData, ListKey, List>,
+    addresses: LpmTrie<MapData, AddressKey, u32>,
     rules: LpmTrie<MapData, RuleKey, Rule>,
+    /// What this daemon has put in force last, and under which number.
+    rules_in_force: Option<(u32, RuleSet)>,
+    rule_counters: PerCpuArray<MapData, RuleCounter>,
     spis: HashMap<MapData, SpiKey, Spi>,
     sockets: XskMap<MapData>,
     devices: DevMapHash<MapData>,
@@ -41,7 +46,11 @@ impl Maps {
             config: take(ebpf, "CONFIG")?,
             ports: take(ebpf, "PORTS")?,
             networks: take(ebpf, "NETWORKS")?,
+            lists: take(ebpf, "LISTS")?,
+            addresses: take(ebpf, "ADDRESSES")?,
             rules: take(ebpf, "RULES")?,
+            rules_in_force: None,
+            rule_counters: take(ebpf, "RULE_COUNTERS")?,
             spis: take(ebpf, "SPIS")?,
             sockets: take(ebpf, "SOCKETS")?,
             devices: take(ebpf, "DEVICES")?,
@@ -112,28 +121,48 @@ impl Maps {
     pub fn set_rules(&mut self, rules: &RuleSet) -> Result<u32, FilterError> {
         let mut config = self.config()?;
         let generation = config.generation.wrapping_add(1);
-        // A daemon that died before it flipped left entries under this very number.
-        self.keep_rules(config.generation)?;
-        for entry in rules.entries() {
-            let key = Key::new(entry.prefix_bits(), entry.key(generation));
-            self.rules.insert(&key, entry.rule(), 0).map_err(error("RULES"))?;
+        let old = self.rules_in_force.take().filter(|(number, _)| *number == config.generation);
+        if old.is_none() {
+            // A daemon that died before it flipped left entries under this very number.
+            self.keep_rules(config.generation)?;
         }
+        batch::update_hash(&mut self.lists, rules.lists(generation)).map_err(error("LISTS"))?;
+        let addresses = rules.addresses(generation).map(|(bits, key, class)| (Key::new(bits, key), class));
+        batch::update_trie(&mut self.addresses, addresses).map_err(error("ADDRESSES"))?;
+        let entries = rules.rules(generation).map(|(bits, key, rule)| (Key::new(bits, key), rule));
+        batch::update_trie(&mut self.rules, entries).map_err(error("RULES"))?;
         config.generation = generation;
         self.set_config(config)?;
-        self.keep_rules(generation)?;
+        match old {
+            Some((number, old)) => self.remove_rules(number, &old)?,
+            None => self.keep_rules(generation)?,
+        }
+        self.rules_in_force = Some((generation, rules.clone()));
         Ok(generation)
     }
 
-    /// Removes the entries of every rule set but this one.
+    /// Removes a rule set that is known.
+    fn remove_rules(&mut self, generation: u32, rules: &RuleSet) -> Result<(), FilterError> {
+        let lists = rules.lists(generation).map(|(key, _)| key);
+        batch::delete_hash(&mut self.lists, lists).map_err(error("LISTS"))?;
+        let addresses = rules.addresses(generation).map(|(bits, key, _)| Key::new(bits, key));
+        batch::delete_trie(&mut self.addresses, addresses).map_err(error("ADDRESSES"))?;
+        let entries = rules.rules(generation).map(|(bits, key, _)| Key::new(bits, key));
+        batch::delete_trie(&mut self.rules, entries).map_err(error("RULES"))
+    }
+
+    /// Removes the entries of every rule set but this one, whatever they are.
     fn keep_rules(&mut self, generation: u32) -> Result<(), FilterError> {
-        let present: Vec<Key<RuleKey>> = self.rules.keys().filter_map(Result::ok).collect();
-        for key in present {
-            let data = key.data();
-            if data.generation_be != generation.to_be_bytes() {
-                self.rules.remove(&Key::new(key.prefix_len(), data)).map_err(error("RULES"))?;
-            }
-        }
-        Ok(())
+        let is_other = |of: [u8; 4]| of != generation.to_be_bytes();
+        let lists: Vec<_> = self.lists.keys().filter_map(Result::ok).collect();
+        let lists = lists.into_iter().filter(|key| key.generation != generation);
+        batch::delete_hash(&mut self.lists, lists).map_err(error("LISTS"))?;
+        let addresses: Vec<_> = self.addresses.keys().filter_map(Result::ok).collect();
+        let addresses = addresses.into_iter().filter(|key| is_other(key.data().generation_be));
+        batch::delete_trie(&mut self.addresses, addresses).map_err(error("ADDRESSES"))?;
+        let entries: Vec<_> = self.rules.keys().filter_map(Result::ok).collect();
+        let entries = entries.into_iter().filter(|key| is_other(key.data().generation_be));
+        batch::delete_trie(&mut self.rules, entries).map_err(error("RULES"))
     }
 
     /// Makes an inbound SA known to the programs.
@@ -166,6 +195,27 @@ impl Maps {
             self.counters.set(index, zero, 0).map_err(error("COUNTERS"))?;
         }
         Ok(())
+    }
+
+    /// Forgets what rules of these numbers have counted.
+    pub fn clear_rule_counters(&mut self, rules: &[u16]) -> Result<(), FilterError> {
+        let cpus = self.rule_counters.get(&0, 0).map_err(error("RULE_COUNTERS"))?.len();
+        for &rule in rules {
+            let zero = aya::maps::PerCpuValues::try_from(vec![RuleCounter::default(); cpus])
+                .map_err(|_| FilterError::Missing("RULE_COUNTERS"))?;
+            self.rule_counters.set(rule.into(), zero, 0).map_err(error("RULE_COUNTERS"))?;
+        }
+        Ok(())
+    }
+
+    /// What a rule has decided so far.
+    pub fn rule_counter(&self, rule: u16) -> Result<RuleCounter, FilterError> {
+        let values = self.rule_counters.get(&rule.into(), 0).map_err(error("RULE_COUNTERS"))?;
+        Ok(values.iter().fold(RuleCounter::default(), |sum, value| RuleCounter {
+            packets: sum.packets.wrapping_add(value.packets),
+            bytes: sum.bytes.wrapping_add(value.bytes),
+            flows: sum.flows.wrapping_add(value.flows),
+        }))
     }
 
     /// What entered by a port, by verdict; verdicts that never occurred are left out.
@@ -236,29 +286,34 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Action, Match, Policy};
+    use crate::config::{Action, AddressSet, Match, Policy};
     use crate::filter::Filter;
-    use crate::policy;
+    use crate::policy::{self, Rules};
 
-    /// The rules under the number in force, as (from, to).
+    /// The zones between which there are rules under the number in force.
     fn in_force(maps: &Maps) -> Vec<(u16, u16)> {
-        let generation = maps.config().expect("CONFIG").generation.to_be_bytes();
-        let keys = maps.rules.keys().filter_map(Result::ok).map(|key| key.data());
-        keys.filter(|data| data.generation_be == generation)
-            .map(|data| (u16::from_be_bytes(data.from_be), u16::from_be_bytes(data.to_be)))
-            .collect()
+        let generation = maps.config().expect("CONFIG").generation;
+        let keys = maps.lists.keys().filter_map(Result::ok);
+        keys.filter(|key| key.generation == generation).map(|key| (key.from, key.to)).collect()
+    }
+
+    /// Entries of all rule sets.
+    fn entries(maps: &Maps) -> [usize; 3] {
+        [maps.lists.keys().count(), maps.addresses.keys().count(), maps.rules.keys().count()]
     }
 
     fn between(from: u16, to: u16) -> RuleSet {
+        let sets = [AddressSet { name: None, prefixes: vec!["10.0.0.0/8".parse().expect("a prefix")] }];
         let all = Policy {
             name: "all".into(),
             from: vec![from],
             to: vec![to],
             matches: vec![Match::Any],
             action: Action::Allow,
-            log: false,
+            ..Policy::default()
         };
-        policy::compile(&[all]).expect("one policy")
+        let some = Policy { sources: vec![0], ..all.clone() };
+        policy::compile(&Rules::all(&[some, all], &sets)).expect("two policies")
     }
 
     /// Whatever a predecessor left in the maps, the next rule set is in force alone. Needs root.
@@ -282,8 +337,13 @@ mod tests {
         maps.set_rules(&between(7, 8)).expect("the fourth");
         let fourth = in_force(&maps);
 
+        let alone = entries(&maps);
+        maps.set_rules(&between(7, 8)).expect("the fifth");
+        let replaced = entries(&maps);
         Filter::remove(&gateway, &[]).expect("unpins");
-        assert_eq!(second, [(3, 4)]);
-        assert_eq!(fourth, [(7, 8)]);
+        assert_eq!(second, [(3, 4); 2]);
+        assert_eq!(fourth, [(7, 8); 2]);
+        assert_eq!(alone, [2, 1, 2], "lists, addresses and rules");
+        assert_eq!(replaced, alone);
     }
 }

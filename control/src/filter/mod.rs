@@ -5,6 +5,7 @@
 //! programs and swaps them into the living links one by one (BPF_LINK_UPDATE is atomic): there is no moment without a
 //! filter. Only an orderly stop removes the pins.
 
+mod batch;
 mod developer;
 mod events;
 mod flows;
@@ -39,8 +40,21 @@ const DETACH_WAIT: Duration = Duration::from_millis(10);
 /// The object that build.rs made from `dataplane-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SEKISHO_EBPF_OBJECT"));
 
-const MAPS: [&str; 10] =
-    ["CONFIG", "PORTS", "NETWORKS", "RULES", "FLOWS", "SPIS", "SOCKETS", "DEVICES", "COUNTERS", "EVENTS"];
+const MAPS: [&str; 13] = [
+    "CONFIG",
+    "PORTS",
+    "NETWORKS",
+    "LISTS",
+    "ADDRESSES",
+    "RULES",
+    "RULE_COUNTERS",
+    "FLOWS",
+    "SPIS",
+    "SOCKETS",
+    "DEVICES",
+    "COUNTERS",
+    "EVENTS",
+];
 
 /// The filter could not be put in force.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,11 @@
 //! | `CONFIG` | array, 1 | 0 → [`Config`] | daemon |
 //! | `PORTS` | hash | [`PortKey`](crate::port::PortKey) → [`Port`](crate::port::Port) | daemon |
 //! | `NETWORKS` | LPM trie | prefix of an address → [`Network`](crate::port::Network) | daemon |
+//! | `LISTS` | hash | [`ListKey`](crate::rule::ListKey) → [`List`](crate::rule::List) | daemon |
+//! | `ADDRESSES` | LPM trie | [`AddressKey`](crate::rule::AddressKey) prefix → class | daemon |
 //! | `RULES` | LPM trie | [`RuleKey`](crate::rule::RuleKey) prefix → [`Rule`](crate::rule::Rule) | daemon |
+//! | `RULE_COUNTERS` | per-CPU array | [`Rule::id`](crate::rule::Rule) → [`RuleCounter`](crate::rule::RuleCounter) | programs |
+//! | `RULE_RATES` | LRU hash | [`RuleRateKey`](crate::rule::RuleRateKey) → [`Rate`] | programs |
 //! | `FLOWS` | hash | [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow) | programs; the daemon expires |
 //! | `SPIS` | hash | inbound [`SpiKey`] → [`Spi`] | daemon |
 //! | `SOCKETS` | XSKMAP | [`Port::xsk_base`](crate::port::Port) + rx queue → AF_XDP socket of the engine | daemon |
@@ -101,8 +105,16 @@ pod!(Config, SpiKey, Spi, Counter, Rate, Clock);
 pub const PORTS_MAX: u32 = 256;
 /// Capacity of `NETWORKS`.
 pub const NETWORKS_MAX: u32 = 16_384;
+/// Capacity of `LISTS`, both generations together.
+pub const LISTS_MAX: u32 = 524_288;
+/// Capacity of `ADDRESSES`, both generations together: a hundred thousand prefixes in each, and room for ranges.
+pub const ADDRESSES_MAX: u32 = 1_048_576;
 /// Capacity of `RULES`, both generations together.
-pub const RULES_MAX: u32 = 262_144;
+pub const RULES_MAX: u32 = 524_288;
+/// Capacity of `RULE_COUNTERS`, and the bound of a rule's number (exclusive). 0 counts what no rule matches.
+pub const RULE_IDS_MAX: u32 = 32_768;
+/// Sources, times rules with a limit, whose rate is remembered; the least recently seen makes room.
+pub const RULE_RATES_MAX: u32 = 16_384;
 /// Default capacity of `FLOWS`; the daemon sets the configured one before loading.
 pub const FLOWS_MAX: u32 = 131_072;
 /// Capacity of `SPIS`.
