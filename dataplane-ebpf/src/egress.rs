@@ -13,8 +13,9 @@ use sekisho_dataplane::spoof::{self, Scope};
 
 use crate::context::SkbFrame;
 use crate::maps;
+use crate::path::count::Seen;
 use crate::path::flow::{self, End};
-use crate::path::{self, port, rule};
+use crate::path::{self, port};
 use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
@@ -88,9 +89,10 @@ pub(crate) fn packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<(), Verd
         if !spoof::is_link_service(packet) || is_engine {
             return Err(Verdict::DropMulticast);
         }
-        let zone = End::GATEWAY.zone;
-        rule::judge(seen.generation, zone, port.zone, packet.protocol, packet.destination_port_be)?;
-        return Ok(());
+        let Scratch { seen: Seen { packet, generation, .. }, asked, .. } = scratch;
+        let zones = (End::GATEWAY.zone, port.zone);
+        asked.about(*generation, packet, true, zones, packet.destination_port_be);
+        return subprogram::rule(asked, frame.bytes());
     }
     if own && port.flags & port_flags::IKE != 0 && is_ike_or_esp(packet) {
         return Ok(());

@@ -1,6 +1,6 @@
 //! Every map of the programs. What they hold, and who writes them, stands in [`sekisho_abi::map`].
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap};
@@ -110,6 +110,12 @@ pub(crate) fn holds(flow: &Flow, key: &Key) -> bool {
 pub(crate) fn flow_key(key: &Key) -> &FlowKey {
     // SAFETY: the same bytes, of which each value is valid, and more strictly aligned.
     unsafe { &*core::ptr::from_ref(key).cast() }
+}
+
+/// Remembers how far a rule's limit is used. A function of its own, so that the value doesn't lie on its caller's stack.
+#[inline(never)]
+pub(crate) fn remember_rate(key: &RuleRateKey, next_ns: u64) -> Result<(), ()> {
+    RULE_RATES.insert(key, Rate { next_ns }, u64::from(BPF_ANY)).map_err(|_| ())
 }
 
 /// The SA of the user-space engine with this key.

@@ -8,6 +8,7 @@ use sekisho_dataplane::parse::Packet;
 use crate::maps;
 use crate::path::count::Seen;
 use crate::path::forward::Fib;
+use crate::path::rule::Asked;
 
 /// A program's place in `SCRATCH`: one for each kind.
 #[derive(Clone, Copy)]
@@ -37,6 +38,8 @@ pub(crate) struct Scratch {
     pub(crate) lookup: FibLookup,
     /// Its answer.
     pub(crate) fib: Fib,
+    /// The question to the rules, and their answer.
+    pub(crate) asked: Asked,
 }
 
 impl Scratch {

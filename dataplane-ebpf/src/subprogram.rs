@@ -5,6 +5,7 @@
 //! comes back, a verdict's where nothing else is said.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use sekisho_abi::rule::List;
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::extension::{self, Walk};
 use sekisho_dataplane::frame::Frame;
@@ -18,6 +19,7 @@ use crate::path::count::{self, Seen};
 use crate::path::flow::{self, Admitted, End};
 use crate::path::forward;
 use crate::path::neighbour;
+use crate::path::rule::{self, Asked};
 use crate::scratch::Scratch;
 
 /// Stands for any port, where one is asked for by number.
@@ -260,9 +262,9 @@ fn expects<F: Frame>(frame: &F, scratch: &mut Scratch, entry: u32, exit: u32) ->
 }
 
 subprogram! {
-    fn sekisho_admit(scratch: *const Scratch, entry: u64, exit: u64, bytes: u32) -> u32 {
+    fn sekisho_admit(scratch: *mut Scratch, entry: u64, exit: u64, bytes: u32) -> u32 {
         // SAFETY: as above.
-        let Some(scratch) = (unsafe { scratch.as_ref() }) else { return number(Err(Verdict::DropInternal)) };
+        let Some(scratch) = (unsafe { scratch.as_mut() }) else { return number(Err(Verdict::DropInternal)) };
         match flow::admit(scratch, End::from_bits(entry), End::from_bits(exit), bytes) {
             Ok(Admitted::Silently) => number(Ok(Verdict::Pass)),
             Ok(Admitted::Logged) => number(Ok(Verdict::Pass)) | LOGGED,
@@ -273,13 +275,61 @@ subprogram! {
 
 /// [`flow::admit`], and the event that the rule may want.
 #[inline(always)]
-pub(crate) fn admit(scratch: &Scratch, entry: End, exit: End, bytes: u32) -> Result<(), Verdict> {
+pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<(), Verdict> {
     let admitted = sekisho_admit(scratch, entry.to_bits(), exit.to_bits(), bytes);
     judged(admitted)?;
     if admitted & LOGGED != 0 {
         event(&scratch.seen, if exit.port == 0 { Verdict::Pass } else { Verdict::Forward });
     }
     Ok(())
+}
+
+subprogram! {
+    fn sekisho_rule(asked: *mut Asked, bytes: u32) -> u32 {
+        // SAFETY: as above.
+        match unsafe { asked.as_mut() } {
+            Some(asked) => number(rule::judge(asked, bytes).map(|()| Verdict::Pass)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`rule::judge`].
+#[inline(always)]
+pub(crate) fn rule(asked: &mut Asked, bytes: u32) -> Result<(), Verdict> {
+    judged(sekisho_rule(asked, bytes)).map(|_| ())
+}
+
+subprogram! {
+    fn sekisho_first_rule(asked: *mut Asked, list: u32, first: u32, flags: u32) -> u32 {
+        // SAFETY: as above.
+        if let Some(asked) = unsafe { asked.as_mut() } {
+            rule::first_of(asked, list, first, flags);
+        }
+        0
+    }
+}
+
+/// [`rule::first_of`].
+#[inline(always)]
+pub(crate) fn first_rule(asked: &mut Asked, list: &List) {
+    sekisho_first_rule(asked, list.list, list.first, list.flags);
+}
+
+subprogram! {
+    fn sekisho_rule_limit(asked: *const Asked) -> u32 {
+        // SAFETY: as above.
+        match unsafe { asked.as_ref() } {
+            Some(asked) => number(rule::within_limit(asked).map(|()| Verdict::Pass)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`rule::within_limit`].
+#[inline(always)]
+pub(crate) fn rule_limit(asked: &Asked) -> Result<(), Verdict> {
+    judged(sekisho_rule_limit(asked)).map(|_| ())
 }
 
 subprogram! {

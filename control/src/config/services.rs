@@ -145,7 +145,7 @@ fn parse_number<N: std::str::FromStr>(digits: &str) -> Option<N> {
 mod tests {
     use super::*;
 
-    fn one(protocol: u8, ports: std::ops::RangeInclusive<u16>) -> Option<Vec<Match>> {
+    fn one(protocol: u8, ports: RangeInclusive<u16>) -> Option<Vec<Match>> {
         Some(vec![Match::Protocol { protocol, ports }])
     }
 

@@ -15,8 +15,10 @@ use sekisho_dataplane::tcp;
 use crate::context::{XdpFrame, now_ns};
 use crate::maps;
 use crate::path::count::Seen;
-use crate::path::{forward, rule};
+use crate::path::forward;
+use crate::path::rule::{self, Asked};
 use crate::scratch::Scratch;
+use crate::subprogram;
 
 /// Where a packet of a flow enters or leaves.
 #[derive(Clone, Copy)]
@@ -93,6 +95,7 @@ pub(crate) fn known(
         return Err(Verdict::DropInternal);
     }
     flow::touch(known, packet, progress, original, frame.bytes(), now_ns);
+    rule::count(known.rule, frame.bytes(), 0);
     Ok(Some(verdict))
 }
 
@@ -108,14 +111,14 @@ pub(crate) enum Admitted {
 /// The long way: the packet's flow is found, judged again or made, or the packet refused. `entry` and `exit` are
 /// where this packet goes in and out; that its addresses belong there is known. The way to remember is in `scratch`.
 #[inline(always)]
-pub(crate) fn admit(scratch: &Scratch, entry: End, exit: End, bytes: u32) -> Result<Admitted, Verdict> {
+pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<Admitted, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let Scratch { seen: Seen { packet, generation, .. }, hop, .. } = scratch;
+    let Scratch { seen: Seen { packet, generation, .. }, hop, asked, .. } = scratch;
     let generation = *generation;
     let (key, from_low) = flow::key(packet);
     let arriving =
         Arriving { packet, generation, key: &key, from_low, entry, exit, bytes, hop, now_ns: now_ns() };
-    find_or_open(config, &arriving)
+    find_or_open(config, &arriving, asked)
 }
 
 /// A packet on the long way, with what was found out about it.
@@ -132,7 +135,7 @@ struct Arriving<'a> {
 }
 
 #[inline(always)]
-fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
+fn find_or_open(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Result<Admitted, Verdict> {
     let &Arriving { packet, generation, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
     if let Some(known) = maps::flow(key)
         && !flow::is_expired(known, config, now_ns)
@@ -145,9 +148,10 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Ve
                         return Err(Verdict::DropInternal);
                     }
                     if known.generation != generation || flow::exit(known, original) != exit.port {
-                        judge_again(arriving, known, original)?;
+                        judge_again(arriving, asked, known, original)?;
                     }
                     flow::touch(known, packet, progress, original, bytes, now_ns);
+                    rule::count(known.rule, bytes, 0);
                     remember(known, arriving, original);
                     return Ok(Admitted::Silently);
                 }
@@ -159,7 +163,7 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Ve
             return Err(Verdict::DropPolicy);
         }
     }
-    open(config, arriving)
+    open(config, arriving, asked)
 }
 
 /// Remembers the way for the next packets of this direction. The time stands last: what another CPU takes for a way of
@@ -187,17 +191,23 @@ fn in_order() {
 
 /// Holds a known flow against the rules in force, or against a route that has moved.
 #[inline(always)]
-fn judge_again(arriving: &Arriving<'_>, known: &mut Flow, original: bool) -> Result<(), Verdict> {
-    let &Arriving { packet, generation, key, entry, exit, .. } = arriving;
+fn judge_again(
+    arriving: &Arriving<'_>,
+    asked: &mut Asked,
+    known: &mut Flow,
+    original: bool,
+) -> Result<(), Verdict> {
+    let &Arriving { packet, generation, key, entry, exit, bytes, .. } = arriving;
     let (from, to) = if original { (entry, exit) } else { (exit, entry) };
-    let Ok(rule) = rule::judge(generation, from.zone, to.zone, packet.protocol, known.rule_port_be) else {
+    asked.about(generation, packet, original, (from.zone, to.zone), known.rule_port_be);
+    if subprogram::rule(asked, bytes).is_err() {
         // A flow that the rules in force refuse is over. One that merely was led astray stays: its own way is allowed.
         if known.generation != generation {
             // Already gone if another CPU was quicker.
             let _ = maps::FLOWS.remove(maps::flow_key(key));
         }
         return Err(Verdict::DropPolicy);
-    };
+    }
     known.port_from = from.port;
     known.port_to = to.port;
     known.ifindex_from = from.ifindex;
@@ -207,18 +217,22 @@ fn judge_again(arriving: &Arriving<'_>, known: &mut Flow, original: bool) -> Res
     known.reply_hop.until_ns = 0;
     known.zone_from = from.zone;
     known.zone_to = to.zone;
-    known.rule = rule.id;
+    known.rule = asked.rule.id;
     known.generation = generation;
     Ok(())
 }
 
 /// Makes a flow if a rule allows it.
 #[inline(always)]
-fn open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
+fn open(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Result<Admitted, Verdict> {
     let &Arriving { packet, generation, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
     let Progress { tcp_state, fins, lifetime, replied, .. } = flow::first(config, packet)?;
     let rule_port_be = flow::rule_port_be(packet);
-    let rule = rule::judge(generation, entry.zone, exit.zone, packet.protocol, rule_port_be)?;
+    asked.about(generation, packet, true, (entry.zone, exit.zone), rule_port_be);
+    subprogram::rule(asked, bytes)?;
+    if asked.rule.interval_us != 0 {
+        subprogram::rule_limit(asked)?;
+    }
     // Built in a map, as it would take a third of the stack.
     let scratch = maps::NEW_FLOW.get_ptr_mut(0).ok_or(Verdict::DropInternal)?;
     // SAFETY: the entry is this CPU's own, and a program is not interrupted by another of its kind on it.
@@ -227,7 +241,7 @@ fn open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
     new.created_ns = now_ns;
     new.original = Counter { packets: 1, bytes: u64::from(bytes) };
     new.reply = Counter { packets: 0, bytes: 0 };
-    new.rule = rule.id;
+    new.rule = asked.rule.id;
     new.generation = generation;
     new.port_from = entry.port;
     new.port_to = exit.port;
@@ -246,7 +260,8 @@ fn open(config: &Config, arriving: &Arriving<'_>) -> Result<Admitted, Verdict> {
     (new.original_window, new.reply_window) = flow::first_windows(packet);
     new.tag = key.tag();
     maps::FLOWS.insert(maps::flow_key(key), new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFlowTable)?;
-    Ok(if rule.flags & rule_flags::LOG != 0 { Admitted::Logged } else { Admitted::Silently })
+    rule::count(asked.rule.id, bytes, 1);
+    Ok(if asked.rule.flags & rule_flags::LOG != 0 { Admitted::Logged } else { Admitted::Silently })
 }
 
 /// Takes a packet that XDP has admitted and left to the kernel: its flow must lead out by the port `exit`. No rule is

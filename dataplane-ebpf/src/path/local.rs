@@ -11,6 +11,7 @@ use sekisho_dataplane::{rate, spoof};
 
 use crate::context::{XdpFrame, now_ns};
 use crate::maps;
+use crate::path::count::Seen;
 use crate::path::flow::End;
 use crate::path::{forward, pass, rule};
 use crate::scratch::Scratch;
@@ -79,14 +80,17 @@ pub(crate) fn to_gateway(
 /// A packet that no router carries: DHCP where a rule lets it in, nothing else. It makes no flow, as the answer
 /// comes from another address than the one it was sent to.
 #[inline(always)]
-pub(crate) fn on_link(generation: u32, packet: &Packet, port: &Port) -> Result<Verdict, Verdict> {
+pub(crate) fn on_link(scratch: &mut Scratch, port: &Port, bytes: u32) -> Result<Verdict, Verdict> {
+    let Scratch { seen: Seen { packet, generation, .. }, asked, .. } = scratch;
     if port.flags & port_flags::VPN != 0 || !spoof::is_link_service(packet) {
         return Err(Verdict::DropMulticast);
     }
-    let allowed =
-        rule::judge(generation, port.zone, End::GATEWAY.zone, packet.protocol, packet.destination_port_be);
-    match allowed {
-        Ok(_) => Ok(Verdict::Pass),
+    asked.about(*generation, packet, true, (port.zone, End::GATEWAY.zone), packet.destination_port_be);
+    match subprogram::rule(asked, bytes) {
+        Ok(()) => {
+            rule::count(asked.rule.id, bytes, 0);
+            Ok(Verdict::Pass)
+        }
         Err(_) => Err(Verdict::DropMulticast),
     }
 }

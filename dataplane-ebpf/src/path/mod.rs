@@ -128,7 +128,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
         return Err(Verdict::DropSpoof);
     }
     if spoof::stays_on_link(destination) {
-        return local::on_link(scratch.seen.generation, packet, port);
+        return local::on_link(scratch, port, frame.bytes());
     }
     if scratch.seen.receiver != Receiver::Port {
         // A unicast packet in a multicast or broadcast frame (RFC 1122 section 3.3.6).

@@ -46,7 +46,7 @@ fuzz_target!(|source: &str| {
             assert!(warnings.iter().all(|warning| warning.severity == Severity::Warning));
             show(source, &warnings);
             assert!(!config.networks().is_empty());
-            let _ = policy::compile(&config.policies);
+            let _ = policy::compile(&policy::Rules::all(&config.policies, &config.sets));
             let _ = policy::unreachable(&config.policies);
             if let Err(error) = config.ike() {
                 assert!(!error.to_string().is_empty());

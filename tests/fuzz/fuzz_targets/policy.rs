@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use sekisho::config::{Action, Loaded, Match, Policy, check};
-use sekisho::policy::{RuleSet, compile, unreachable};
-use sekisho_abi::rule::{Rule, RuleKey, action, rule_flags};
+use sekisho::policy::{RuleSet, Rules, compile, unreachable};
+use sekisho_abi::rule::{ListKey, Rule, RuleKey, action, rule_flags};
 
 /// More says nothing new, and takes long to look at.
 const POLICIES: usize = 8;
@@ -59,8 +59,8 @@ fuzz_target!(|input: Input<'_>| {
     else {
         return;
     };
-    let Ok(set) = compile(&config.policies) else { return };
-    let idle: BTreeSet<_> = unreachable(&config.policies).into_iter().map(|found| found.policy).collect();
+    let Ok(set) = compile(&Rules::all(&config.policies, &config.sets)) else { return };
+    let idle: BTreeSet<_> = unreachable(&config.policies, &config.sets).into_iter().map(|found| found.policy).collect();
     let zones: Vec<_> = (0..=config.zones.len()).filter_map(|zone| u16::try_from(zone).ok()).collect();
     for (protocol, port) in borders(&config.policies) {
         for &from in &zones {
@@ -172,30 +172,27 @@ fn first_match(policies: &[Policy], from: u16, to: u16, protocol: u8, port: u16)
     })
 }
 
-/// What the programs do: the longest prefix that covers the packet's key.
+/// What the programs do where no policy names addresses: the list between the zones, and the longest prefix in it.
 fn lookup(set: &RuleSet, from: u16, to: u16, protocol: u8, port: u16) -> Rule {
+    let between = ListKey { from, to, ..ListKey::default() };
+    let Some((_, list)) = set.lists(0).find(|(key, _)| *key == between) else { return Rule::NONE };
     let asked = bits(&RuleKey {
-        generation_be: [0; 4],
-        from_be: from.to_be_bytes(),
-        to_be: to.to_be_bytes(),
+        list_be: list.list.to_be_bytes(),
         protocol,
         port_be: port.to_be_bytes(),
-        reserved: 0,
+        ..RuleKey::default()
     });
-    let covering = set
-        .entries()
-        .iter()
-        .filter(|entry| (bits(&entry.key(0)) ^ asked).leading_zeros() >= entry.prefix_bits());
-    covering.max_by_key(|entry| entry.prefix_bits()).map_or(Rule::default(), |entry| entry.rule())
+    let covering = set.rules(0).filter(|(length, key, _)| (bits(key) ^ asked).leading_zeros() >= *length);
+    covering.max_by_key(|(length, ..)| *length).map_or(Rule::NONE, |(.., rule)| rule)
 }
 
 /// As the trie compares them, from the first byte on.
 fn bits(key: &RuleKey) -> u128 {
     let mut bytes = [0; 16];
     bytes[..4].copy_from_slice(&key.generation_be);
-    bytes[4..6].copy_from_slice(&key.from_be);
-    bytes[6..8].copy_from_slice(&key.to_be);
+    bytes[4..8].copy_from_slice(&key.list_be);
     bytes[8] = key.protocol;
-    bytes[9..11].copy_from_slice(&key.port_be);
+    bytes[9] = key.source_port_class;
+    bytes[10..12].copy_from_slice(&key.port_be);
     u128::from_be_bytes(bytes)
 }

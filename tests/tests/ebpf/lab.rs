@@ -28,7 +28,8 @@ use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, LIFETIMES_DEFAULT};
 use sekisho_abi::map::{Config, Counter, Spi, SpiKey, config_flags};
 use sekisho_abi::port::{Network, Port, PortKey, ZONE_GATEWAY, network_kind, port_flags};
 use sekisho_abi::rule::{
-    RULE_KEY_BITS, RULE_KEY_BITS_ANY_PORT, RULE_KEY_BITS_ANY_PROTOCOL, Rule, RuleKey, action, rule_flags,
+    List, ListKey, RULE_KEY_BITS, RULE_KEY_BITS_ANY_PORT, RULE_KEY_BITS_ANY_PROTOCOL, Rule, RuleCounter,
+    RuleKey, action, rule_flags,
 };
 use sekisho_abi::verdict::{Verdict, counter_index};
 use sekisho_abi::{Address, mapped};
@@ -48,6 +49,9 @@ pub(crate) const ENGINE_END: u16 = 20;
 pub(crate) const fn zone(port: u16) -> u16 {
     port + 100
 }
+
+/// Number of the rules that [`Lab::allow`] and its like make.
+pub(crate) const RULE_ID: u32 = 42;
 
 /// Largest packet for VPN ports.
 pub(crate) const VPN_MTU: u16 = 1400;
@@ -246,23 +250,56 @@ impl Lab {
     }
 
     fn rule(&mut self, generation: u32, from: u16, to: u16, service: Service, action: u16, flags: u16) {
-        let zone = |port: u16| if port == 0 { ZONE_GATEWAY } else { zone(port) }.to_be_bytes();
+        let zone = |port: u16| if port == 0 { ZONE_GATEWAY } else { zone(port) };
+        let (from, to) = (zone(from), zone(to));
+        // One list for each pair of zones.
+        let list = u32::from(from) << 16 | u32::from(to) + 1;
+        let key = ListKey { generation, from, to, ..ListKey::default() };
+        self.insert("LISTS", key, List { list, first: 1, flags: 0 });
+        let rule = Rule { order: 1, id: RULE_ID, action, flags, interval_us: 0, burst_us: 0 };
+        self.add_rule(list, service, rule);
+    }
+
+    /// A rule in a list, under the generation in force.
+    pub(crate) fn add_rule(&mut self, list: u32, service: Service, rule: Rule) {
         let (bits, protocol, port) = match service {
             Service::Any => (RULE_KEY_BITS_ANY_PROTOCOL, 0, 0),
             Service::Protocol(protocol) => (RULE_KEY_BITS_ANY_PORT, protocol, 0),
             Service::Port(protocol, port) => (RULE_KEY_BITS, protocol, port),
         };
         let key = RuleKey {
-            generation_be: generation.to_be_bytes(),
-            from_be: zone(from),
-            to_be: zone(to),
+            generation_be: self.config.generation.to_be_bytes(),
+            list_be: list.to_be_bytes(),
             protocol,
+            source_port_class: 0,
             port_be: port.to_be_bytes(),
-            reserved: 0,
         };
-        let mut map: LpmTrie<&mut MapData, RuleKey, Rule> =
-            self.ebpf.map_mut("RULES").expect("a map").try_into().expect("a trie");
-        map.insert(&Key::new(bits, key), Rule { id: 42, action, flags }, 0).expect("room");
+        self.add_prefix("RULES", bits, key, rule);
+    }
+
+    /// A prefix of a trie.
+    pub(crate) fn add_prefix<K: aya::Pod, V: aya::Pod>(&mut self, map: &str, bits: u32, key: K, value: V) {
+        let mut map: LpmTrie<&mut MapData, K, V> =
+            self.ebpf.map_mut(map).expect("a map").try_into().expect("a trie");
+        map.insert(&Key::new(bits, key), value, 0).expect("room");
+    }
+
+    /// The configuration in force.
+    pub(crate) fn generation(&self) -> u32 {
+        self.config.generation
+    }
+
+    /// What a rule has decided so far.
+    pub(crate) fn rule_counter(&self, id: u32) -> RuleCounter {
+        let map: PerCpuArray<&MapData, RuleCounter> =
+            self.ebpf.map("RULE_COUNTERS").expect("a map").try_into().expect("a per-CPU array");
+        let mut sum = RuleCounter::default();
+        for counter in map.get(&id, 0).expect("an entry").iter() {
+            sum.packets += counter.packets;
+            sum.bytes += counter.bytes;
+            sum.flows += counter.flows;
+        }
+        sum
     }
 
     /// Flips to the next rule set, which is empty.
@@ -304,7 +341,7 @@ impl Lab {
         map.unset(XSK_BASE + u32::from(port)).expect("a socket");
     }
 
-    fn insert<K: aya::Pod, V: aya::Pod>(&mut self, map: &str, key: K, value: V) {
+    pub(crate) fn insert<K: aya::Pod, V: aya::Pod>(&mut self, map: &str, key: K, value: V) {
         let mut map: HashMap<&mut MapData, K, V> =
             self.ebpf.map_mut(map).expect("a map").try_into().expect("a hash");
         map.insert(key, value, 0).expect("room");

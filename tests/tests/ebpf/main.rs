@@ -25,5 +25,6 @@ mod neighbours;
 mod packet;
 mod races;
 mod refused;
+mod rules;
 mod tcp;
 mod test_run;
