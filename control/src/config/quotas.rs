@@ -23,6 +23,16 @@ pub struct Quotas {
     pub zones: Vec<(ZoneId, ZoneQuota)>,
 }
 
+impl Quotas {
+    /// Whether anything is another for the zones that both have.
+    pub fn differ(&self, other: &Quotas) -> bool {
+        let own = |zone: ZoneId| self.zones.iter().find(|(id, _)| *id == zone).map(|(_, quota)| quota);
+        self.half_open_per_destination != other.half_open_per_destination
+            || self.pressure != other.pressure
+            || other.zones.iter().any(|(zone, quota)| own(*zone).is_some_and(|own| own != quota))
+    }
+}
+
 /// Quotas of the flows opened from one zone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ZoneQuota {

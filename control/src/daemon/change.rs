@@ -123,10 +123,10 @@ impl Changes {
             schedules.iter().map(|s| (&*s.name, s)),
         );
         changes.rules |= old.policies != *policies || old.sets != *sets || old.schedules != *schedules;
-        if old.quotas != *quotas {
+        if old.quotas.differ(quotas) {
             changes.add("gateway", "quotas", Kind::Changed);
-            changes.rules = true;
         }
+        changes.rules |= old.quotas != *quotas;
 
         let ike = |config: &EndpointConfig, name: &str| {
             config.connections.iter().find(|connection| *connection.name == *name).cloned()
