@@ -33,8 +33,7 @@ pub(crate) static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(RULE
 #[map]
 pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entries(RULE_IDS_MAX, 0);
 #[map]
-pub(crate) static RULE_RATES: LruHashMap<RuleRateKey, Rate> =
-    LruHashMap::with_max_entries(RULE_RATES_MAX, 0);
+pub(crate) static RULE_RATES: LruHashMap<RuleRateKey, Rate> = LruHashMap::with_max_entries(RULE_RATES_MAX, 0);
 // A plain hash: it never evicts, so that a flood of new flows can't push out those at work.
 #[map]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(FLOWS_MAX, 0);

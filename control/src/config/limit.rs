@@ -12,7 +12,8 @@ pub struct Limit {
 }
 
 /// What `limit` may look like.
-pub(super) const EXPECTED: &str = "a rate of new flows, as \"100/s\", \"100/s per source\" or \"30/min burst 10 per source\"";
+pub(super) const EXPECTED: &str =
+    "a rate of new flows, as \"100/s\", \"100/s per source\" or \"30/min burst 10 per source\"";
 
 /// Highest rate: one a microsecond.
 const PER_SECOND_MAX: u64 = 1_000_000;

@@ -102,10 +102,12 @@ impl Numbers {
             }
             let mut free = |again: bool| {
                 let from = from.entry((kind.family(), again)).or_insert(1);
-                let found = (*from..u16::MAX).take_while(|&number| u32::from(number) < kind.bound()).find(|&number| {
-                    let number = (kind.family(), number);
-                    !present.contains(&number) && (again || !former.contains(&number))
-                });
+                let found = (*from..u16::MAX).take_while(|&number| u32::from(number) < kind.bound()).find(
+                    |&number| {
+                        let number = (kind.family(), number);
+                        !present.contains(&number) && (again || !former.contains(&number))
+                    },
+                );
                 *from = found.unwrap_or(u16::MAX);
                 found
             };

@@ -165,7 +165,10 @@ fn warn_unreachable(specs: &[PolicySpec], policies: &[Policy], sets: &Sets, repo
         let deciders: Vec<_> = unreachable.decided_by.iter().filter_map(|&index| specs.get(index)).collect();
         let Some(first) = deciders.first() else {
             report
-                .warning(spec.name.span(), format!("policy \"{name}\" matches nothing: its addresses are an empty set"))
+                .warning(
+                    spec.name.span(),
+                    format!("policy \"{name}\" matches nothing: its addresses are an empty set"),
+                )
                 .remedy("put addresses into the set, or remove the policy");
             continue;
         };
@@ -173,7 +176,10 @@ fn warn_unreachable(specs: &[PolicySpec], policies: &[Policy], sets: &Sets, repo
         let contradicts = deciders.iter().any(|decider| decider.resolved.action != spec.resolved.action);
         let how = if contradicts { "decides otherwise before it" } else { "decides before it" };
         report
-            .warning(spec.name.span(), format!("policy \"{name}\" is never reached: {} {how}", names.join(", ")))
+            .warning(
+                spec.name.span(),
+                format!("policy \"{name}\" is never reached: {} {how}", names.join(", ")),
+            )
             .related(first.name.span(), "decides before")
             .remedy("the first match wins: move the narrower policy up, or remove it");
     }
@@ -273,7 +279,10 @@ fn read_source_ports(section: &Section<'_>, matches: &[Match], report: &Report) 
     let Some(ports) = section.parsed_list("source_ports", expected, parse_ports) else { return Vec::new() };
     if !matches.iter().all(|m| matches!(m.protocol(), Some(TCP | UDP))) {
         report
-            .error(section.key_span("source_ports"), "`source_ports` in a policy that is not for TCP and UDP alone")
+            .error(
+                section.key_span("source_ports"),
+                "`source_ports` in a policy that is not for TCP and UDP alone",
+            )
             .expected("other protocols have no ports")
             .remedy("make two policies of it: the first match wins");
     }
@@ -292,7 +301,11 @@ fn find_schedule(name: &Spanned<String>, schedules: &[Schedule], report: &Report
         report
             .error(name.span(), format!("there is no schedule \"{}\"", name.get_ref().escape_debug()))
             .expected("expected the name of a schedule")
-            .remedy(suggestion(name.get_ref(), "schedules", schedules.iter().map(|schedule| &*schedule.name)));
+            .remedy(suggestion(
+                name.get_ref(),
+                "schedules",
+                schedules.iter().map(|schedule| &*schedule.name),
+            ));
     }
     found
 }

@@ -141,7 +141,9 @@ fn parse_zone(text: &str) -> Option<TimeZone> {
     if text == "UTC" {
         return Some(TimeZone::UTC);
     }
-    if let Some((sign, time)) = text.strip_prefix('+').map(|t| (1, t)).or(text.strip_prefix('-').map(|t| (-1, t))) {
+    if let Some((sign, time)) =
+        text.strip_prefix('+').map(|t| (1, t)).or(text.strip_prefix('-').map(|t| (-1, t)))
+    {
         let minutes = i32::from(parse_time(time).filter(|minutes| *minutes < DAY_MINUTES)?);
         return Offset::from_seconds(sign * minutes * 60).ok().map(TimeZone::fixed);
     }
@@ -177,7 +179,10 @@ mod tests {
         assert!(hours.is_on(at("2026-03-02T08:59:59Z")));
         assert!(!hours.is_on(at("2026-03-02T09:00:00Z")));
         assert!(!hours.is_on(at("2026-03-07T02:00:00Z")), "Saturday");
-        assert_eq!(schedule(&["mon-fri"], "08:00", "18:00", "+09:00").is_on(at("2026-03-01T23:00:00Z")), true);
+        assert_eq!(
+            schedule(&["mon-fri"], "08:00", "18:00", "+09:00").is_on(at("2026-03-01T23:00:00Z")),
+            true
+        );
     }
 
     #[test]

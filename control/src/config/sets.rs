@@ -49,7 +49,10 @@ impl Sets {
                     None => match parse(text.get_ref()) {
                         Some(parsed) => prefixes.extend(parsed),
                         None => report
-                            .error(text.span(), format!("\"{}\" is no address", text.get_ref().escape_debug()))
+                            .error(
+                                text.span(),
+                                format!("\"{}\" is no address", text.get_ref().escape_debug()),
+                            )
                             .expected(format!("expected {EXPECTED}, or {FILE}NAME"))
                             .remedy("host names are not looked up: write what they stand for"),
                     },
@@ -202,7 +205,9 @@ mod tests {
         assert_eq!(texts("10.0.0.5-10.0.0.5"), some(&["10.0.0.5/32"]));
         assert_eq!(texts("0.0.0.0-255.255.255.255"), some(&["0.0.0.0/0"]));
         assert_eq!(texts("fd00:: - fd00::1"), some(&["fd00::/127"]));
-        for nonsense in ["", "10.0.0.1/8", "10.0.0.9-10.0.0.5", "10.0.0.1-fd00::1", "10.0.0.256", "host.example", "-"] {
+        for nonsense in
+            ["", "10.0.0.1/8", "10.0.0.9-10.0.0.5", "10.0.0.1-fd00::1", "10.0.0.256", "host.example", "-"]
+        {
             assert_eq!(parse(nonsense), None, "{nonsense}");
         }
     }

@@ -106,7 +106,8 @@ fn call<K: Pod, V: Pod>(
     };
     // SAFETY: keys and values are plain data of the map's sizes (the typed maps have checked them), `count` of each,
     // and live during the call; the kernel writes to `attributes` only.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>()) };
     if result == 0 {
         return Ok(());
     }

@@ -323,7 +323,7 @@ mod tests {
         let (_filter, mut maps) =
             Filter::open(&gateway, 1024, true).expect("the programs load (this test needs root)");
         maps.set_rules(&between(1, 2)).expect("the first");
-        assert_eq!(in_force(&maps), [(1, 2)]);
+        assert_eq!(in_force(&maps), [(1, 2); 2]);
 
         // A start with ports of another meaning closes the filter and begins anew.
         maps.close().expect("closes");
@@ -345,5 +345,47 @@ mod tests {
         assert_eq!(fourth, [(7, 8); 2]);
         assert_eq!(alone, [2, 1, 2], "lists, addresses and rules");
         assert_eq!(replaced, alone);
+    }
+
+    /// Ten thousand policies and a hundred thousand addresses: all of it is in the kernel, the former set is gone. What it
+    /// took is printed. Needs root.
+    #[test]
+    fn a_large_rule_set_is_put_in_force() {
+        const POLICIES: u32 = 10_000;
+        const ADDRESSES: u32 = 100_000;
+        let host = |n: u32| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + 3 * n)).into();
+        let mut sets = vec![AddressSet { name: None, prefixes: (0..ADDRESSES).map(host).collect() }];
+        let mut policies = Vec::new();
+        for n in 0..POLICIES {
+            let port = u16::try_from(n % 5000).expect("a port");
+            sets.push(AddressSet { name: None, prefixes: vec![host(7 * n)] });
+            policies.push(Policy {
+                name: "one".into(),
+                from: vec![1],
+                to: vec![2],
+                sources: if n % 2 == 0 { vec![sets.len() - 1] } else { Vec::new() },
+                destinations: if n % 3 == 0 { vec![0] } else { Vec::new() },
+                matches: vec![Match::Protocol { protocol: 6, ports: port..=port }],
+                action: Action::Allow,
+                ..Policy::default()
+            });
+        }
+        let gateway = format!("sk-large-{}", std::process::id());
+        let (_filter, mut maps) =
+            Filter::open(&gateway, 1024, true).expect("the programs load (this test needs root)");
+        let begin = std::time::Instant::now();
+        let rules = policy::compile(&Rules::all(&policies, &sets)).expect("they fit");
+        let compiled = begin.elapsed();
+        maps.set_rules(&rules).expect("in force");
+        let in_force = begin.elapsed();
+        maps.set_rules(&rules).expect("in force again, the former removed");
+        let again = begin.elapsed() - in_force;
+        let entries = entries(&maps);
+        Filter::remove(&gateway, &[]).expect("unpins");
+        println!(
+            "compiled in {compiled:?}, in force after {in_force:?}, the next set after {again:?}: {entries:?}"
+        );
+        assert_eq!(entries, [rules.lists(0).count(), rules.addresses(0).count(), rules.rules(0).count()]);
+        assert!(entries[1] >= ADDRESSES as usize && entries[2] >= 5000);
     }
 }

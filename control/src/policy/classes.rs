@@ -132,15 +132,20 @@ mod tests {
     fn class(classes: &Classes, address: &str) -> u32 {
         let (_, address) = trie_prefix(IpNet::from(address.parse::<std::net::IpAddr>().expect("an address")));
         let address = u128::from_be_bytes(address);
-        let around = |&&(bits, prefix, _): &&(u32, Address, u32)| {
-            covers(u128::from_be_bytes(prefix), bits, address)
-        };
-        classes.prefixes.iter().filter(around).max_by_key(|(bits, ..)| *bits).map_or(0, |(_, _, class)| *class)
+        let around =
+            |&&(bits, prefix, _): &&(u32, Address, u32)| covers(u128::from_be_bytes(prefix), bits, address);
+        classes
+            .prefixes
+            .iter()
+            .filter(around)
+            .max_by_key(|(bits, ..)| *bits)
+            .map_or(0, |(_, _, class)| *class)
     }
 
     #[test]
     fn addresses_of_the_same_sets_are_of_one_class() {
-        let classes = Classes::of(&[set(&["10.0.0.0/8"]), set(&["10.1.0.0/16", "10.2.0.0/16", "192.0.2.7/32"])]);
+        let classes =
+            Classes::of(&[set(&["10.0.0.0/8"]), set(&["10.1.0.0/16", "10.2.0.0/16", "192.0.2.7/32"])]);
         let (outside, wide) = (class(&classes, "192.0.2.1"), class(&classes, "10.9.9.9"));
         let both = class(&classes, "10.1.2.3");
         assert_eq!(outside, CLASS_ANY);

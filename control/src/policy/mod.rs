@@ -160,15 +160,17 @@ impl RuleSet {
     /// Entries of `ADDRESSES` under this rule set number: prefix length in bits, number included, key, class.
     pub fn addresses(&self, generation: u32) -> impl Iterator<Item = (u32, AddressKey, u32)> {
         let generation_be = generation.to_be_bytes();
-        self.addresses.iter().map(move |(bits, key, class)| (*bits, AddressKey { generation_be, ..*key }, *class))
+        self.addresses
+            .iter()
+            .map(move |(bits, key, class)| (*bits, AddressKey { generation_be, ..*key }, *class))
     }
 
     /// Entries of `RULES` under this rule set number: prefix length in bits, number included, key, rule.
     pub fn rules(&self, generation: u32) -> impl Iterator<Item = (u32, RuleKey, Rule)> {
         let generation_be = generation.to_be_bytes();
-        self.rules.iter().map(move |entry| {
-            (entry.prefix_bits, RuleKey { generation_be, ..entry.key }, entry.rule)
-        })
+        self.rules
+            .iter()
+            .map(move |entry| (entry.prefix_bits, RuleKey { generation_be, ..entry.key }, entry.rule))
     }
 }
 
@@ -240,7 +242,8 @@ impl Compiler<'_> {
     ) -> Result<(), PolicyError> {
         let bundles = bundles(self.rules.policies, list, classes);
         let limit = LISTS_MAX as usize / 2;
-        let mut lists: BTreeMap<(u32, u32), Bundles> = BTreeMap::from([((CLASS_ANY, CLASS_ANY), Bundles::new())]);
+        let mut lists: BTreeMap<(u32, u32), Bundles> =
+            BTreeMap::from([((CLASS_ANY, CLASS_ANY), Bundles::new())]);
         let mut flags = 0;
         const ANY: &[u32] = &[CLASS_ANY];
         for (number, bundle) in (0..).zip(&bundles) {
@@ -298,8 +301,9 @@ impl Compiler<'_> {
         }
         let limit = RULES_MAX as usize / 2;
         self.work += policies.len();
-        let uses_source_ports =
-            policies.iter().any(|&p| index(self.rules.policies, p).is_some_and(|p| !p.source_ports.is_empty()));
+        let uses_source_ports = policies
+            .iter()
+            .any(|&p| index(self.rules.policies, p).is_some_and(|p| !p.source_ports.is_empty()));
         let list = List {
             list: u32::try_from(self.numbers.len()).unwrap_or(u32::MAX).saturating_add(1),
             first: order(first),
@@ -317,7 +321,11 @@ impl Compiler<'_> {
     fn emit_list(&mut self, list: List, policies: &[u32]) {
         let of = |&number: &u32| index(self.rules.policies, number).map(|policy| (number, policy));
         let policies: Vec<(u32, &Policy)> = policies.iter().filter_map(of).collect();
-        let matches = || policies.iter().flat_map(|&(number, policy)| policy.matches.iter().map(move |m| (number, policy, m)));
+        let matches = || {
+            policies
+                .iter()
+                .flat_map(|&(number, policy)| policy.matches.iter().map(move |m| (number, policy, m)))
+        };
         let any = matches().find(|(_, _, m)| **m == Match::Any).map(|(number, ..)| number);
         let key = RuleKey { list_be: list.list.to_be_bytes(), ..RuleKey::default() };
         let mut out = Vec::new();
@@ -332,7 +340,8 @@ impl Compiler<'_> {
                 let claims = matches().filter_map(|(number, policy, m)| {
                     let ports = m.ports_of(protocol)?;
                     let asks = !policy.source_ports.is_empty();
-                    (!asks || policy.source_ports.iter().any(|range| range.contains(start))).then_some((number, ports))
+                    (!asks || policy.source_ports.iter().any(|range| range.contains(start)))
+                        .then_some((number, ports))
                 });
                 let key = RuleKey { protocol, source_port_class, ..key };
                 Block::all(&segments(claims)).emit(any, &mut |port, bits, decider| {

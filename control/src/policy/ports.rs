@@ -15,7 +15,9 @@ pub(super) type Segment<T> = (RangeInclusive<u16>, T);
 
 /// The ports cut where the decider may change, in ascending order and without gaps: of those who claim a port, the
 /// lowest decides.
-pub(super) fn segments(claims: impl Iterator<Item = (u32, RangeInclusive<u16>)>) -> Vec<Segment<Option<u32>>> {
+pub(super) fn segments(
+    claims: impl Iterator<Item = (u32, RangeInclusive<u16>)>,
+) -> Vec<Segment<Option<u32>>> {
     let mut changes: BTreeMap<u32, Vec<(u32, bool)>> = BTreeMap::from([(0, Vec::new())]);
     for (claimant, ports) in claims {
         changes.entry((*ports.start()).into()).or_default().push((claimant, true));

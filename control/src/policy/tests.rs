@@ -51,7 +51,10 @@ impl Tables<'_> {
         ] {
             let asks = (flag == list_flags::BY_DESTINATION || source != CLASS_ANY)
                 && (flag == list_flags::BY_SOURCE || destination != CLASS_ANY);
-            if any.flags & flag != 0 && asks && let Some(list) = self.list(from, to, source, destination) {
+            if any.flags & flag != 0
+                && asks
+                && let Some(list) = self.list(from, to, source, destination)
+            {
                 found = self.first(list, packet, found);
             }
         }
@@ -136,7 +139,10 @@ fn first_match(policies: &[Policy], sets: &[AddressSet], packet: &Packet) -> Opt
             && is_in(&policy.sources, packet.source)
             && is_in(&policy.destinations, packet.destination)
             && (ports.is_empty() || ports.iter().any(|range| range.contains(&packet.source_port)))
-            && policy.matches.iter().any(|m| m.ports_of(packet.protocol).is_some_and(|p| p.contains(&packet.port)))
+            && policy
+                .matches
+                .iter()
+                .any(|m| m.ports_of(packet.protocol).is_some_and(|p| p.contains(&packet.port)))
     })
 }
 
@@ -172,7 +178,8 @@ fn addresses() -> impl Strategy<Value = Address> {
 const SETS: usize = 5;
 
 fn sets() -> impl Strategy<Value = Vec<AddressSet>> {
-    let one = prop::collection::vec(prefixes(), 0..4).prop_map(|prefixes| AddressSet { name: None, prefixes });
+    let one =
+        prop::collection::vec(prefixes(), 0..4).prop_map(|prefixes| AddressSet { name: None, prefixes });
     prop::collection::vec(one, SETS)
 }
 

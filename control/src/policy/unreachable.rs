@@ -25,7 +25,8 @@ const EFFORT_MAX: usize = 20_000_000;
 /// found.
 pub fn unreachable(policies: &[Policy], sets: &[AddressSet]) -> Vec<Unreachable> {
     let classes = Classes::of(sets);
-    let mut search = Search { policies, effort: EFFORT_MAX, reached: BTreeSet::new(), decided_by: BTreeMap::new() };
+    let mut search =
+        Search { policies, effort: EFFORT_MAX, reached: BTreeSet::new(), decided_by: BTreeMap::new() };
     for list in by_zones(policies, &BTreeSet::new()).values() {
         search.between_two_zones(&Groups::of(policies, list, &classes));
     }
@@ -80,14 +81,18 @@ impl Search<'_> {
     fn within(&mut self, own: &[u32], concerned: &[u32]) {
         let matches = || {
             let of = |&policy: &u32| index(self.policies, policy).map(|found| (policy, found));
-            concerned.iter().filter_map(of).flat_map(|(policy, found)| found.matches.iter().map(move |m| (policy, m)))
+            concerned
+                .iter()
+                .filter_map(of)
+                .flat_map(|(policy, found)| found.matches.iter().map(move |m| (policy, m)))
         };
         let any = matches().find(|(_, m)| **m == Match::Any).map(|(policy, _)| policy);
         let protocols: BTreeSet<u8> = matches().filter_map(|(_, m)| m.protocol()).collect();
         let mut decisions: Vec<(Option<u8>, RangeInclusive<u16>, u32)> = Vec::new();
         decisions.extend(any.map(|decider| (None, ALL, decider)));
         for protocol in protocols {
-            let claims = matches().filter_map(|(policy, m)| m.ports_of(protocol).map(|ports| (policy, ports)));
+            let claims =
+                matches().filter_map(|(policy, m)| m.ports_of(protocol).map(|ports| (policy, ports)));
             let decided = segments(claims).into_iter();
             decisions.extend(decided.filter_map(|(ports, decider)| Some((Some(protocol), ports, decider?))));
         }
@@ -160,7 +165,9 @@ impl<'a> Groups<'a> {
         for (at, group) in groups.iter().enumerate() {
             match &group.condition.sources {
                 None => of_any_source.push(at),
-                Some(classes) => classes.iter().for_each(|class| by_source.entry(*class).or_default().push(at)),
+                Some(classes) => {
+                    classes.iter().for_each(|class| by_source.entry(*class).or_default().push(at))
+                }
             }
         }
         Self { groups, of_any_source, by_source }

@@ -1,8 +1,8 @@
 //! Rules: which list is asked, which rule of several decides, what is counted and limited.
 
 use sekisho_abi::rule::{
-    AddressKey, CLASS_ANY, LIST_EMPTY, LIST_SOURCE_PORTS, List, ListKey, RULE_KEY_BITS, Rule, RuleKey, action,
-    list_flags, rule_flags,
+    AddressKey, CLASS_ANY, LIST_EMPTY, LIST_SOURCE_PORTS, List, ListKey, RULE_KEY_BITS, Rule, RuleKey,
+    action, list_flags, rule_flags,
 };
 use sekisho_abi::verdict::Verdict;
 
@@ -21,8 +21,13 @@ fn rule(order: u32, action: u16) -> Rule {
 impl Lab {
     /// A list between LAN1 and the WAN for these classes.
     fn list(&mut self, source_class: u32, destination_class: u32, list: List) {
-        let key =
-            ListKey { generation: self.generation(), from: zone(LAN1), to: zone(WAN), source_class, destination_class };
+        let key = ListKey {
+            generation: self.generation(),
+            from: zone(LAN1),
+            to: zone(WAN),
+            source_class,
+            destination_class,
+        };
         self.insert("LISTS", key, list);
     }
 
@@ -88,9 +93,15 @@ fn what_no_rule_matches_is_refused_and_counted_under_none() {
     lab.list(1, CLASS_ANY, List { list: 2, first: 1, flags: 0 });
     lab.class("10.1.0.2", 32, 1);
     lab.add_rule(2, Service::Any, rule(1, action::ALLOW));
-    assert_eq!(lab.receive(Device::Lan1, &syn("10.1.0.3", "198.51.100.7", 5000, 80)).verdict, Verdict::DropPolicy);
+    assert_eq!(
+        lab.receive(Device::Lan1, &syn("10.1.0.3", "198.51.100.7", 5000, 80)).verdict,
+        Verdict::DropPolicy
+    );
     assert_eq!(lab.rule_counter(0).packets, 1);
-    assert_eq!(lab.receive(Device::Lan1, &syn("10.1.0.2", "198.51.100.7", 5000, 80)).verdict, Verdict::Forward);
+    assert_eq!(
+        lab.receive(Device::Lan1, &syn("10.1.0.2", "198.51.100.7", 5000, 80)).verdict,
+        Verdict::Forward
+    );
     // An address outside of the list's class does not get in by a flow judged again either.
     lab.next_generation();
     lab.list(CLASS_ANY, CLASS_ANY, List { list: LIST_EMPTY, first: u32::MAX, flags: list_flags::BY_SOURCE });
@@ -155,9 +166,8 @@ fn a_limit_holds_new_flows_down() {
         let interval_us = 3_600_000_000 / 10;
         let limited = Rule { flags, interval_us, burst_us: 9 * interval_us, ..rule(1, action::ALLOW) };
         lab.add_rule(1, Service::Any, limited);
-        let from = |host, port| {
-            to(Device::Lan1, ip(&format!("10.1.0.{host}"), "198.51.100.7").udp(port, 53, b""))
-        };
+        let from =
+            |host, port| to(Device::Lan1, ip(&format!("10.1.0.{host}"), "198.51.100.7").udp(port, 53, b""));
         let admitted = (0..100)
             .filter(|port| lab.receive(Device::Lan1, &from(2, 5000 + port)).verdict == Verdict::Forward)
             .count();
