@@ -16,7 +16,7 @@ use crate::context::{SkbFrame, XdpFrame};
 use crate::egress;
 use crate::path;
 use crate::path::count::{self, Seen};
-use crate::path::flow::{self, Admitted, End};
+use crate::path::flow::{self, End, Found};
 use crate::path::forward;
 use crate::path::neighbour;
 use crate::path::rule::{self, Asked};
@@ -26,6 +26,10 @@ use crate::scratch::Scratch;
 const ANY_PORT: u32 = u32::MAX;
 /// Set beside [`Verdict::Pass`] where the rule that allowed a new flow wants an event.
 const LOGGED: u32 = 1 << 8;
+/// The packet belongs to no flow. Both of these hold no verdict's number.
+const NEW: u32 = 1 << 9 | 0xff;
+/// Its flow is to be judged again.
+const AGAIN: u32 = 1 << 10 | 0xff;
 
 /// What a step of a loop gives back where there is more to do.
 const MORE: u32 = 1 << 8;
@@ -262,23 +266,68 @@ fn expects<F: Frame>(frame: &F, scratch: &mut Scratch, entry: u32, exit: u32) ->
 }
 
 subprogram! {
-    fn sekisho_admit(scratch: *mut Scratch, entry: u64, exit: u64, bytes: u32) -> u32 {
+    /// [`Pass`](Verdict::Pass) for a known flow, [`NEW`], [`AGAIN`] or a refusal.
+    fn sekisho_find(scratch: *mut Scratch, entry: u64, exit: u64, bytes: u32) -> u32 {
         // SAFETY: as above.
         let Some(scratch) = (unsafe { scratch.as_mut() }) else { return number(Err(Verdict::DropInternal)) };
-        match flow::admit(scratch, End::from_bits(entry), End::from_bits(exit), bytes) {
-            Ok(Admitted::Silently) => number(Ok(Verdict::Pass)),
-            Ok(Admitted::Logged) => number(Ok(Verdict::Pass)) | LOGGED,
+        match flow::find(scratch, End::from_bits(entry), End::from_bits(exit), bytes) {
+            Ok(Found::Known) => number(Ok(Verdict::Pass)),
+            Ok(Found::New) => NEW,
+            Ok(Found::Again) => AGAIN,
             Err(refused) => number(Err(refused)),
         }
     }
 }
 
-/// [`flow::admit`], and the event that the rule may want.
+subprogram! {
+    fn sekisho_judged_again(scratch: *mut Scratch, entry: u64, exit: u64) -> u32 {
+        // SAFETY: as above.
+        let Some(scratch) = (unsafe { scratch.as_mut() }) else { return number(Err(Verdict::DropInternal)) };
+        let judged = flow::judged_again(scratch, End::from_bits(entry), End::from_bits(exit));
+        number(judged.map(|()| Verdict::Pass))
+    }
+}
+
+subprogram! {
+    fn sekisho_open(scratch: *mut Scratch, entry: u64, exit: u64, bytes: u32) -> u32 {
+        // SAFETY: as above.
+        let Some(scratch) = (unsafe { scratch.as_mut() }) else { return number(Err(Verdict::DropInternal)) };
+        match flow::open(scratch, End::from_bits(entry), End::from_bits(exit), bytes) {
+            Ok(false) => number(Ok(Verdict::Pass)),
+            Ok(true) => number(Ok(Verdict::Pass)) | LOGGED,
+            Err(refused) => number(Err(refused)),
+        }
+    }
+}
+
+/// A packet on the long way: its flow is found, judged again or made, or the packet refused. One step after the other,
+/// and not one inside of the other, for the sake of the stack.
 #[inline(always)]
 pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<(), Verdict> {
-    let admitted = sekisho_admit(scratch, entry.to_bits(), exit.to_bits(), bytes);
-    judged(admitted)?;
-    if admitted & LOGGED != 0 {
+    let (in_bits, out_bits) = (entry.to_bits(), exit.to_bits());
+    let mut found = sekisho_find(scratch, in_bits, out_bits, bytes);
+    if found == AGAIN {
+        let allowed = rule(&mut scratch.asked, bytes);
+        if scratch.asked.dry != 0 {
+            return allowed;
+        }
+        judged(sekisho_judged_again(scratch, in_bits, out_bits))?;
+        found = sekisho_find(scratch, in_bits, out_bits, bytes);
+    }
+    if found != NEW {
+        // Judged again by another CPU meanwhile, by other rules: refused, as its number is no verdict's.
+        return judged(found).map(|_| ());
+    }
+    rule(&mut scratch.asked, bytes)?;
+    if scratch.asked.rule.interval_us != 0 {
+        judged(sekisho_rule_limit(&raw const scratch.asked))?;
+    }
+    if scratch.asked.dry != 0 {
+        return Ok(());
+    }
+    let opened = sekisho_open(scratch, in_bits, out_bits, bytes);
+    judged(opened)?;
+    if opened & LOGGED != 0 {
         event(&scratch.seen, if exit.port == 0 { Verdict::Pass } else { Verdict::Forward });
     }
     Ok(())
@@ -324,12 +373,6 @@ subprogram! {
             None => number(Err(Verdict::DropInternal)),
         }
     }
-}
-
-/// [`rule::within_limit`].
-#[inline(always)]
-pub(crate) fn rule_limit(asked: &Asked) -> Result<(), Verdict> {
-    judged(sekisho_rule_limit(asked)).map(|_| ())
 }
 
 subprogram! {

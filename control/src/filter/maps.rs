@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::xdp::{DevMapHash, XdpMapError, XskMap};
@@ -18,6 +19,9 @@ use sekisho_abi::{Address, mapped};
 use super::{FilterError, batch};
 use crate::policy::RuleSet;
 use crate::status::Count;
+
+/// Longer than any program runs.
+const PROGRAM_MAX: Duration = Duration::from_millis(50);
 
 /// Handles of all maps.
 pub struct Maps {
@@ -133,6 +137,8 @@ impl Maps {
         batch::update_trie(&mut self.rules, entries).map_err(error("RULES"))?;
         config.generation = generation;
         self.set_config(config)?;
+        // A packet that was on its way at the flip finds its rule set whole.
+        await_programs();
         match old {
             Some((number, old)) => self.remove_rules(number, &old)?,
             None => self.keep_rules(generation)?,
@@ -240,6 +246,17 @@ pub(super) fn bytes(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => mapped(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Waits until every program that runs now has ended: they run inside of RCU read-side sections, and this waits for a
+/// grace period.
+fn await_programs() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: no memory is involved.
+    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+        // Refused where CPUs run without ticks (nohz_full). No packet takes a thousandth of this.
+        std::thread::sleep(PROGRAM_MAX);
     }
 }
 

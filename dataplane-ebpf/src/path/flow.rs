@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_ANY;
 use sekisho_abi::flow::{Flow, Hop};
 use sekisho_abi::map::{Config, Counter};
 use sekisho_abi::port::{Port, ZONE_GATEWAY};
-use sekisho_abi::rule::rule_flags;
+use sekisho_abi::rule::{action, rule_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::flow::{self, Fit, Key, Progress};
 use sekisho_dataplane::frame::Frame;
@@ -18,7 +18,6 @@ use crate::path::count::Seen;
 use crate::path::forward;
 use crate::path::rule::{self, Asked};
 use crate::scratch::Scratch;
-use crate::subprogram;
 
 /// Where a packet of a flow enters or leaves.
 #[derive(Clone, Copy)]
@@ -99,26 +98,50 @@ pub(crate) fn known(
     Ok(Some(verdict))
 }
 
-/// How a packet was admitted.
+/// What is known of a packet's flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Admitted {
-    /// Nothing more to do.
-    Silently,
-    /// It opened a flow by a rule that wants an event.
-    Logged,
+pub(crate) enum Found {
+    /// It is judged by the rules in force, and the packet is counted.
+    Known,
+    /// The rules in force, or another way, ask for it to be judged again.
+    Again,
+    /// None: the packet may open one.
+    New,
 }
 
-/// The long way: the packet's flow is found, judged again or made, or the packet refused. `entry` and `exit` are
-/// where this packet goes in and out; that its addresses belong there is known. The way to remember is in `scratch`.
+impl<'a> Arriving<'a> {
+    #[inline(always)]
+    fn of(
+        seen: &'a Seen,
+        hop: &'a Hop,
+        key: &'a Key,
+        from_low: bool,
+        (entry, exit): (End, End),
+        bytes: u32,
+    ) -> Self {
+        let Seen { packet, generation, .. } = seen;
+        let generation = *generation;
+        Self { packet, generation, key, from_low, entry, exit, bytes, hop, now_ns: now_ns() }
+    }
+}
+
+/// The long way begins: the packet's flow is found, or what to ask the rules instead. `entry` and `exit` are where this
+/// packet goes in and out; that its addresses belong there is known. The way to remember is in `scratch`.
 #[inline(always)]
-pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<Admitted, Verdict> {
+pub(crate) fn find(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<Found, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let Scratch { seen: Seen { packet, generation, .. }, hop, asked, .. } = scratch;
-    let generation = *generation;
-    let (key, from_low) = flow::key(packet);
-    let arriving =
-        Arriving { packet, generation, key: &key, from_low, entry, exit, bytes, hop, now_ns: now_ns() };
-    find_or_open(config, &arriving, asked)
+    let Scratch { seen, hop, asked, .. } = scratch;
+    let (key, from_low) = flow::key(&seen.packet);
+    find_known(config, &Arriving::of(seen, hop, &key, from_low, (entry, exit), bytes), asked)
+}
+
+/// Makes a flow that a rule has allowed. `true`: the rule wants an event.
+#[inline(always)]
+pub(crate) fn open(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<bool, Verdict> {
+    let config = maps::config().ok_or(Verdict::DropInternal)?;
+    let Scratch { seen, hop, asked, .. } = scratch;
+    let (key, from_low) = flow::key(&seen.packet);
+    make(config, &Arriving::of(seen, hop, &key, from_low, (entry, exit), bytes), asked)
 }
 
 /// A packet on the long way, with what was found out about it.
@@ -135,7 +158,7 @@ struct Arriving<'a> {
 }
 
 #[inline(always)]
-fn find_or_open(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Result<Admitted, Verdict> {
+fn find_known(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Result<Found, Verdict> {
     let &Arriving { packet, generation, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
     if let Some(known) = maps::flow(key)
         && !flow::is_expired(known, config, now_ns)
@@ -148,12 +171,18 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> 
                         return Err(Verdict::DropInternal);
                     }
                     if known.generation != generation || flow::exit(known, original) != exit.port {
-                        judge_again(arriving, asked, known, original)?;
+                        let (from, to) = if original { (entry, exit) } else { (exit, entry) };
+                        asked.about(generation, packet, original, (from.zone, to.zone), known.rule_port_be);
+                        return Ok(Found::Again);
+                    }
+                    if asked.dry != 0 {
+                        asked.known = known.rule;
+                        return Ok(Found::Known);
                     }
                     flow::touch(known, packet, progress, original, bytes, now_ns);
                     rule::count(known.rule, bytes, 0);
                     remember(known, arriving, original);
-                    return Ok(Admitted::Silently);
+                    return Ok(Found::Known);
                 }
                 Fit::Restart => {}
                 Fit::No(refused) => return Err(refused),
@@ -163,7 +192,9 @@ fn find_or_open(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> 
             return Err(Verdict::DropPolicy);
         }
     }
-    open(config, arriving, asked)
+    flow::first(config, packet)?;
+    asked.about(generation, packet, true, (entry.zone, exit.zone), flow::rule_port_be(packet));
+    Ok(Found::New)
 }
 
 /// Remembers the way for the next packets of this direction. The time stands last: what another CPU takes for a way of
@@ -189,25 +220,25 @@ fn in_order() {
     unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
 }
 
-/// Holds a known flow against the rules in force, or against a route that has moved.
+/// What the rules in force, or another route, make of a known flow, once they have been asked.
 #[inline(always)]
-fn judge_again(
-    arriving: &Arriving<'_>,
-    asked: &mut Asked,
-    known: &mut Flow,
-    original: bool,
-) -> Result<(), Verdict> {
-    let &Arriving { packet, generation, key, entry, exit, bytes, .. } = arriving;
-    let (from, to) = if original { (entry, exit) } else { (exit, entry) };
-    asked.about(generation, packet, original, (from.zone, to.zone), known.rule_port_be);
-    if subprogram::rule(asked, bytes).is_err() {
+pub(crate) fn judged_again(scratch: &mut Scratch, entry: End, exit: End) -> Result<(), Verdict> {
+    let Scratch { seen: Seen { packet, generation, .. }, asked, .. } = scratch;
+    let generation = *generation;
+    let (key, from_low) = flow::key(packet);
+    let known = maps::flow(&key).ok_or(Verdict::DropInternal)?;
+    if asked.rule.action != action::ALLOW {
         // A flow that the rules in force refuse is over. One that merely was led astray stays: its own way is allowed.
         if known.generation != generation {
             // Already gone if another CPU was quicker.
-            let _ = maps::FLOWS.remove(maps::flow_key(key));
+            let _ = maps::FLOWS.remove(maps::flow_key(&key));
         }
         return Err(Verdict::DropPolicy);
     }
+    if !maps::holds(known, &key) {
+        return Err(Verdict::DropInternal);
+    }
+    let (from, to) = if flow::is_original(known, from_low) { (entry, exit) } else { (exit, entry) };
     known.port_from = from.port;
     known.port_to = to.port;
     known.ifindex_from = from.ifindex;
@@ -222,17 +253,11 @@ fn judge_again(
     Ok(())
 }
 
-/// Makes a flow if a rule allows it.
 #[inline(always)]
-fn open(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Result<Admitted, Verdict> {
+fn make(config: &Config, arriving: &Arriving<'_>, asked: &Asked) -> Result<bool, Verdict> {
     let &Arriving { packet, generation, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
     let Progress { tcp_state, fins, lifetime, replied, .. } = flow::first(config, packet)?;
     let rule_port_be = flow::rule_port_be(packet);
-    asked.about(generation, packet, true, (entry.zone, exit.zone), rule_port_be);
-    subprogram::rule(asked, bytes)?;
-    if asked.rule.interval_us != 0 {
-        subprogram::rule_limit(asked)?;
-    }
     // Built in a map, as it would take a third of the stack.
     let scratch = maps::NEW_FLOW.get_ptr_mut(0).ok_or(Verdict::DropInternal)?;
     // SAFETY: the entry is this CPU's own, and a program is not interrupted by another of its kind on it.
@@ -261,7 +286,7 @@ fn open(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Result<A
     new.tag = key.tag();
     maps::FLOWS.insert(maps::flow_key(key), new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFlowTable)?;
     rule::count(asked.rule.id, bytes, 1);
-    Ok(if asked.rule.flags & rule_flags::LOG != 0 { Admitted::Logged } else { Admitted::Silently })
+    Ok(asked.rule.flags & rule_flags::LOG != 0)
 }
 
 /// Takes a packet that XDP has admitted and left to the kernel: its flow must lead out by the port `exit`. No rule is

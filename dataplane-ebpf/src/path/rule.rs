@@ -36,7 +36,8 @@ pub(crate) struct Asked {
     /// Classes of the two addresses, where they had to be known.
     pub(crate) source_class: u32,
     pub(crate) destination_class: u32,
-    reserved_end: u32,
+    /// The rule of a known flow, where the packet belongs to one and only that is asked.
+    pub(crate) known: u32,
 }
 
 const _: () = assert!(size_of::<Asked>() == 32 + 16 + 20 + 12, "padding");
