@@ -370,12 +370,13 @@ mod tests {
     fn a_large_rule_set_is_put_in_force() {
         const POLICIES: u32 = 10_000;
         const ADDRESSES: u32 = 100_000;
-        let host = |n: u32| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + 3 * n)).into();
-        let mut sets = vec![AddressSet { name: None, prefixes: (0..ADDRESSES).map(host).collect() }];
+        let host = |net: u32, n: u32| IpAddr::from(std::net::Ipv4Addr::from(net + 3 * n)).into();
+        let prefixes = (0..ADDRESSES).map(|n| host(0x0a00_0000, n)).collect();
+        let mut sets = vec![AddressSet { name: None, prefixes }];
         let mut policies = Vec::new();
         for n in 0..POLICIES {
             let port = u16::try_from(n % 5000).expect("a port");
-            sets.push(AddressSet { name: None, prefixes: vec![host(7 * n)] });
+            sets.push(AddressSet { name: None, prefixes: vec![host(0xac10_0000, n)] });
             policies.push(Policy {
                 name: "one".into(),
                 from: vec![1],
