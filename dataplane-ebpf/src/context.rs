@@ -3,12 +3,14 @@
 use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_skb_load_bytes, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sekisho_dataplane::frame::Frame;
+use sekisho_dataplane::rewrite::{Change, Rewrite};
 
 use crate::maps;
 
@@ -109,17 +111,29 @@ impl XdpFrame {
         }
         Some(())
     }
+}
 
-    /// Writes four bytes, given as a number in the machine's order.
+impl Rewrite for XdpFrame {
     #[inline(always)]
-    pub(crate) fn write_u32(&self, offset: u32, value: u32) -> Option<()> {
+    fn write_u16(&self, offset: u32, value: u16) -> Option<()> {
         // SAFETY: `bounded` has checked that the bytes are there.
+        self.bounded::<2>(offset).map(|to| unsafe { store::u16(to, value) })
+    }
+
+    #[inline(always)]
+    fn write_u32(&self, offset: u32, value: u32) -> Option<()> {
+        // SAFETY: as above.
         self.bounded::<4>(offset).map(|to| unsafe { store::u32(to, value) })
     }
 
-    /// Writes at an offset that depends on the packet.
     #[inline(always)]
-    pub(crate) fn write_at<const N: usize>(&self, offset: u32, bytes: [u8; N]) -> Option<()> {
+    fn write_u64(&self, offset: u32, value: u64) -> Option<()> {
+        // SAFETY: as above.
+        self.bounded::<8>(offset).map(|to| unsafe { store::u64(to, value) })
+    }
+
+    #[inline(always)]
+    fn write_at<const N: usize>(&self, offset: u32, bytes: [u8; N]) -> Option<()> {
         // SAFETY: the helper reads N bytes from `bytes` and checks the offset against the frame.
         let result =
             unsafe { bpf_xdp_store_bytes(self.ctx.ctx, offset, bytes.as_ptr().cast_mut().cast(), N as u32) };
@@ -229,6 +243,61 @@ impl Frame for SkbFrame {
     }
 }
 
+impl Rewrite for SkbFrame {
+    #[inline(always)]
+    fn write_u16(&self, offset: u32, value: u16) -> Option<()> {
+        self.write_at(offset, value.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn write_u32(&self, offset: u32, value: u32) -> Option<()> {
+        self.write_at(offset, value.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn write_u64(&self, offset: u32, value: u64) -> Option<()> {
+        self.write_at(offset, value.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn write_at<const N: usize>(&self, offset: u32, bytes: [u8; N]) -> Option<()> {
+        // SAFETY: the helper reads N bytes from `bytes`, and checks the offset against the frame.
+        let result =
+            unsafe { bpf_skb_store_bytes(self.as_ptr(), offset, bytes.as_ptr().cast(), N as u32, 0) };
+        (result == 0).then_some(())
+    }
+
+    /// Through the helper, which knows whether the checksum is whole or, in a buffer that the device completes, that of
+    /// the pseudo-header alone.
+    #[inline(always)]
+    fn update_checksum(&self, offset: u32, pseudo: Change, rest: Change, zero_is_none: bool) -> Option<()> {
+        let flags = if zero_is_none { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        for (change, flags) in [(pseudo, flags | u64::from(BPF_F_PSEUDO_HDR)), (rest, flags)] {
+            if change == Change::default() {
+                continue;
+            }
+            // SAFETY: the helper checks the offset. A difference of sums goes in `to`, with a size of 0.
+            let result =
+                unsafe { bpf_l4_csum_replace(self.as_ptr(), offset, 0, u64::from(change.folded()), flags) };
+            if result != 0 {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn update_checksum_near(
+        &self,
+        offset: u32,
+        pseudo: Change,
+        rest: Change,
+        zero_is_none: bool,
+    ) -> Option<()> {
+        self.update_checksum(offset, pseudo, rest, zero_is_none)
+    }
+}
+
 /// Loads of whole numbers from anywhere. Machines that run these programs take them unaligned from a packet (x86-64,
 /// arm64: the verifier knows), but the compiler thinks that the target doesn't, and would go byte by byte.
 mod load {
@@ -309,6 +378,7 @@ mod store {
         )+};
     }
     store!(
+        u16 "*(u16 *)({at} + 0) = {value}",
         u32 "*(u32 *)({at} + 0) = {value}",
         u64 "*(u64 *)({at} + 0) = {value}"
     );

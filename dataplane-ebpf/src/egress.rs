@@ -14,7 +14,7 @@ use sekisho_dataplane::spoof::{self, Scope};
 use crate::context::SkbFrame;
 use crate::maps;
 use crate::path::count::Seen;
-use crate::path::flow::{self, End};
+use crate::path::flow::End;
 use crate::path::{self, port};
 use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
@@ -99,13 +99,20 @@ pub(crate) fn packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<(), Verd
     }
     if packet.kind == Kind::IcmpError {
         // The gateway's own errors answer a packet that was let in; another's must fit a flow, as it did on entry.
-        return if own { Ok(()) } else { frame.expects_error(scratch, None, port.id) };
+        if !own {
+            frame.expects_error(scratch, None, port.id)?;
+        }
+        return match config.flags & config_flags::NAT {
+            0 => Ok(()),
+            _ => subprogram::nat_egress_error(frame, scratch, own),
+        };
     }
     if own {
         scratch.hop = Hop::default();
         return subprogram::admit(scratch, End::GATEWAY, End::of(port), frame.bytes());
     }
-    flow::continues(config, packet, port.id, frame.bytes())
+    subprogram::continues(frame, scratch, port.id)?;
+    if scratch.nat.changes() { subprogram::nat_egress(frame, scratch) } else { Ok(()) }
 }
 
 /// IKE from our own ports, and ESP.

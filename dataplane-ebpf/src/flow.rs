@@ -13,9 +13,18 @@ use crate::window;
 
 /// A [`FlowKey`] as the numbers it consists of in memory: the program writes it, and the kernel hashes it, in whole
 /// words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Eq)]
 #[repr(transparent)]
 pub struct Key([u64; 5]);
+
+/// In whole words: the derived comparison would be a call.
+impl PartialEq for Key {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (Self([a, b, c, d, e]), Self([f, g, h, i, j])) = (self, other);
+        (a ^ f) | (b ^ g) | (c ^ h) | (d ^ i) | (e ^ j) == 0
+    }
+}
 
 const _: () = assert!(size_of::<Key>() == size_of::<FlowKey>(), "the same bytes");
 
@@ -28,27 +37,77 @@ impl Key {
         let high = (c ^ d.rotate_left(29) ^ e.rotate_left(17)).wrapping_mul(MIX.rotate_left(32));
         low ^ high.rotate_left(23)
     }
+
+    /// That of a packet with these ends, and whether it comes from the key's low end.
+    #[inline(always)]
+    pub const fn of(
+        source: [u64; 2],
+        destination: [u64; 2],
+        source_port_be: u16,
+        destination_port_be: u16,
+        protocol: u8,
+    ) -> (Self, bool) {
+        let from_low = is_lower(source, destination);
+        let ([a, b], [c, d]) = if from_low { (source, destination) } else { (destination, source) };
+        let [s0, s1] = source_port_be.to_ne_bytes();
+        let [d0, d1] = destination_port_be.to_ne_bytes();
+        let ports = if from_low { [s0, s1, d0, d1] } else { [d0, d1, s0, s1] };
+        let [p0, p1, p2, p3] = ports;
+        (Self([a, b, c, d, u64::from_ne_bytes([p0, p1, p2, p3, protocol, 0, 0, 0])]), from_low)
+    }
+
+    /// The lower end's address.
+    #[inline(always)]
+    pub const fn low(&self) -> [u64; 2] {
+        let Self([a, b, ..]) = *self;
+        [a, b]
+    }
+
+    /// The higher end's address.
+    #[inline(always)]
+    pub const fn high(&self) -> [u64; 2] {
+        let Self([_, _, c, d, _]) = *self;
+        [c, d]
+    }
+
+    /// The lower and the higher end's port, network byte order.
+    #[inline(always)]
+    pub const fn ports_be(&self) -> [u16; 2] {
+        let Self([.., last]) = *self;
+        let [l0, l1, h0, h1, ..] = last.to_ne_bytes();
+        [u16::from_ne_bytes([l0, l1]), u16::from_ne_bytes([h0, h1])]
+    }
+
+    /// IP protocol number.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        let Self([.., last]) = *self;
+        let [_, _, _, _, protocol, ..] = last.to_ne_bytes();
+        protocol
+    }
 }
 
 /// Spreads bits: 2⁶⁴ divided by the golden ratio, odd.
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// The reverse of [`halves`].
+#[inline(always)]
+pub const fn join([first, second]: [u64; 2]) -> Address {
+    let [a, b, c, d, e, f, g, h] = first.to_ne_bytes();
+    let [i, j, k, l, m, n, o, p] = second.to_ne_bytes();
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
 /// The key of the packet's flow, and whether the packet comes from the key's low end.
 #[inline(always)]
 pub fn key(packet: &Packet) -> (Key, bool) {
-    let (source, destination) = (halves(&packet.source), halves(&packet.destination));
-    let from_low = is_lower(source, destination);
-    let ([a, b], [c, d]) = if from_low { (source, destination) } else { (destination, source) };
-    let [s0, s1] = packet.source_port_be.to_ne_bytes();
-    let [d0, d1] = packet.destination_port_be.to_ne_bytes();
-    let ports = if from_low { [s0, s1, d0, d1] } else { [d0, d1, s0, s1] };
-    let [p0, p1, p2, p3] = ports;
-    (Key([a, b, c, d, u64::from_ne_bytes([p0, p1, p2, p3, packet.protocol, 0, 0, 0])]), from_low)
+    let &Packet { ref source, ref destination, source_port_be, destination_port_be, protocol, .. } = packet;
+    Key::of(halves(source), halves(destination), source_port_be, destination_port_be, protocol)
 }
 
 /// An address as two numbers in the machine's order.
 #[inline(always)]
-const fn halves(address: &Address) -> [u64; 2] {
+pub const fn halves(address: &Address) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
     [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
 }

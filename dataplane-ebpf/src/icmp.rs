@@ -7,7 +7,7 @@ use crate::frame::Frame;
 use crate::parse::{IPV4_BYTES, IPV6_BYTES, Kind, Packet, protocol};
 
 /// Bytes of an ICMP error before the packet it quotes.
-const ERROR_BYTES: u32 = 8;
+pub const ERROR_BYTES: u32 = 8;
 
 /// Reads the quoted packet of an ICMP error into an empty one, as far as it names its flow: addresses, protocol and ports. Only packets that
 /// the pipeline itself would have let through are looked for, so options, extension headers and later fragments fit

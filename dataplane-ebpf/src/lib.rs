@@ -12,10 +12,12 @@ pub mod flow;
 pub mod frame;
 pub mod icmp;
 pub mod mss;
+pub mod nat;
 pub mod neighbour;
 pub mod option;
 pub mod parse;
 pub mod rate;
+pub mod rewrite;
 pub mod spoof;
 pub mod tcp;
 #[cfg(test)]

@@ -7,14 +7,19 @@ use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArra
 use sekisho_abi::Address;
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{
-    ADDRESSES_MAX, Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, LISTS_MAX, NETWORKS_MAX,
-    PORTS_MAX, RATES_MAX, RULE_IDS_MAX, RULE_RATES_MAX, RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
+    ADDRESSES_MAX, Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, LISTS_MAX, NAT_MAX,
+    NETWORKS_MAX, PORTS_MAX, RATES_MAX, RULE_IDS_MAX, RULE_RATES_MAX, RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX,
+    Spi, SpiKey,
+};
+use sekisho_abi::nat::{
+    DestinationNat, DestinationNatKey, NAT_POOL_MAX, SourceNat, SourceNatKey, Translated,
 };
 use sekisho_abi::port::{Network, Port, PortKey};
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey, RuleRateKey};
 use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
 use sekisho_dataplane::flow::Key;
 
+use crate::path::nat::Claimed;
 use crate::scratch::{PROGRAMS, Scratch};
 
 #[map]
@@ -37,6 +42,17 @@ pub(crate) static RULE_RATES: LruHashMap<RuleRateKey, Rate> = LruHashMap::with_m
 // A plain hash: it never evicts, so that a flood of new flows can't push out those at work.
 #[map]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(FLOWS_MAX, 0);
+// Takes memory as it fills, for most gateways translate little or nothing.
+#[map]
+pub(crate) static TRANSLATIONS: HashMap<FlowKey, Translated> =
+    HashMap::with_max_entries(FLOWS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static SOURCE_NAT: LpmTrie<SourceNatKey, SourceNat> = LpmTrie::with_max_entries(NAT_MAX, 0);
+#[map]
+pub(crate) static DESTINATION_NAT: LpmTrie<DestinationNatKey, DestinationNat> =
+    LpmTrie::with_max_entries(NAT_MAX, 0);
+#[map]
+pub(crate) static NAT_POOL: Array<Address> = Array::with_max_entries(2 * NAT_POOL_MAX, 0);
 #[map]
 pub(crate) static SPIS: HashMap<SpiKey, Spi> = HashMap::with_max_entries(SPIS_MAX, 0);
 #[map]
@@ -55,6 +71,9 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(
 // Where a new flow is put together.
 #[map]
 pub(crate) static NEW_FLOW: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
+// Where an entry of `TRANSLATIONS` is put together.
+#[map]
+pub(crate) static CLAIMED: PerCpuArray<Claimed> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static CLOCK: Array<Clock> = Array::with_max_entries(1, 0);
 #[map]
@@ -102,6 +121,21 @@ pub(crate) fn flow(key: &Key) -> Option<&'static mut Flow> {
 pub(crate) fn holds(flow: &Flow, key: &Key) -> bool {
     // SAFETY: a reference is valid; volatile, as another CPU may write it at any time.
     unsafe { (&raw const flow.tag).read_volatile() == key.tag() }
+}
+
+/// The key in `FLOWS` of a translated flow.
+#[inline(always)]
+pub(crate) fn key_of(translated: &Translated) -> &Key {
+    const _: () = assert!(core::mem::offset_of!(Translated, flow) == 0 && align_of::<Translated>() == 8);
+    // SAFETY: the same bytes, of which each value is valid, at the begin of what is aligned as strictly.
+    unsafe { &*core::ptr::from_ref(translated).cast() }
+}
+
+/// The translated flow that has these ends elsewhere on its way.
+#[inline(always)]
+pub(crate) fn translated(key: &Key) -> Option<&'static Translated> {
+    // SAFETY: as for `port`. Entries are made and removed, never changed.
+    TRANSLATIONS.get_ptr(flow_key(key)).map(|translated| unsafe { &*translated })
 }
 
 /// The key in its own words.

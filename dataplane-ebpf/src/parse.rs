@@ -40,6 +40,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// Datagram Congestion Control Protocol.
+    pub const DCCP: u8 = 33;
     /// IPv6 fragment header.
     pub const IPV6_FRAGMENT: u8 = 44;
     /// Encapsulating Security Payload.
@@ -48,6 +50,8 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     /// No next header.
     pub const IPV6_NONE: u8 = 59;
+    /// UDP-Lite.
+    pub const UDP_LITE: u8 = 136;
 }
 
 /// UDP ports the pipeline knows by itself.

@@ -8,6 +8,7 @@ use sekisho_dataplane::parse::Packet;
 use crate::maps;
 use crate::path::count::Seen;
 use crate::path::forward::Fib;
+use crate::path::nat::Nat;
 use crate::path::rule::Asked;
 
 /// A program's place in `SCRATCH`: one for each kind.
@@ -32,6 +33,8 @@ pub(crate) struct Scratch {
     pub(crate) seen: Seen,
     /// The way by which the packet leaves.
     pub(crate) hop: Hop,
+    /// The packet's translation.
+    pub(crate) nat: Nat,
     /// The packet that an ICMP error is about.
     pub(crate) quoted: Packet,
     /// The question to the kernel's routing table.
@@ -52,6 +55,7 @@ impl Scratch {
         // touches it until the program ends. A program looks it up once.
         let scratch = unsafe { &mut *scratch };
         scratch.seen = Seen::new(ifindex);
+        scratch.nat.active = 0;
         Some(scratch)
     }
 }

@@ -5,19 +5,22 @@
 //! comes back, a verdict's where nothing else is said.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use sekisho_abi::map::config_flags;
 use sekisho_abi::rule::List;
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::extension::{self, Walk};
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::option::{self, Search};
-use sekisho_dataplane::parse::{self, Packet};
+use sekisho_dataplane::parse::{self, Kind, Packet};
 
 use crate::context::{SkbFrame, XdpFrame};
 use crate::egress;
+use crate::maps;
 use crate::path;
 use crate::path::count::{self, Seen};
 use crate::path::flow::{self, End, Found};
 use crate::path::forward;
+use crate::path::nat::{self, Progress};
 use crate::path::neighbour;
 use crate::path::rule::{self, Asked};
 use crate::scratch::Scratch;
@@ -30,6 +33,8 @@ const LOGGED: u32 = 1 << 8;
 const NEW: u32 = 1 << 9 | 0xff;
 /// Its flow is to be judged again.
 const AGAIN: u32 = 1 << 10 | 0xff;
+/// Set beside [`Verdict::DropPolicy`] where the packet's flow is over.
+const OVER: u32 = 1 << 11;
 
 /// What a step of a loop gives back where there is more to do.
 const MORE: u32 = 1 << 8;
@@ -283,8 +288,11 @@ subprogram! {
     fn sekisho_judged_again(scratch: *mut Scratch, entry: u64, exit: u64) -> u32 {
         // SAFETY: as above.
         let Some(scratch) = (unsafe { scratch.as_mut() }) else { return number(Err(Verdict::DropInternal)) };
-        let judged = flow::judged_again(scratch, End::from_bits(entry), End::from_bits(exit));
-        number(judged.map(|()| Verdict::Pass))
+        match flow::judged_again(scratch, End::from_bits(entry), End::from_bits(exit)) {
+            Ok(true) => number(Ok(Verdict::Pass)),
+            Ok(false) => number(Err(Verdict::DropPolicy)) | OVER,
+            Err(refused) => number(Err(refused)),
+        }
     }
 }
 
@@ -311,7 +319,11 @@ pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) ->
         if scratch.asked.dry != 0 {
             return allowed;
         }
-        judged(sekisho_judged_again(scratch, in_bits, out_bits))?;
+        let again = sekisho_judged_again(scratch, in_bits, out_bits);
+        if again & OVER != 0 {
+            forget(scratch);
+        }
+        judged(again)?;
         found = sekisho_find(scratch, in_bits, out_bits, bytes);
     }
     if found != NEW {
@@ -327,10 +339,27 @@ pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) ->
     }
     let opened = sekisho_open(scratch, in_bits, out_bits, bytes);
     judged(opened)?;
+    translate_and_insert(scratch, entry, exit)?;
     if opened & LOGGED != 0 {
         event(&scratch.seen, if exit.port == 0 { Verdict::Pass } else { Verdict::Forward });
     }
     Ok(())
+}
+
+/// Translates the new flow, if it is to be, and puts it into the table. One step after the other, for the stack's sake.
+#[inline(always)]
+fn translate_and_insert(scratch: &mut Scratch, from: End, to: End) -> Result<(), Verdict> {
+    let is_nat = maps::config().is_some_and(|config| config.flags & config_flags::NAT != 0);
+    if is_nat {
+        judged(sekisho_nat_forget_known(scratch))?;
+        judged(sekisho_nat_plan(scratch, from.to_bits(), to.to_bits()))?;
+    }
+    let opened = if is_nat { judged(sekisho_nat_open(scratch)) } else { Ok(Verdict::Pass) };
+    let inserted = opened.and_then(|_| judged(sekisho_insert(scratch)));
+    if inserted.is_err() && is_nat {
+        sekisho_nat_forget_new(scratch);
+    }
+    inserted.map(|_| ())
 }
 
 subprogram! {
@@ -479,4 +508,158 @@ subprogram! {
 #[inline(always)]
 pub(crate) fn egress_packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
     judged(sekisho_egress(frame.as_ptr(), scratch))
+}
+
+/// Declares subprograms around steps that have all they need in the scratch, and with a frame the typed way to call it.
+macro_rules! step {
+    (fn $name:ident() = $step:path) => {
+        subprogram! {
+            fn $name(scratch: *mut Scratch) -> u32 {
+                // SAFETY: as above.
+                match unsafe { scratch.as_mut() } {
+                    Some(scratch) => done($step(scratch)),
+                    None => number(Err(Verdict::DropInternal)),
+                }
+            }
+        }
+    };
+    (fn $name:ident, $call:ident($context:ty as $frame:ty) = $step:path) => {
+        subprogram! {
+            fn $name(ctx: *mut $context, scratch: *mut Scratch) -> u32 {
+                // SAFETY: as above.
+                match unsafe { scratch.as_mut() } {
+                    Some(scratch) => done($step(&<$frame>::from_ptr(ctx), scratch)),
+                    None => number(Err(Verdict::DropInternal)),
+                }
+            }
+        }
+
+        #[doc = concat!("[`", stringify!($step), "`].")]
+        #[inline(always)]
+        pub(crate) fn $call(frame: &$frame, scratch: &mut Scratch) -> Result<(), Verdict> {
+            judged($name(frame.as_ptr(), scratch)).map(|_| ())
+        }
+    };
+}
+
+#[inline(always)]
+fn done(step: Result<(), Verdict>) -> u32 {
+    number(step.map(|()| Verdict::Pass))
+}
+
+step! { fn sekisho_insert() = flow::insert }
+step! { fn sekisho_nat_open() = nat::open }
+step! { fn sekisho_nat_forget_known() = nat::forget_known }
+step! { fn sekisho_nat_forget_new() = nat::forget_new }
+step! { fn sekisho_nat_holds_destination() = nat::holds_destination }
+step! { fn sekisho_nat_holds_source() = nat::holds_source }
+step! { fn sekisho_nat_arrive() = nat::arrive }
+step! { fn sekisho_nat_arrive_new() = nat::arrive_new }
+step! { fn sekisho_nat_arrive_error, nat_arrive_error(xdp_md as XdpFrame) = nat::arrive_error }
+step! { fn sekisho_nat_leave, nat_leave(xdp_md as XdpFrame) = nat::leave }
+step! { fn sekisho_nat_leave_error, nat_leave_error(xdp_md as XdpFrame) = nat::leave_error }
+step! { fn sekisho_nat_egress, nat_egress(__sk_buff as SkbFrame) = nat::egress }
+step! { fn sekisho_nat_egress_error_quote, nat_egress_error_quote(__sk_buff as SkbFrame) = nat::egress_error_quote }
+step! { fn sekisho_nat_egress_error_source, nat_egress_error_source(__sk_buff as SkbFrame) = nat::egress_error_source }
+
+/// [`nat::arrive`] and what follows from it. A known flow whose translation the configuration in force would not give is
+/// over.
+#[inline(always)]
+pub(crate) fn nat_arrive(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
+    if scratch.seen.packet.kind == Kind::IcmpError {
+        return nat_arrive_error(frame, scratch);
+    }
+    judged(sekisho_nat_arrive(scratch))?;
+    match scratch.nat.progress {
+        Progress::Settled => Ok(()),
+        Progress::New => judged(sekisho_nat_arrive_new(scratch)).map(|_| ()),
+        Progress::Stale if scratch.asked.dry != 0 => Ok(()),
+        Progress::Stale => nat_holds(scratch),
+    }
+}
+
+/// Whether a known flow's translation still holds; the flow is over if not.
+#[inline(always)]
+fn nat_holds(scratch: &mut Scratch) -> Result<(), Verdict> {
+    let destination = judged(sekisho_nat_holds_destination(scratch));
+    let holds = destination.and_then(|_| judged(sekisho_nat_holds_source(scratch)));
+    if holds.is_err() {
+        forget(scratch);
+    }
+    holds.map(|_| ())
+}
+
+/// Takes the known flow, and what it was translated to, out of the tables.
+#[inline(always)]
+fn forget(scratch: &mut Scratch) {
+    sekisho_nat_forget_known(scratch);
+    sekisho_forget(scratch);
+}
+
+step! { fn sekisho_forget() = flow::forget }
+
+subprogram! {
+    fn sekisho_continues(ctx: *mut __sk_buff, scratch: *mut Scratch, exit: u32) -> u32 {
+        // SAFETY: as above.
+        match (unsafe { scratch.as_mut() }, u16::try_from(exit)) {
+            (Some(scratch), Ok(exit)) => {
+                done(flow::continues(scratch, exit, SkbFrame::from_ptr(ctx).bytes()))
+            }
+            _ => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`flow::continues`].
+#[inline(always)]
+pub(crate) fn continues(frame: &SkbFrame, scratch: &mut Scratch, exit: u16) -> Result<(), Verdict> {
+    judged(sekisho_continues(frame.as_ptr(), scratch, exit.into())).map(|_| ())
+}
+
+subprogram! {
+    fn sekisho_nat_egress_error(ctx: *mut __sk_buff, scratch: *mut Scratch, own: u32) -> u32 {
+        // SAFETY: as above.
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => done(nat::egress_error(&SkbFrame::from_ptr(ctx), scratch, own != 0)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`nat::egress_error`] and what follows from it.
+#[inline(always)]
+pub(crate) fn nat_egress_error(frame: &SkbFrame, scratch: &mut Scratch, own: bool) -> Result<(), Verdict> {
+    judged(sekisho_nat_egress_error(frame.as_ptr(), scratch, own.into()))?;
+    match own {
+        _ if !scratch.nat.changes() => Ok(()),
+        true => nat_egress_error_quote(frame, scratch),
+        false => nat_egress_error_source(frame, scratch),
+    }
+}
+
+subprogram! {
+    fn sekisho_nat_plan(scratch: *mut Scratch, from: u64, to: u64) -> u32 {
+        // SAFETY: as above.
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => done(nat::plan(scratch, End::from_bits(from), End::from_bits(to))),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+subprogram! {
+    /// [`nat::claim`]; gives back the number of a [`nat::Claim`].
+    fn sekisho_nat_claim(scratch: *mut Scratch, kind: u32) -> u32 {
+        // SAFETY: as above.
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => nat::claim(scratch, kind as u8) as u32,
+            None => nat::Claim::Full as u32,
+        }
+    }
+}
+
+/// [`nat::claim`].
+#[inline(always)]
+pub(crate) fn nat_claim(scratch: &mut Scratch, kind: u8) -> u32 {
+    sekisho_nat_claim(scratch, kind.into())
 }

@@ -1,5 +1,6 @@
 //! Flows: what makes the filter stateful.
 
+use crate::nat::Translation;
 use crate::{Address, pod};
 
 /// A flow, the same for both of its directions: the lower (address, port) pair stands first.
@@ -76,6 +77,8 @@ pub struct Flow {
     /// A digest of the key. The table's elements are used again at once: whoever holds one for the moment of a packet
     /// sees by it that the element is another flow's by now.
     pub tag: u64,
+    /// What its packets are translated to.
+    pub translation: Translation,
 }
 
 /// One side of a TCP flow as packets of both sides show it, after Guido van Rooij, *Real Stateful TCP Packet Filtering

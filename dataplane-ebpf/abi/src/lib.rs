@@ -10,6 +10,7 @@
 pub mod event;
 pub mod flow;
 pub mod map;
+pub mod nat;
 pub mod port;
 pub mod rule;
 pub mod verdict;

@@ -11,6 +11,10 @@
 //! | `RULE_COUNTERS` | per-CPU array | [`Rule::id`](crate::rule::Rule) → [`RuleCounter`](crate::rule::RuleCounter) | programs |
 //! | `RULE_RATES` | LRU hash | [`RuleRateKey`](crate::rule::RuleRateKey) → [`Rate`] | programs |
 //! | `FLOWS` | hash | [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow) | programs; the daemon expires |
+//! | `TRANSLATIONS` | hash | [`FlowKey`](crate::flow::FlowKey) of a translated flow's other ends → [`Translated`](crate::nat::Translated) | programs; the daemon expires |
+//! | `SOURCE_NAT` | LPM trie | [`SourceNatKey`](crate::nat::SourceNatKey) prefix → [`SourceNat`](crate::nat::SourceNat) | daemon |
+//! | `DESTINATION_NAT` | LPM trie | [`DestinationNatKey`](crate::nat::DestinationNatKey) prefix → [`DestinationNat`](crate::nat::DestinationNat) | daemon |
+//! | `NAT_POOL` | array | (generation & 1) × `NAT_POOL_MAX` + index → address | daemon |
 //! | `SPIS` | hash | inbound [`SpiKey`] → [`Spi`] | daemon |
 //! | `SOCKETS` | XSKMAP | [`Port::xsk_base`](crate::port::Port) + rx queue → AF_XDP socket of the engine | daemon |
 //! | `DEVICES` | DEVMAP_HASH | ifindex → redirect target | daemon |
@@ -49,6 +53,9 @@ pub mod config_flags {
     pub const CLOSED: u16 = 1 << 0;
     /// A TCP packet in the middle of a connection may open a flow, where a rule allows it.
     pub const TCP_PICK_UP: u16 = 1 << 1;
+    /// Addresses are translated: there is something in `SOURCE_NAT` or `DESTINATION_NAT`, or there was and its flows
+    /// may live.
+    pub const NAT: u16 = 1 << 4;
 }
 
 /// What an inbound ESP packet is known by: SPI and the gateway's own address it was sent to (RFC 4301 section 4.1).
@@ -117,6 +124,8 @@ pub const RULE_IDS_MAX: u32 = 32_768;
 pub const RULE_RATES_MAX: u32 = 16_384;
 /// Default capacity of `FLOWS`; the daemon sets the configured one before loading.
 pub const FLOWS_MAX: u32 = 131_072;
+/// Capacity of `SOURCE_NAT` and of `DESTINATION_NAT`, both generations together.
+pub const NAT_MAX: u32 = 32_768;
 /// Capacity of `SPIS`.
 pub const SPIS_MAX: u32 = 16_384;
 /// Capacity of `SOCKETS`.

@@ -96,6 +96,10 @@ verdicts! {
     DropTcpWindow = 48, "tcp-window";
     /// TCP that resets, but not with the number its receiver expects next.
     DropTcpReset = 49, "tcp-reset";
+    /// The translated ends are another flow's already, and the protocol has no port that could be another.
+    DropNatConflict = 60, "nat-conflict";
+    /// No free port was found to translate the source to.
+    DropNatExhausted = 61, "nat-exhausted";
 }
 
 impl Verdict {

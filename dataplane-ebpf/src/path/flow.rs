@@ -2,22 +2,25 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use sekisho_abi::flow::{Flow, Hop};
-use sekisho_abi::map::{Config, Counter};
+use sekisho_abi::map::{Config, Counter, config_flags};
+use sekisho_abi::nat::Translation;
 use sekisho_abi::port::{Port, ZONE_GATEWAY};
 use sekisho_abi::rule::{action, rule_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::flow::{self, Fit, Key, Progress};
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::icmp;
+use sekisho_dataplane::nat::Ends;
 use sekisho_dataplane::parse::{Ethernet, Packet};
 use sekisho_dataplane::tcp;
 
 use crate::context::{XdpFrame, now_ns};
 use crate::maps;
 use crate::path::count::Seen;
-use crate::path::forward;
 use crate::path::rule::{self, Asked};
+use crate::path::{forward, nat};
 use crate::scratch::Scratch;
+use crate::subprogram;
 
 /// Where a packet of a flow enters or leaves.
 #[derive(Clone, Copy)]
@@ -59,18 +62,33 @@ impl End {
 #[inline(always)]
 pub(crate) fn known(
     frame: &XdpFrame,
-    seen: &mut Seen,
+    scratch: &mut Scratch,
     config: &Config,
     ethernet: &Ethernet,
 ) -> Result<Option<Verdict>, Verdict> {
+    let seen = &mut scratch.seen;
     let packet = &seen.packet;
     if !packet.has_flow() || packet.hop_limit <= 1 || packet.tcp_flags & tcp::flag::SYN != 0 {
         return Ok(None);
     }
     let (key, from_low) = flow::key(packet);
-    let Some(known) = maps::flow(&key) else { return Ok(None) };
+    let (known, original, is_direct) = match maps::flow(&key) {
+        Some(known) => {
+            let original = flow::is_original(known, from_low);
+            if !original && known.translation.is_some() {
+                return Ok(None);
+            }
+            (known, original, true)
+        }
+        None if config.flags & config_flags::NAT != 0 => match nat::reply(scratch, &key, from_low) {
+            Some(known) => (known, false, false),
+            None => return Ok(None),
+        },
+        None => return Ok(None),
+    };
+    let seen = &mut scratch.seen;
+    let packet = &seen.packet;
     let now_ns = now_ns();
-    let original = flow::is_original(known, from_low);
     let ifindex = if original { known.ifindex_from } else { known.ifindex_to };
     let hop = if original { &known.original_hop } else { &known.reply_hop };
     let entry = flow::entry(known, original);
@@ -90,10 +108,18 @@ pub(crate) fn known(
     };
     seen.port = entry;
     let verdict = forward::by_hop(frame, config, &seen.packet, hop)?;
-    if !maps::holds(known, &key) {
+    let holds = if is_direct { maps::holds(known, &key) } else { maps::holds(known, &scratch.nat.key) };
+    if !holds {
         return Err(Verdict::DropInternal);
     }
-    flow::touch(known, packet, progress, original, frame.bytes(), now_ns);
+    if known.translation.is_some() {
+        if original {
+            scratch.nat.entering = Ends::of(&seen.packet);
+            scratch.nat.leaving = Ends::translated(&known.translation);
+        }
+        subprogram::nat_leave(frame, scratch)?;
+    }
+    flow::touch(known, &scratch.seen.packet, progress, original, frame.bytes(), now_ns);
     rule::count(known.rule, frame.bytes(), 0);
     Ok(Some(verdict))
 }
@@ -130,17 +156,22 @@ impl<'a> Arriving<'a> {
 #[inline(always)]
 pub(crate) fn find(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<Found, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let Scratch { seen, hop, asked, .. } = scratch;
-    let (key, from_low) = flow::key(&seen.packet);
+    let Scratch { seen, hop, asked, nat, .. } = scratch;
+    if nat.active == 0 {
+        let (key, from_low) = flow::key(&seen.packet);
+        nat.key = key;
+        nat.from_low = u8::from(from_low);
+    }
+    let (key, from_low) = (nat.key, nat.from_low != 0);
     find_known(config, &Arriving::of(seen, hop, &key, from_low, (entry, exit), bytes), asked)
 }
 
-/// Makes a flow that a rule has allowed. `true`: the rule wants an event.
+/// Puts a flow together that a rule has allowed, in `NEW_FLOW`. `true`: the rule wants an event.
 #[inline(always)]
 pub(crate) fn open(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<bool, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let Scratch { seen, hop, asked, .. } = scratch;
-    let (key, from_low) = flow::key(&seen.packet);
+    let Scratch { seen, hop, asked, nat, .. } = scratch;
+    let (key, from_low) = (nat.key, nat.from_low != 0);
     make(config, &Arriving::of(seen, hop, &key, from_low, (entry, exit), bytes), asked)
 }
 
@@ -220,25 +251,25 @@ fn in_order() {
     unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
 }
 
-/// What the rules in force, or another route, make of a known flow, once they have been asked.
+/// What the rules in force, or another route, make of a known flow, once they have been asked. `false`: it is over.
 #[inline(always)]
-pub(crate) fn judged_again(scratch: &mut Scratch, entry: End, exit: End) -> Result<(), Verdict> {
-    let Scratch { seen: Seen { packet, generation, .. }, asked, .. } = scratch;
-    let generation = *generation;
-    let (key, from_low) = flow::key(packet);
+pub(crate) fn judged_again(scratch: &mut Scratch, entry: End, exit: End) -> Result<bool, Verdict> {
+    let Scratch { seen: Seen { generation, .. }, asked, nat, .. } = scratch;
+    let (generation, key, from_low) = (*generation, nat.key, nat.from_low != 0);
     let known = maps::flow(&key).ok_or(Verdict::DropInternal)?;
     if asked.rule.action != action::ALLOW {
         // A flow that the rules in force refuse is over. One that merely was led astray stays: its own way is allowed.
-        if known.generation != generation {
-            // Already gone if another CPU was quicker.
-            let _ = maps::FLOWS.remove(maps::flow_key(&key));
-        }
-        return Err(Verdict::DropPolicy);
+        return if known.generation != generation { Ok(false) } else { Err(Verdict::DropPolicy) };
     }
     if !maps::holds(known, &key) {
         return Err(Verdict::DropInternal);
     }
-    let (from, to) = if flow::is_original(known, from_low) { (entry, exit) } else { (exit, entry) };
+    let original = flow::is_original(known, from_low);
+    if known.translation.is_some() && flow::exit(known, original) != exit.port {
+        // The ends it was given belong to the way it took.
+        return Ok(false);
+    }
+    let (from, to) = if original { (entry, exit) } else { (exit, entry) };
     known.port_from = from.port;
     known.port_to = to.port;
     known.ifindex_from = from.ifindex;
@@ -250,7 +281,7 @@ pub(crate) fn judged_again(scratch: &mut Scratch, entry: End, exit: End) -> Resu
     known.zone_to = to.zone;
     known.rule = asked.rule.id;
     known.generation = generation;
-    Ok(())
+    Ok(true)
 }
 
 #[inline(always)]
@@ -259,9 +290,8 @@ fn make(config: &Config, arriving: &Arriving<'_>, asked: &Asked) -> Result<bool,
     let Progress { tcp_state, fins, lifetime, replied, .. } = flow::first(config, packet)?;
     let rule_port_be = flow::rule_port_be(packet);
     // Built in a map, as it would take a third of the stack.
-    let scratch = maps::NEW_FLOW.get_ptr_mut(0).ok_or(Verdict::DropInternal)?;
-    // SAFETY: the entry is this CPU's own, and a program is not interrupted by another of its kind on it.
-    let new = unsafe { &mut *scratch };
+    let new = nat::new_flow()?;
+    new.translation = Translation::default();
     new.last_seen_ns = now_ns;
     new.created_ns = now_ns;
     new.original = Counter { packets: 1, bytes: u64::from(bytes) };
@@ -284,22 +314,42 @@ fn make(config: &Config, arriving: &Arriving<'_>, asked: &Asked) -> Result<bool,
     new.reply_hop.until_ns = 0;
     (new.original_window, new.reply_window) = flow::first_windows(packet);
     new.tag = key.tag();
-    maps::FLOWS.insert(maps::flow_key(key), new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFlowTable)?;
-    rule::count(asked.rule.id, bytes, 1);
     Ok(asked.rule.flags & rule_flags::LOG != 0)
+}
+
+/// Puts the flow in the making into the table.
+#[inline(always)]
+pub(crate) fn insert(scratch: &mut Scratch) -> Result<(), Verdict> {
+    let new: &Flow = nat::new_flow()?;
+    let key = scratch.nat.key;
+    let full = |_| Verdict::DropFlowTable;
+    maps::FLOWS.insert(maps::flow_key(&key), new, u64::from(BPF_ANY)).map_err(full)?;
+    // Its first packet is all that is counted yet.
+    rule::count(new.rule, new.original.bytes as u32, 1);
+    Ok(())
+}
+
+/// Takes the known flow out of the table.
+#[inline(always)]
+pub(crate) fn forget(scratch: &mut Scratch) -> Result<(), Verdict> {
+    let key = scratch.nat.key;
+    // Already gone if another CPU was quicker.
+    let _ = maps::FLOWS.remove(maps::flow_key(&key));
+    Ok(())
 }
 
 /// Takes a packet that XDP has admitted and left to the kernel: its flow must lead out by the port `exit`. No rule is
 /// asked, for XDP has just done so.
 #[inline(always)]
-pub(crate) fn continues(config: &Config, packet: &Packet, exit: u16, bytes: u32) -> Result<(), Verdict> {
+pub(crate) fn continues(scratch: &mut Scratch, exit: u16, bytes: u32) -> Result<(), Verdict> {
+    let config = maps::config().ok_or(Verdict::DropInternal)?;
+    let packet = &scratch.seen.packet;
     if !packet.has_flow() {
         return Err(Verdict::DropPolicy);
     }
     let now_ns = now_ns();
     let (key, from_low) = flow::key(packet);
-    let known = maps::flow(&key).ok_or(Verdict::DropPolicy)?;
-    let original = flow::is_original(known, from_low);
+    let (known, original) = nat::find(&key, from_low).ok_or(Verdict::DropPolicy)?;
     if known.generation != config.generation
         || flow::is_expired(known, config, now_ns)
         || flow::exit(known, original) != exit
@@ -311,7 +361,7 @@ pub(crate) fn continues(config: &Config, packet: &Packet, exit: u16, bytes: u32)
         Fit::Restart => return Err(Verdict::DropTcpState),
         Fit::No(refused) => return Err(refused),
     }
-    Ok(())
+    nat::sent(scratch, &key, known, original)
 }
 
 /// Lets an ICMP error through only where it answers a packet of a known flow: it must enter by the port that packet
@@ -324,12 +374,15 @@ pub(crate) fn expects_error<F: Frame>(
     exit: u16,
 ) -> Result<(), Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let Scratch { seen, quoted, .. } = scratch;
+    let Scratch { seen, quoted, nat: scratch_nat, .. } = scratch;
+    if scratch_nat.changes() {
+        // The quoted packet goes by the ends it left with.
+        scratch_nat.entering.put_destination(&mut seen.packet);
+    }
     *quoted = Packet::default();
     icmp::quoted(frame, &seen.packet, quoted)?;
     let (key, from_low) = flow::key(quoted);
-    let known = maps::flow(&key).ok_or(Verdict::DropIcmpError)?;
-    let original = flow::is_original(known, from_low);
+    let (known, original) = nat::find(&key, from_low).ok_or(Verdict::DropIcmpError)?;
     if known.generation != config.generation
         || flow::is_expired(known, config, now_ns())
         || entry.is_some_and(|entry| flow::exit(known, original) != entry)

@@ -10,12 +10,13 @@ use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::mss;
 use sekisho_dataplane::option::Search;
-use sekisho_dataplane::parse::{ETHERNET_BYTES, Packet};
+use sekisho_dataplane::parse::{ETHERNET_BYTES, Kind, Packet};
+use sekisho_dataplane::rewrite::Rewrite;
 use sekisho_dataplane::{checksum, tcp};
 
 use crate::context::XdpFrame;
 use crate::maps;
-use crate::path::pass;
+use crate::path::{nat, pass};
 use crate::scratch::Scratch;
 use crate::subprogram;
 
@@ -82,17 +83,29 @@ pub(crate) fn route(
 pub(crate) fn leave(
     frame: &XdpFrame,
     config: &Config,
-    packet: &Packet,
+    scratch: &mut Scratch,
     entered: &Port,
     exit: &Port,
-    hop: &Hop,
 ) -> Result<Verdict, Verdict> {
-    clamp(frame, packet, entered, Some(exit));
-    if hop.ifindex == 0 {
-        // The kernel counts the hop itself, so the packet goes to it as it came.
+    clamp(frame, &scratch.seen.packet, entered, Some(exit));
+    if scratch.hop.ifindex == 0 {
+        // The kernel counts the hop itself, so the packet goes to it as it came, but for its destination.
+        nat::stays(scratch);
+        translate(frame, scratch)?;
         return pass(frame, config, entered);
     }
-    by_hop(frame, config, packet, hop)
+    let verdict = by_hop(frame, config, &scratch.seen.packet, &scratch.hop)?;
+    translate(frame, scratch)?;
+    Ok(verdict)
+}
+
+#[inline(always)]
+fn translate(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
+    match scratch.seen.packet.kind {
+        _ if !scratch.nat.changes() => Ok(()),
+        Kind::IcmpError => subprogram::nat_leave_error(frame, scratch),
+        _ => subprogram::nat_leave(frame, scratch),
+    }
 }
 
 /// Rewrites the frame and redirects it.

@@ -9,6 +9,7 @@ pub(crate) mod count;
 pub(crate) mod flow;
 pub(crate) mod forward;
 pub(crate) mod local;
+pub(crate) mod nat;
 pub(crate) mod neighbour;
 pub(crate) mod port;
 pub(crate) mod rule;
@@ -33,7 +34,7 @@ use crate::subprogram::{self, Subprograms};
 /// the frame is rewritten and its target set.
 #[inline(always)]
 pub(crate) fn judge(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
-    match short_way(frame, &mut scratch.seen) {
+    match short_way(frame, scratch) {
         SHORT_WAY_ENDS => subprogram::long_way(frame, scratch),
         number => subprogram::judged(number),
     }
@@ -45,16 +46,17 @@ const SHORT_WAY_ENDS: u32 = 1 << 8;
 /// As far as most packets have to go. A function of its own for the sake of the stack: what it needed is free again
 /// when the long way begins.
 #[inline(never)]
-fn short_way(frame: &XdpFrame, seen: &mut Seen) -> u32 {
-    match judge_known(frame, seen) {
+fn short_way(frame: &XdpFrame, scratch: &mut Scratch) -> u32 {
+    match judge_known(frame, scratch) {
         Ok(Some(verdict)) | Err(verdict) => u32::from(verdict as u8),
         Ok(None) => SHORT_WAY_ENDS,
     }
 }
 
 #[inline(always)]
-fn judge_known(frame: &XdpFrame, seen: &mut Seen) -> Result<Option<Verdict>, Verdict> {
+fn judge_known(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Option<Verdict>, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
+    let seen = &mut scratch.seen;
     if config.flags & config_flags::CLOSED != 0 {
         return Err(Verdict::DropClosed);
     }
@@ -64,10 +66,11 @@ fn judge_known(frame: &XdpFrame, seen: &mut Seen) -> Result<Option<Verdict>, Ver
     let parsed = parse(frame, seen, &ethernet);
     if parsed.is_ok()
         && !local::is_esp(&seen.packet)
-        && let Some(verdict) = flow::known(frame, seen, config, &ethernet)?
+        && let Some(verdict) = flow::known(frame, scratch, config, &ethernet)?
     {
         return Ok(Some(verdict));
     }
+    let seen = &mut scratch.seen;
     let port = seen.port()?;
     seen.port = port.id;
     seen.receiver = port::receiver(&ethernet, port)?;
@@ -134,7 +137,10 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
         // A unicast packet in a multicast or broadcast frame (RFC 1122 section 3.3.6).
         return Err(Verdict::DropMulticast);
     }
-    let owner = maps::network(&packet.destination);
+    if config.flags & config_flags::NAT != 0 {
+        subprogram::nat_arrive(frame, scratch)?;
+    }
+    let owner = maps::network(&scratch.seen.packet.destination);
     match owner.map(|network| network.kind) {
         Some(network_kind::LOCAL) => local::to_gateway(frame, scratch, config, port),
         Some(network_kind::MARTIAN) => Err(Verdict::DropMartian),
@@ -146,7 +152,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
                 scratch.hop.received_mac = Ethernet::read(frame)?.destination;
                 subprogram::admit(scratch, End::of(port), End::of(exit), frame.bytes())?;
             }
-            forward::leave(frame, config, &scratch.seen.packet, port, exit, &scratch.hop)
+            forward::leave(frame, config, scratch, port, exit)
         }
     }
 }
