@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod filter;
 pub mod kernel;
 pub mod metrics;
+pub mod nat;
 pub mod pki;
 pub mod policy;
 pub mod status;

@@ -13,7 +13,7 @@ use super::policies::PolicySpec;
 use super::sets::Sets;
 use super::table::Section;
 use super::{
-    Config, Loaded, Port, connections, gateway, policies, ports, quotas, schedules, selectors, zones,
+    Config, Loaded, Port, connections, gateway, nat, policies, ports, quotas, schedules, selectors, zones,
 };
 
 /// Longest configuration in bytes.
@@ -89,11 +89,12 @@ fn resolve(
     let schedules = schedules::read(&file, report);
     let quotas = quotas::read(&file, report);
     let policy_specs = policies::read(&file, &mut sets, &schedules, report);
+    let nat = nat::read(&file, report);
     let connections = connections::read(&file, folder, now, report);
     file.finish();
 
     connections::check(&connections, &ports, report);
-    selectors::check(&connections, &ports, report);
+    selectors::check(&connections, &ports, &nat.outside(), report);
     let in_force = gateway.as_ref().map(|spec| in_force(&spec.gateway.name)).unwrap_or_default();
     let numbers = zones::number(&in_force, &zone_specs, &ports, &policy_specs);
     let resolved = zones::resolve(&zone_specs, &ports, &connections, &numbers, report);
@@ -105,7 +106,7 @@ fn resolve(
         return None;
     }
     let gateway = gateway?.gateway;
-    let config = Config {
+    let mut config = Config {
         path: path.to_owned(),
         quotas: quotas::resolve(&quotas, &resolved, gateway.flows_max),
         gateway,
@@ -132,11 +133,13 @@ fn resolve(
         policy_lines: policy_specs.iter().map(PolicySpec::line).collect(),
         sets: sets.into_sets(),
         schedules,
+        nat: super::Nat::default(),
         connections: connections
             .into_iter()
             .map(connections::ConnectionSpec::resolve)
             .collect::<Option<_>>()?,
     };
+    config.nat = nat::resolve(&nat, &config, report);
     let networks = config.networks().len();
     if networks > NETWORKS_MAX as usize {
         report

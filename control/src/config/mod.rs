@@ -18,6 +18,7 @@ mod ike;
 mod limit;
 mod load;
 mod name;
+mod nat;
 mod networks;
 mod numbers;
 mod policies;
@@ -45,6 +46,7 @@ pub use diagnostic::{Diagnostic, Related, Severity};
 pub use ike::{IkeConfigCause, IkeConfigError};
 pub use limit::Limit;
 pub use load::{check, load, load_with};
+pub use nat::{DestinationNat, Nat, NatMap, SourceAddress, SourceNat};
 pub use networks::trie_prefix;
 pub use numbers::Numbers;
 pub use quotas::{Quotas, ZoneQuota};
@@ -83,6 +85,8 @@ pub struct Config {
     pub schedules: Vec<Schedule>,
     /// `[quotas]`, with what zones have instead.
     pub quotas: Quotas,
+    /// `[nat]`.
+    pub nat: Nat,
     /// `[connections.*]`, in the order of the file.
     pub connections: Vec<Connection>,
 }

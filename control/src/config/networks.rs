@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sekisho_abi::port::{Network, ZONE_GATEWAY, network_kind};
 use sekisho_abi::{Address, mapped};
 
-use super::Config;
+use super::{Config, SourceAddress};
 
 /// Sources and destinations that are valid on no wire (RFC 6890, RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
 /// Groups are left out: they are destinations, and the programs judge them before they ask whose an address is; so is
@@ -61,7 +61,30 @@ impl Config {
                 }
             }
         }
+        self.translated(&mut owners);
         owners.into_iter().collect()
+    }
+
+    /// Addresses that are given to others' packets are the gateway's own.
+    fn translated(&self, owners: &mut BTreeMap<IpNet, Network>) {
+        let local = |port| Network { port, zone: ZONE_GATEWAY, kind: network_kind::LOCAL, reserved: 0 };
+        for source in &self.nat.sources {
+            if let (SourceAddress::Pool(pool), Some(&port)) = (&source.address, source.to.first()) {
+                owners.extend(pool.iter().map(|&address| (IpNet::from(address), local(port))));
+            }
+        }
+        for destination in &self.nat.destinations {
+            if let Some(&port) = destination.on.first() {
+                for &address in &destination.addresses {
+                    owners.entry(address.into()).or_insert(local(port));
+                }
+            }
+        }
+        for map in &self.nat.maps {
+            if let Some(&port) = map.ports.first() {
+                owners.insert(map.outside, local(port));
+            }
+        }
     }
 }
 

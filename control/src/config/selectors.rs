@@ -7,7 +7,12 @@ use super::connections::{ChildSpec, ConnectionSpec};
 use super::diagnostic::Report;
 use super::ports::{PortSpec, holds_hosts, overlap};
 
-pub(super) fn check(connections: &[ConnectionSpec], ports: &[PortSpec], report: &Report) {
+pub(super) fn check(
+    connections: &[ConnectionSpec],
+    ports: &[PortSpec],
+    translated: &[IpNet],
+    report: &Report,
+) {
     for (index, connection) in connections.iter().enumerate() {
         for child in &connection.children {
             for network in child.local.iter().chain(&child.remote) {
@@ -15,7 +20,7 @@ pub(super) fn check(connections: &[ConnectionSpec], ports: &[PortSpec], report: 
             }
             check_families(child, report);
             for network in &child.local {
-                check_local(network, connection, connections, ports, report);
+                check_local(network, connection, connections, ports, translated, report);
             }
             for network in &child.remote {
                 check_remote(network, connection, ports, report);
@@ -67,12 +72,13 @@ fn check_families(child: &ChildSpec, report: &Report) {
     alone(&child.remote, &child.local, "local");
 }
 
-/// Ours are networks on a port, or (a hub) those behind another connection.
+/// Ours are networks on a port, those to which addresses are translated, or (a hub) those behind another connection.
 fn check_local(
     network: &Spanned<IpNet>,
     connection: &ConnectionSpec,
     connections: &[ConnectionSpec],
     ports: &[PortSpec],
+    translated: &[IpNet],
     report: &Report,
 ) {
     let prefix = network.get_ref();
@@ -82,7 +88,8 @@ fn check_local(
         .filter(|other| other.name.get_ref() != connection.name.get_ref())
         .flat_map(|other| other.children.iter().flat_map(|child| &child.remote))
         .any(|remote| overlap(remote.get_ref(), prefix));
-    if !on_port && !behind_other {
+    let is_translated = translated.iter().any(|outside| overlap(outside, prefix));
+    if !on_port && !behind_other && !is_translated {
         report
             .error(network.span(), format!("{prefix} is on no port of this gateway"))
             .expected("expected a network of a port, or one behind another connection")

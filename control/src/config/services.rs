@@ -90,7 +90,7 @@ fn refuse_match(text: &Spanned<String>, services: &Services, report: &Report) {
 }
 
 /// What a word matches; `None`: it is no match but perhaps a service's name.
-fn parse_match(word: &str) -> Option<Vec<Match>> {
+pub(super) fn parse_match(word: &str) -> Option<Vec<Match>> {
     let whole = |protocol| Match::Protocol { protocol, ports: 0..=u16::MAX };
     let message = |protocol, kind: u8, code: u8| {
         let number = u16::from_be_bytes([kind, code]);

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use ipnet::IpNet;
 use sekisho_abi::flow::LIFETIMES_DEFAULT;
-use sekisho_abi::map::Config as FilterConfig;
+use sekisho_abi::map::{Config as FilterConfig, config_flags};
 use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
 
@@ -21,6 +21,7 @@ use super::layout::Layout;
 use crate::config::{Config, Port, VpnPort};
 use crate::filter::{Filter, Maps, Mode};
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
+use crate::nat::NatSet;
 use crate::policy::RuleSet;
 
 /// The kernel's (and the filter's) end of the engine's veth pair.
@@ -121,6 +122,7 @@ impl Ground {
         self.kernel.set_sysctl(&mut self.ledger, "net/ipv4/conf/all/send_redirects", "0")?;
         for (port, link) in config.ports.iter().zip(self.links.iter_mut()) {
             *link = interface(port, link, &self.kernel, &mut self.ledger).await?;
+            answer_for(config, port, &self.kernel, &mut self.ledger).await?;
         }
         self.keep_or_start_engine(config)?;
 
@@ -136,6 +138,7 @@ impl Ground {
             flags: in_force.flags,
             lifetimes: LIFETIMES_DEFAULT,
         })?;
+        self.maps.set_nat(NatSet::of(config));
         let generation = self.maps.set_rules(rules)?;
         tracing::info!(generation, networks = networks.len(), "rules in force");
 
@@ -146,7 +149,8 @@ impl Ground {
         }
         layout.put_in_force()?;
         // Only now is everything there by which a packet is judged: open.
-        self.maps.set_config(FilterConfig { flags: 0, ..self.maps.config()? })?;
+        let in_force = self.maps.config()?;
+        self.maps.set_config(FilterConfig { flags: in_force.flags & !config_flags::CLOSED, ..in_force })?;
         self.forward()?;
         self.remove_stale().await?;
         for pin in self.filter.detach_others()? {
@@ -324,6 +328,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
                 );
                 let mode = ground.filter.attach_port(&now)?;
                 let now = interface(port, &now, &ground.kernel, &mut ground.ledger).await?;
+                answer_for(config, port, &ground.kernel, &mut ground.ledger).await?;
                 ground.replace_link(position, now);
                 ground.modes.insert(port.id, mode.name());
                 if ground.engine.is_some() && takes_ike(config, port) {
@@ -417,6 +422,23 @@ pub(super) async fn tear_down(
         }
     }
     Layout::of(config, run_directory).withdraw()
+}
+
+/// Addresses beside its own that a port answers ARP and neighbour discovery for, each as a host's.
+async fn answer_for(
+    config: &Config,
+    port: &Port,
+    kernel: &Kernel,
+    ledger: &mut Ledger,
+) -> anyhow::Result<()> {
+    let own = |address: &IpAddr| {
+        config.ports.iter().flat_map(|port| &port.addresses).any(|net| net.addr() == *address)
+    };
+    for address in config.nat.answered_by(port.id).into_iter().filter(|address| !own(address)) {
+        let net = IpNet::from(address);
+        kernel.add_address(ledger, &port.interface, address, net.prefix_len()).await?;
+    }
+    Ok(())
 }
 
 /// Sysctls, addresses and routes of a port; the interface as it is then.

@@ -13,7 +13,7 @@ use crate::config::{AddressSet, Config, Gateway};
 /// One difference. Field names are part of the interface.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Change {
-    /// `port`, `zone`, `policy`, `connection`, `credentials` or `gateway`.
+    /// `port`, `zone`, `policy`, `nat`, `connection`, `credentials` or `gateway`.
     pub what: String,
     /// Its name in the configuration.
     pub name: String,
@@ -82,6 +82,7 @@ impl Changes {
             sets,
             schedules,
             quotas,
+            nat,
             connections,
         } = new;
         let mut changes = Changes::default();
@@ -127,6 +128,12 @@ impl Changes {
             changes.add("gateway", "quotas", Kind::Changed);
         }
         changes.rules |= old.quotas != *quotas;
+        if old.nat != *nat {
+            changes.add("nat", "(tables)", Kind::Changed);
+            changes.rules = true;
+            changes.ground |=
+                ports.iter().any(|port| old.nat.answered_by(port.id) != nat.answered_by(port.id));
+        }
 
         let ike = |config: &EndpointConfig, name: &str| {
             config.connections.iter().find(|connection| *connection.name == *name).cloned()

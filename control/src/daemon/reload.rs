@@ -20,6 +20,7 @@ use super::change::{Change, Changes};
 use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at};
 use crate::api::Answer;
 use crate::config::{self, Config};
+use crate::nat::NatSet;
 use crate::policy::RuleSet;
 
 /// What a reload did, or would do.
@@ -167,6 +168,7 @@ impl Daemon {
         let Prepared { config, ike, rules, .. } = new;
         if !changes.ground {
             if changes.rules {
+                self.ground.maps.set_nat(NatSet::of(&config));
                 self.ground
                     .put_rules_in_force(&config, &rules, &self.directory)
                     .map_err(|error| format!("the rules in force are still the former ones: {error:#}"))?;
@@ -209,6 +211,7 @@ impl Daemon {
             // For the moment that this takes nothing passes.
             self.ground.maps.close()?;
         } else {
+            self.ground.maps.set_nat(NatSet::of(config));
             // What goes away has no rules any more before its networks become somebody else's.
             self.ground.maps.set_rules(rules)?;
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, MapData};
 use sekisho_abi::flow::{Flow, FlowKey};
 
-use super::{FilterError, Maps};
+use super::{FilterError, Maps, translations};
 
 /// Time between two sweeps. A flow past its time is refused by the programs at once; sweeping only frees its place.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -26,6 +26,7 @@ impl FlowSweeper {
     pub fn start(maps: &mut Maps) -> Result<FlowSweeper, FilterError> {
         let lifetimes = maps.config()?.lifetimes;
         let mut flows = maps.flows.take().ok_or(FilterError::Missing("FLOWS"))?;
+        let mut translations = maps.translations.take().ok_or(FilterError::Missing("TRANSLATIONS"))?;
         let count = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new()
@@ -35,6 +36,7 @@ impl FlowSweeper {
                 move || {
                     while !stop.load(Ordering::Relaxed) {
                         count.store(sweep(&mut flows, &lifetimes, monotonic_ns()), Ordering::Relaxed);
+                        translations::sweep(&mut translations, &flows, monotonic_ns());
                         thread::park_timeout(PERIOD);
                     }
                 }

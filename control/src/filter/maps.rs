@@ -11,12 +11,16 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, Ri
 use aya::{Ebpf, Pod};
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{Config, Counter, Spi, SpiKey, config_flags};
+use sekisho_abi::nat::{
+    DestinationNat, DestinationNatKey, NAT_POOL_MAX, SourceNat, SourceNatKey, Translated,
+};
 use sekisho_abi::port::{Network, Port, PortKey};
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey};
 use sekisho_abi::verdict::{Verdict, counter_index};
 use sekisho_abi::{Address, mapped};
 
 use super::{FilterError, batch};
+use crate::nat::NatSet;
 use crate::policy::RuleSet;
 use crate::status::Count;
 
@@ -38,6 +42,13 @@ pub struct Maps {
     sockets: XskMap<MapData>,
     devices: DevMapHash<MapData>,
     counters: PerCpuArray<MapData, Counter>,
+    source_nat: LpmTrie<MapData, SourceNatKey, SourceNat>,
+    destination_nat: LpmTrie<MapData, DestinationNatKey, DestinationNat>,
+    nat_pool: Array<MapData, Address>,
+    /// Written with every rule set.
+    nat: NatSet,
+    /// For the flow sweeper's own thread.
+    pub(super) translations: Option<HashMap<MapData, FlowKey, Translated>>,
     /// For the flow sweeper's own thread.
     pub(super) flows: Option<HashMap<MapData, FlowKey, Flow>>,
     /// For the event reader.
@@ -59,6 +70,11 @@ impl Maps {
             sockets: take(ebpf, "SOCKETS")?,
             devices: take(ebpf, "DEVICES")?,
             counters: take(ebpf, "COUNTERS")?,
+            source_nat: take(ebpf, "SOURCE_NAT")?,
+            destination_nat: take(ebpf, "DESTINATION_NAT")?,
+            nat_pool: take(ebpf, "NAT_POOL")?,
+            nat: NatSet::default(),
+            translations: Some(take(ebpf, "TRANSLATIONS")?),
             flows: Some(take(ebpf, "FLOWS")?),
             events: Some(take(ebpf, "EVENTS")?),
         })
@@ -135,7 +151,12 @@ impl Maps {
         batch::update_trie(&mut self.addresses, addresses).map_err(error("ADDRESSES"))?;
         let entries = rules.rules(generation).map(|(bits, key, rule)| (Key::new(bits, key), rule));
         batch::update_trie(&mut self.rules, entries).map_err(error("RULES"))?;
+        self.keep_nat(generation.wrapping_sub(1))?;
+        self.write_nat(generation)?;
         config.generation = generation;
+        if !self.nat.is_empty() {
+            config.flags |= config_flags::NAT;
+        }
         self.set_config(config)?;
         // A packet that was on its way at the flip finds its rule set whole.
         await_programs();
@@ -143,6 +164,7 @@ impl Maps {
             Some((number, old)) => self.remove_rules(number, &old)?,
             None => self.keep_rules(generation)?,
         }
+        self.keep_nat(generation)?;
         self.rules_in_force = Some((generation, rules.clone()));
         Ok(generation)
     }
@@ -155,6 +177,41 @@ impl Maps {
         batch::delete_trie(&mut self.addresses, addresses).map_err(error("ADDRESSES"))?;
         let entries = rules.rules(generation).map(|(bits, key, _)| Key::new(bits, key));
         batch::delete_trie(&mut self.rules, entries).map_err(error("RULES"))
+    }
+
+    /// What is translated from the next rule set on: both come into force in the same moment.
+    pub fn set_nat(&mut self, nat: NatSet) {
+        self.nat = nat;
+    }
+
+    fn write_nat(&mut self, generation: u32) -> Result<(), FilterError> {
+        for (bits, key, value) in self.nat.sources(generation) {
+            self.source_nat.insert(&Key::new(bits, key), value, 0).map_err(error("SOURCE_NAT"))?;
+        }
+        for (bits, key, value) in self.nat.destinations(generation) {
+            self.destination_nat.insert(&Key::new(bits, key), value, 0).map_err(error("DESTINATION_NAT"))?;
+        }
+        for (index, address) in ((generation & 1) * NAT_POOL_MAX..).zip(self.nat.pool()) {
+            self.nat_pool.set(index, address, 0).map_err(error("NAT_POOL"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the translations of every rule set but this one.
+    fn keep_nat(&mut self, generation: u32) -> Result<(), FilterError> {
+        let number = generation.to_be_bytes();
+        let present: Vec<Key<SourceNatKey>> = self.source_nat.keys().filter_map(Result::ok).collect();
+        for key in present.into_iter().filter(|key| { key.data() }.generation_be != number) {
+            let key = Key::new(key.prefix_len(), key.data());
+            self.source_nat.remove(&key).map_err(error("SOURCE_NAT"))?;
+        }
+        let present: Vec<Key<DestinationNatKey>> =
+            self.destination_nat.keys().filter_map(Result::ok).collect();
+        for key in present.into_iter().filter(|key| { key.data() }.generation_be != number) {
+            let key = Key::new(key.prefix_len(), key.data());
+            self.destination_nat.remove(&key).map_err(error("DESTINATION_NAT"))?;
+        }
+        Ok(())
     }
 
     /// Removes the entries of every rule set but this one, whatever they are.

@@ -10,6 +10,7 @@ mod developer;
 mod events;
 mod flows;
 mod maps;
+mod translations;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,7 +41,7 @@ const DETACH_WAIT: Duration = Duration::from_millis(10);
 /// The object that build.rs made from `dataplane-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SEKISHO_EBPF_OBJECT"));
 
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 17] = [
     "CONFIG",
     "PORTS",
     "NETWORKS",
@@ -54,6 +55,10 @@ const MAPS: [&str; 13] = [
     "DEVICES",
     "COUNTERS",
     "EVENTS",
+    "TRANSLATIONS",
+    "SOURCE_NAT",
+    "DESTINATION_NAT",
+    "NAT_POOL",
 ];
 
 /// The filter could not be put in force.
@@ -156,9 +161,11 @@ impl Filter {
         let directory = pin_root(gateway).join(format!("v{ABI_VERSION}"));
         fs::create_dir_all(&directory).map_err(pin_error(&directory))?;
         let took_over = directory.join("CONFIG").exists();
-        drop_resized_flows(&directory.join("FLOWS"), flows_max)?;
+        for map in ["FLOWS", "TRANSLATIONS"] {
+            drop_resized_flows(&directory.join(map), flows_max)?;
+        }
         if !keep_flows {
-            for map in ["FLOWS", "COUNTERS"] {
+            for map in ["FLOWS", "TRANSLATIONS", "COUNTERS"] {
                 let path = directory.join(map);
                 match fs::remove_file(&path) {
                     Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -171,6 +178,7 @@ impl Filter {
 
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS", flows_max);
+        loader.map_max_entries("TRANSLATIONS", flows_max);
         // On a refusal the verifier's last words are enough; its full trace of a large program takes minutes.
         loader.verifier_log_level(VerifierLogLevel::STATS);
         developer::set_level(&mut loader);
