@@ -21,6 +21,7 @@ mod hostile;
 mod icmp;
 mod lab;
 mod local;
+mod nat;
 mod neighbours;
 mod packet;
 mod races;
