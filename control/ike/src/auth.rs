@@ -3,7 +3,7 @@
 pub(crate) mod initiator;
 pub(crate) mod responder;
 
-use rustls_pki_types::UnixTime;
+use std::sync::Arc;
 
 use crate::channel::Message;
 use crate::config::{Connection, LocalAuth, RemoteAuth};
@@ -12,11 +12,11 @@ use crate::context::Context;
 use crate::crypto::keys;
 use crate::crypto::signature::{SignatureError, sign_auth, verify_auth};
 use crate::crypto::suite::Prf;
-use crate::crypto::x509::verify_chain;
+use crate::crypto::x509::{CertificateError, MAX_CHAIN, TrustAnchors, VerifiedCertificate, verify_path};
 use crate::event::FailureKind;
 use crate::init::Agreed;
 use crate::wire::auth::Authentication;
-use crate::wire::cert::{AUTHORITY_LEN, Certificate, CertificateRequest};
+use crate::wire::cert::{AUTHORITY_LEN, Certificate, CertificateRequest, MAX_AUTHORITIES};
 use crate::wire::id::IdPayload;
 use crate::wire::{AuthMethod, Payload};
 
@@ -75,25 +75,53 @@ fn prove(
     }
 }
 
-/// What we ask the peer's certificate to be signed by.
-pub(crate) fn certificate_request(connection: &Connection) -> Option<Payload> {
-    let RemoteAuth::Certificate(anchors) = &connection.remote_auth else { return None };
-    let keys = anchors.certreq_authority();
-    let (authorities, _) = keys.as_chunks::<AUTHORITY_LEN>();
-    Some(Payload::CertReq(CertificateRequest::X509 { authorities: authorities.to_vec() }))
+/// What we ask the peer's certificate to be signed by: the CAs of every connection that the peer may belong to, as far as
+/// one payload takes them. What a peer asks of us changes nothing: a connection has one certificate, and it is sent.
+pub(crate) fn certificate_request<'a>(
+    connections: impl IntoIterator<Item = &'a Connection>,
+) -> Option<Payload> {
+    let mut authorities = Vec::new();
+    for connection in connections {
+        let RemoteAuth::Certificate(anchors) = &connection.remote_auth else { continue };
+        let keys = anchors.certreq_authority();
+        let (keys, _) = keys.as_chunks::<AUTHORITY_LEN>();
+        for key in keys {
+            if !authorities.contains(key) && authorities.len() < MAX_AUTHORITIES {
+                authorities.push(*key);
+            }
+        }
+    }
+    (!authorities.is_empty()).then_some(Payload::CertReq(CertificateRequest::X509 { authorities }))
+}
+
+/// What a proof that holds leaves to do.
+pub(crate) enum Proof {
+    /// Nothing. The peer's certificate, if it is to be watched for being revoked.
+    Proven(Option<Arc<VerifiedCertificate>>),
+    /// To wait for CRLs, and judge again.
+    AwaitCrls,
+}
+
+/// Whether CRLs may still be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    Left,
+    Over,
 }
 
 /// Whether the peer is who `connection` says it must be.
+#[expect(clippy::too_many_arguments, reason = "each is another part of what is judged")]
 fn verify(
-    ctx: &Context<'_>,
+    ctx: &mut Context<'_>,
     connection: &Connection,
     agreed: &Agreed,
     prf: Prf,
     side: Side,
     id: &IdPayload,
     content: &Content,
-) -> Result<(), AuthFault> {
-    let Ok(auth) = content.auth() else {
+    patience: Patience,
+) -> Result<Proof, AuthFault> {
+    let Some(auth) = content.auth.as_ref().filter(|_| !content.eap) else {
         let detail = "the peer sent no AUTH payload: it wants EAP, which is not supported; configure a certificate or \
              a pre-shared key there";
         return Err(AuthFault::new(FailureKind::AuthenticationFailed, detail));
@@ -102,7 +130,7 @@ fn verify(
     match (&connection.remote_auth, auth.method) {
         (RemoteAuth::Psk(psk), AuthMethod::SharedKey) => {
             match keys::verify_psk_auth(prf, psk, &octets, &auth.data) {
-                true => Ok(()),
+                true => Ok(Proof::Proven(None)),
                 false => Err(AuthFault::new(
                     FailureKind::AuthenticationFailed,
                     format!(
@@ -121,27 +149,68 @@ fn verify(
             format!("{} authenticates by a pre-shared key, but the connection expects a certificate", id.id),
         )),
         (RemoteAuth::Certificate(anchors), method) => {
-            let certificates = content.x509();
-            let Some((end_entity, intermediates)) = certificates.split_first() else {
-                let detail =
-                    format!("{} sent no certificate: configure it to send its certificate always", id.id);
-                return Err(AuthFault::new(FailureKind::CertificateRejected, detail));
-            };
-            let now = UnixTime::since_unix_epoch(ctx.unix_time);
-            let certificate = verify_chain(end_entity, intermediates, anchors, now)
-                .map_err(|error| AuthFault::new(FailureKind::CertificateRejected, error.to_string()))?;
-            if !certificate.matches(&id.id) {
-                let detail = format!(
-                    "the certificate of {0} does not carry the identity {0}: issue one with it as subject alternative name",
-                    id.id
-                );
-                return Err(AuthFault::new(FailureKind::CertificateRejected, detail));
-            }
+            let certificate = prove_certificate(ctx, anchors, id, content)?;
+            // Nothing but a proof that holds brings us to ask anybody for anything.
             verify_auth(method, &auth.data, certificate.public_key(), &octets)
-                .map(|_| ())
-                .map_err(|error| AuthFault::new(FailureKind::AuthenticationFailed, error.to_string()))
+                .map_err(|error| AuthFault::new(FailureKind::AuthenticationFailed, error.to_string()))?;
+            revocation(ctx, anchors, certificate, patience)
         }
     }
+}
+
+/// The peer's certificate, if its chain holds and it carries the identity.
+fn prove_certificate(
+    ctx: &Context<'_>,
+    anchors: &TrustAnchors,
+    id: &IdPayload,
+    content: &Content,
+) -> Result<VerifiedCertificate, AuthFault> {
+    let rejected = |detail: String| AuthFault::new(FailureKind::CertificateRejected, detail);
+    let certificates = content.x509();
+    let Some((end_entity, intermediates)) = certificates.split_first() else {
+        return Err(rejected(format!(
+            "{} sent no certificate: configure it to send its certificate always",
+            id.id
+        )));
+    };
+    if certificates.len() > MAX_CHAIN {
+        return Err(rejected(format!(
+            "{} sent {} certificates, more than the {MAX_CHAIN} that are looked at: leave those out that are not of its \
+             chain",
+            id.id,
+            certificates.len()
+        )));
+    }
+    let certificate = verify_path(end_entity, intermediates, anchors, ctx.wall())
+        .map_err(|error| rejected(error.to_string()))?;
+    if !certificate.matches(&id.id) {
+        return Err(rejected(format!(
+            "the certificate of {0} does not carry the identity {0}: issue one with it as subject alternative name",
+            id.id
+        )));
+    }
+    Ok(certificate)
+}
+
+/// Whether CRLs stand against a certificate, once those that it points to have come.
+fn revocation(
+    ctx: &mut Context<'_>,
+    anchors: &TrustAnchors,
+    certificate: VerifiedCertificate,
+    patience: Patience,
+) -> Result<Proof, AuthFault> {
+    let (fetched, wall) = (ctx.crls.crls(), ctx.wall());
+    let judged = certificate.check_revocation(anchors, &fetched, wall);
+    // What is revoked stays so, whatever a newer CRL may say.
+    let is_revoked = matches!(judged, Err(CertificateError::Revoked { .. }));
+    if !is_revoked && patience == Patience::Left {
+        let wanted = certificate.wanted_crls(anchors, &fetched, wall);
+        if ctx.ask_for_crls(wanted) {
+            return Ok(Proof::AwaitCrls);
+        }
+    }
+    judged.map_err(|error| AuthFault::new(FailureKind::CertificateRejected, error.to_string()))?;
+    Ok(Proof::Proven(anchors.watches_revocation().then(|| Arc::new(certificate))))
 }
 
 /// The content of a message, or the fault.

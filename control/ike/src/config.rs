@@ -9,7 +9,8 @@ use subtle::ConstantTimeEq;
 use crate::crypto::suite::{EspProposal, IkeProposal};
 use crate::crypto::{signature::PrivateKey, x509::TrustAnchors};
 pub use crate::unique::Uniqueness;
-use crate::wire::{id::Identification, ts::TrafficSelector};
+use crate::wire::id::{IdPattern, Identification};
+use crate::wire::ts::TrafficSelector;
 
 /// Names a configured connection; chosen by the caller, shown in logs.
 pub type ConnectionName = Arc<str>;
@@ -81,8 +82,8 @@ pub struct Connection {
     pub remote_address: Option<IpAddr>,
     /// Who we are.
     pub local_id: Identification,
-    /// Who the peer must be.
-    pub remote_id: Identification,
+    /// Who the peer must be, or may be.
+    pub remote_id: IdPattern,
     /// How we prove it.
     pub local_auth: LocalAuth,
     /// How the peer must.
@@ -137,9 +138,7 @@ impl Connection {
         };
         let remote_auth = match (remote_auth, &other.remote_auth) {
             (RemoteAuth::Psk(ours), RemoteAuth::Psk(theirs)) => ours.is_same_as(theirs),
-            (RemoteAuth::Certificate(ours), RemoteAuth::Certificate(theirs)) => {
-                ours.certreq_authority() == theirs.certreq_authority()
-            }
+            (RemoteAuth::Certificate(ours), RemoteAuth::Certificate(theirs)) => ours.is_same_as(theirs),
             _ => false,
         };
         local_auth

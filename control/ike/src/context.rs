@@ -3,11 +3,15 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use rustls_pki_types::UnixTime;
+
 use crate::config::EndpointConfig;
 use crate::crypto::random::Random;
+use crate::crypto::x509::CrlSource;
 use crate::directory::Directory;
-use crate::event::{ChildHandle, IkeHandle};
+use crate::event::{ChildHandle, Event, IkeHandle};
 use crate::outbox::Outbox;
+use crate::revocation::{Asked, CrlCache};
 use crate::sa::IkeSa;
 use crate::spi::SpiPool;
 use crate::timer::TimerTable;
@@ -25,6 +29,8 @@ pub(crate) struct Context<'a> {
     pub(crate) others: &'a Directory,
     /// Our own addresses, best first; empty while the caller has told none.
     pub(crate) addresses: &'a [IpAddr],
+    /// CRLs that were fetched.
+    pub(crate) crls: &'a mut CrlCache,
     /// Of the IKE SA at hand.
     pub(crate) timers: &'a mut TimerTable,
     /// IKE SAs that came into being (by a rekey), for the endpoint to take in.
@@ -63,9 +69,40 @@ impl Context<'_> {
             numbers: &mut *self.numbers,
             others: self.others,
             addresses: self.addresses,
+            crls: &mut *self.crls,
             timers,
             spawned: &mut *self.spawned,
         }
+    }
+
+    /// The time by which certificates are judged.
+    pub(crate) fn wall(&self) -> UnixTime {
+        UnixTime::since_unix_epoch(self.unix_time)
+    }
+
+    /// Has the caller fetch CRLs. Whether any is on its way.
+    pub(crate) fn ask_for_crls(&mut self, sources: Vec<CrlSource>) -> bool {
+        let mut awaited = false;
+        for source in sources {
+            let url = source.url.clone();
+            let asked = self.crls.ask(self.now, source);
+            awaited |= self.carry_out(asked, url);
+        }
+        awaited
+    }
+
+    /// Has the caller renew a CRL that an IKE SA rests on.
+    pub(crate) fn renew_crl(&mut self, source: CrlSource) {
+        let url = source.url.clone();
+        let asked = self.crls.renew(self.now, self.wall(), source);
+        self.carry_out(asked, url);
+    }
+
+    fn carry_out(&mut self, asked: Asked, url: String) -> bool {
+        if asked == Asked::Fetch {
+            self.out.event(Event::CrlWanted { url });
+        }
+        asked != Asked::Vain
     }
 
     /// A random SPI for an IKE SA; never zero.
@@ -115,6 +152,7 @@ pub(crate) mod testing {
         random: SeededRandom,
         numbers: Numbers,
         others: Directory,
+        crls: CrlCache,
     }
 
     impl World {
@@ -128,6 +166,7 @@ pub(crate) mod testing {
                 random: SeededRandom::new(seed),
                 numbers: Numbers::default(),
                 others: Directory::default(),
+                crls: CrlCache::default(),
             }
         }
 
@@ -141,6 +180,7 @@ pub(crate) mod testing {
                 numbers: &mut self.numbers,
                 others: &self.others,
                 addresses: &[],
+                crls: &mut self.crls,
                 timers: &mut self.timers,
                 spawned: &mut self.spawned,
             }

@@ -11,10 +11,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::{Connection, ConnectionName, EndpointConfig};
+use rustls_pki_types::UnixTime;
+
+use crate::config::{Connection, ConnectionName, EndpointConfig, RemoteAuth};
 use crate::context::{Context, Numbers};
 use crate::cookie::CookieJar;
 use crate::crypto::random::Random;
+use crate::crypto::x509::CertificateError;
 use crate::directory::Directory;
 use crate::established::{Established, Task};
 use crate::event::{ChildHandle, CloseReason, Event, FailureKind, IkeHandle, Path, Transmit};
@@ -24,6 +27,7 @@ use crate::known::KnownSpis;
 use crate::nat::KEEPALIVE;
 use crate::outbox::Outbox;
 use crate::rate::{Meter, Rate};
+use crate::revocation::CrlCache;
 use crate::sa::{IkeSa, State};
 use crate::status::{IkeStatus, Stats};
 use crate::strangers::{Source, Strangers};
@@ -72,6 +76,7 @@ struct Shared {
     numbers: Numbers,
     directory: Directory,
     addresses: Vec<IpAddr>,
+    crls: CrlCache,
 }
 
 impl Shared {
@@ -91,6 +96,7 @@ impl Shared {
             numbers: &mut self.numbers,
             others: &self.directory,
             addresses: &self.addresses,
+            crls: &mut self.crls,
             timers,
             spawned,
         }
@@ -168,6 +174,7 @@ impl Endpoint {
                 numbers: Numbers::default(),
                 directory: Directory::default(),
                 addresses: Vec::new(),
+                crls: CrlCache::default(),
             },
             jar,
             sas: BTreeMap::new(),
@@ -451,20 +458,74 @@ impl Endpoint {
 
     /// Works from another configuration from now on. IKE SAs whose connection vanished or changed are closed.
     pub fn set_config(&mut self, now: Instant, config: EndpointConfig) {
-        let stale = |entry: &&Entry| {
-            let same = |known: &Arc<Connection>, ours: &Connection| known.is_same_as(ours);
-            match entry.sa.state.connection() {
-                Some(ours) => !config.connections.iter().any(|known| same(known, ours)),
-                // It has chosen among the old connections, and not yet told which.
-                None => true,
+        let mut stale = Vec::new();
+        for entry in self.sas.values_mut() {
+            if !matches!(entry.sa.state, State::Retired(_)) && !entry.sa.state.adopt(&config.connections) {
+                stale.push(entry.sa.spi);
             }
-        };
-        let stale: Vec<_> = self.sas.values().filter(stale).map(|entry| entry.sa.spi).collect();
+        }
         for spi in stale {
             self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Local));
         }
         self.peer_addresses = addresses_of_peers(&config);
         self.shared.config = config;
+        self.judge_peers(now);
+    }
+
+    /// Other CRLs (DER or PEM) than before were loaded for a connection. IKE SAs whose peer they revoke are closed.
+    pub fn set_crls(
+        &mut self,
+        now: Instant,
+        connection: &str,
+        crls: &[impl AsRef<[u8]>],
+    ) -> Result<(), CertificateError> {
+        let mut config = self.shared.config.clone();
+        for known in config.connections.iter_mut().filter(|known| *known.name == *connection) {
+            if let RemoteAuth::Certificate(anchors) = &known.remote_auth {
+                let anchors = anchors.with_other_crls(crls)?;
+                let remote_auth = RemoteAuth::Certificate(Arc::new(anchors));
+                *known = Arc::new(Connection { remote_auth, ..(**known).clone() });
+            }
+        }
+        self.set_config(now, config);
+        Ok(())
+    }
+
+    /// A CRL of [`Event::CrlWanted`] was fetched (DER or PEM), or could not be. IKE SAs that wait for it go on; those
+    /// whose peer it revokes are closed.
+    pub fn handle_crl(&mut self, now: Instant, url: &str, fetched: Result<&[u8], String>) {
+        let (base, unix) = self.shared.clock;
+        let unix_time = unix.saturating_add(now.saturating_duration_since(base));
+        let wall = UnixTime::since_unix_epoch(unix_time);
+        if let Err(why) = self.shared.crls.take(now, wall, url, fetched) {
+            let concerned = self.sas.values().map(|entry| &entry.sa.state).find(|state| match state {
+                State::Established(state) => {
+                    state.peer.as_ref().is_some_and(|peer| peer.crl_sources().any(|source| source.url == url))
+                }
+                state => state.awaits_crls(),
+            });
+            let status = concerned.and_then(State::status);
+            if let Some(status) = status {
+                let detail = format!(
+                    "the CRL at {url} is of no use: {why}; the gateway must be able to reach that server (allow DNS and \
+                     tcp/80 from zone \"gateway\"), or name a file with the CRL in `crl`"
+                );
+                let connection = status.connection.as_ref();
+                self.shared.out.failure(status.path, connection, FailureKind::CrlUnavailable, detail);
+            }
+        }
+        self.judge_peers(now);
+    }
+
+    /// Other CRLs are known.
+    fn judge_peers(&mut self, now: Instant) {
+        let concerned = self.sas.values().filter(|entry| match &entry.sa.state {
+            State::Established(state) => state.peer.is_some(),
+            state => state.awaits_crls(),
+        });
+        for spi in concerned.map(|entry| entry.sa.spi).collect::<Vec<_>>() {
+            self.with_sa(now, spi, State::crls_changed);
+        }
     }
 
     /// Totals.

@@ -15,6 +15,7 @@ use crate::config::{ChildConfig, Connection};
 use crate::context::Context;
 use crate::create_child::ChildOffer;
 use crate::crypto::keys::ChildKeymat;
+use crate::crypto::x509::VerifiedCertificate;
 use crate::event::{ChildHandle, ChildSa, CloseReason, Event, FailureKind, IkeEstablished, IkeHandle, Path};
 use crate::followup::Awaited;
 use crate::mobike::Mobike;
@@ -68,6 +69,8 @@ pub(crate) struct Established {
     child_wait: Duration,
     /// Both follow changes of addresses (RFC 4555).
     pub(crate) mobike: Option<Mobike>,
+    /// The peer's certificate, to be watched for being revoked.
+    pub(crate) peer: Option<Arc<VerifiedCertificate>>,
 }
 
 /// Something to ask of the peer.
@@ -165,6 +168,7 @@ impl Established {
             supersedes: Vec::new(),
             supersede_overdue: false,
             child_wait: CHILD_RETRY,
+            peer: None,
         };
         this.heard(ctx);
         this
@@ -316,6 +320,7 @@ impl Established {
             }
             Timer::Children => self.ask_for_missing(),
             Timer::Supersede => self.supersede_overdue = true,
+            Timer::Revocation => self.look_at_crls(ctx),
             Timer::Grace | Timer::HalfOpen | Timer::Forget => {}
         }
         self.go_on(ctx)

@@ -90,6 +90,14 @@ pub enum Event {
         /// ESP in UDP on this path.
         udp_encapsulation: bool,
     },
+    /// Fetch this CRL (an `http:` URL) without following redirects, at most
+    /// [`MAX_CRL_BYTES`](crate::crypto::x509::MAX_CRL_BYTES), and hand it to
+    /// [`Endpoint::handle_crl`](crate::Endpoint::handle_crl), or say there why it could not be had. The URL stands in a
+    /// certificate below a configured CA, whose owner has proved to be it.
+    CrlWanted {
+        /// Where.
+        url: String,
+    },
     /// Something went wrong that an operator should know. Never ends an established SA by itself.
     Failure(Failure),
 }
@@ -226,6 +234,8 @@ pub enum FailureKind {
     AuthenticationFailed,
     /// The peer's certificate is expired, foreign, or does not carry the identity.
     CertificateRejected,
+    /// A CRL could not be fetched, or must not be believed.
+    CrlUnavailable,
     /// The selectors have nothing in common.
     TsUnacceptable,
     /// The peer refused with a notify.
@@ -244,13 +254,14 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [FailureKind; 13] = [
+    pub const ALL: [FailureKind; 14] = [
         FailureKind::Malformed,
         FailureKind::UnknownSpi,
         FailureKind::NoProposalChosen,
         FailureKind::NoConnection,
         FailureKind::AuthenticationFailed,
         FailureKind::CertificateRejected,
+        FailureKind::CrlUnavailable,
         FailureKind::TsUnacceptable,
         FailureKind::RefusedByPeer,
         FailureKind::Timeout,
@@ -269,6 +280,7 @@ impl FailureKind {
             FailureKind::NoConnection => "no-connection",
             FailureKind::AuthenticationFailed => "authentication-failed",
             FailureKind::CertificateRejected => "certificate-rejected",
+            FailureKind::CrlUnavailable => "crl-unavailable",
             FailureKind::TsUnacceptable => "ts-unacceptable",
             FailureKind::RefusedByPeer => "refused-by-peer",
             FailureKind::Timeout => "timeout",

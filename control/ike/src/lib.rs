@@ -37,6 +37,7 @@ mod rate;
 mod reauth;
 mod rekey_ike;
 mod retired;
+mod revocation;
 mod sa;
 mod select;
 mod spi;

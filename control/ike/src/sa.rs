@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use crate::auth::Patience;
 use crate::auth::initiator::AuthSent;
 use crate::auth::responder::AwaitAuth;
 use crate::config::Connection;
@@ -109,6 +110,43 @@ impl State {
     /// Whether it is over. Those of strangers are not meant: they are bounded as strangers.
     pub(crate) fn is_retired(&self) -> bool {
         matches!(self, State::Retired(retired) if !retired.stranger)
+    }
+
+    /// Whether it waits for CRLs to judge its peer by.
+    pub(crate) fn awaits_crls(&self) -> bool {
+        match self {
+            State::AuthSent(state) => state.awaits_crls(),
+            State::AwaitAuth(state) => state.awaits_crls(),
+            State::InitSent(_) | State::Established(_) | State::Retired(_) => false,
+        }
+    }
+
+    /// A fetch has ended, or other CRLs were loaded.
+    pub(crate) fn crls_changed(self, ctx: &mut Context<'_>) -> Option<Self> {
+        match self {
+            State::AuthSent(state) => state.resume(ctx, Patience::Left),
+            State::AwaitAuth(state) => state.resume(ctx, Patience::Left),
+            State::Established(state) => state.judge_again(ctx),
+            State::InitSent(_) | State::Retired(_) => Some(self),
+        }
+    }
+
+    /// Works from another configuration on, if what it rests on stands there as it was.
+    pub(crate) fn adopt(&mut self, connections: &[Arc<Connection>]) -> bool {
+        if let State::AwaitAuth(state) = self {
+            return state.adopt(connections);
+        }
+        let Some(ours) = self.connection() else { return true };
+        let Some(new) = connections.iter().find(|known| known.is_same_as(ours)).cloned() else {
+            return false;
+        };
+        match self {
+            State::InitSent(state) => state.adopt(new),
+            State::AuthSent(state) => state.adopt(new),
+            State::Established(state) => state.connection = new,
+            State::AwaitAuth(_) | State::Retired(_) => {}
+        }
+        true
     }
 
     /// The connection, once it is known.

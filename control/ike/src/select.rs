@@ -20,15 +20,18 @@ pub(crate) fn by_addresses(config: &EndpointConfig, path: Path) -> Vec<Arc<Conne
     fitting
 }
 
-/// The one that the peer claims to be and, where it says whom it wants (IDr), wants.
+/// Those that the peer may mean who it claims to be and, where it says whom it wants (IDr), wants: those that name it
+/// first, then those that leave the less open; otherwise in the order of `candidates`.
 pub(crate) fn by_identities(
     candidates: &[Arc<Connection>],
     claimed: &Identification,
     wanted: Option<&Identification>,
-) -> Option<Arc<Connection>> {
+) -> Vec<Arc<Connection>> {
     let fits = |connection: &&Arc<Connection>| {
         connection.remote_id.matches(claimed)
             && wanted.is_none_or(|wanted| connection.local_id.matches(wanted))
     };
-    candidates.iter().find(fits).cloned()
+    let mut fitting: Vec<_> = candidates.iter().filter(fits).cloned().collect();
+    fitting.sort_by_key(|connection| connection.remote_id.openness());
+    fitting
 }

@@ -32,6 +32,8 @@ pub(crate) enum Timer {
     Supersede,
     /// A child SA is worn out.
     ChildRekey(ChildHandle),
+    /// CRLs were waited for long enough; or those that an established IKE SA rests on are to be looked at again.
+    Revocation,
     /// A retired IKE SA is forgotten.
     Forget,
 }

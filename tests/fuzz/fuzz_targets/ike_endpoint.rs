@@ -300,7 +300,7 @@ impl Node {
                 Event::ChildRemove { child, .. } => {
                     assert!(self.children.remove(&child).is_some(), "removed once, after it was installed");
                 }
-                Event::PathChanged { .. } => {}
+                Event::PathChanged { .. } | Event::CrlWanted { .. } => {}
                 Event::Failure(failure) => assert!(!failure.detail.is_empty()),
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{AuthFault, Side, certificate_request, prove, readable, verify};
+use super::{AuthFault, Patience, Proof, Side, certificate_request, prove, readable, verify};
 use crate::channel::{Channel, Inbound, Message};
 use crate::child::{self, Proposed};
 use crate::config::{ChildConfig, Connection, Uniqueness};
@@ -16,6 +16,7 @@ use crate::event::{CloseReason, Event, FailureKind, IkeHandle, Path};
 use crate::init::Agreed;
 use crate::mobike;
 use crate::retired::Retired;
+use crate::revocation::CRL_WAIT;
 use crate::sa::State;
 use crate::spi::InboundSpi;
 use crate::status::{IkeStatus, Phase};
@@ -37,6 +38,8 @@ pub(crate) struct AuthSent {
     /// The child that was offered along.
     child: Option<(Arc<ChildConfig>, InboundSpi)>,
     started: Instant,
+    /// The peer's response, while CRLs are fetched to judge it by.
+    unjudged: Option<Box<Message>>,
 }
 
 impl AuthSent {
@@ -53,7 +56,15 @@ impl AuthSent {
             .children
             .first()
             .map(|config| (Arc::new(config.clone()), ctx.numbers.esp_spis.take(ctx.random)));
-        let mut this = Box::new(Self { handle, connection, channel, agreed, child, started });
+        let mut this = Box::new(Self {
+            handle,
+            connection,
+            channel,
+            agreed,
+            child,
+            started,
+            unjudged: None,
+        });
         match this.send(ctx) {
             Ok(()) => Some(State::AuthSent(this)),
             Err(detail) => {
@@ -84,8 +95,10 @@ impl AuthSent {
         if self.connection.mobike {
             payloads.extend(mobike::announcements(ctx.addresses, self.channel.path));
         }
-        payloads.extend(certificate_request(&self.connection));
-        payloads.push(Payload::IdR(IdPayload::new(self.connection.remote_id.clone())));
+        payloads.extend(certificate_request([&*self.connection]));
+        // Whom we want; of a pattern the peer chooses.
+        payloads
+            .extend(self.connection.remote_id.exact().cloned().map(|id| Payload::IdR(IdPayload::new(id))));
         payloads.push(auth);
         if let Some((config, spi)) = &self.child {
             let offer = negotiate::offer_esp(&config.esp_proposals, spi.number(), Pfs::Never);
@@ -108,11 +121,34 @@ impl AuthSent {
             Inbound::Nothing => Some(State::AuthSent(self)),
             // A peer has nothing to ask before it has answered; unanswered, it will ask again.
             Inbound::Request(_) => Some(State::AuthSent(self)),
-            Inbound::Response(message) => self.conclude(ctx, message),
+            Inbound::Response(message) => self.conclude(ctx, message, Patience::Left),
         }
     }
 
-    fn conclude(self: Box<Self>, ctx: &mut Context<'_>, message: Message) -> Option<State> {
+    /// Whether it waits for CRLs.
+    pub(crate) fn awaits_crls(&self) -> bool {
+        self.unjudged.is_some()
+    }
+
+    /// A CRL has come, or will not: judges again.
+    pub(crate) fn resume(mut self: Box<Self>, ctx: &mut Context<'_>, patience: Patience) -> Option<State> {
+        match self.unjudged.take() {
+            Some(message) => self.conclude(ctx, *message, patience),
+            None => Some(State::AuthSent(self)),
+        }
+    }
+
+    /// Another configuration is in force, in which the connection stands as it was.
+    pub(crate) fn adopt(&mut self, connection: Arc<Connection>) {
+        self.connection = connection;
+    }
+
+    fn conclude(
+        mut self: Box<Self>,
+        ctx: &mut Context<'_>,
+        message: Message,
+        patience: Patience,
+    ) -> Option<State> {
         let content = match readable(&message) {
             Ok(content) => content,
             Err(fault) => return self.reject(ctx, fault),
@@ -148,14 +184,23 @@ impl AuthSent {
             return self.reject(ctx, AuthFault::new(FailureKind::AuthenticationFailed, detail));
         }
         let prf = self.channel.suite.prf;
-        if let Err(fault) = verify(ctx, &self.connection, &self.agreed, prf, Side::Responder, id, content) {
-            return self.reject(ctx, fault);
-        }
-        let Self { handle, connection, channel, agreed, child, started } = *self;
+        let (connection, agreed) = (&self.connection, &self.agreed);
+        let peer = match verify(ctx, connection, agreed, prf, Side::Responder, id, content, patience) {
+            Ok(Proof::Proven(peer)) => peer,
+            Ok(Proof::AwaitCrls) => {
+                ctx.timers.set(Timer::Revocation, ctx.later(CRL_WAIT));
+                self.unjudged = Some(Box::new(message));
+                return Some(State::AuthSent(self));
+            }
+            Err(fault) => return self.reject(ctx, fault),
+        };
+        ctx.timers.stop(Timer::Revocation);
+        let Self { handle, connection, channel, agreed, child, started, .. } = *self;
         let remote_id = id.id.clone();
         let origin = Origin::new(true, started, ctx.now, [&agreed.nonce_i, &agreed.nonce_r]);
         let sk_d = agreed.keys.d.clone();
         let mut established = Established::begin(ctx, handle, connection, channel, sk_d, remote_id, origin);
+        established.watch(ctx, peer);
         established.plan_reauth(ctx, content);
         established.agree_on_mobike(ctx, content, true);
         if let Some((config, spi)) = child {
@@ -176,6 +221,9 @@ impl AuthSent {
     }
 
     pub(crate) fn handle_timer(mut self: Box<Self>, ctx: &mut Context<'_>, timer: Timer) -> Option<State> {
+        if timer == Timer::Revocation {
+            return self.resume(ctx, Patience::Over);
+        }
         if timer == Timer::Retransmit && !self.channel.retransmit(ctx) {
             let detail = format!(
                 "no answer to IKE_AUTH from {}: the peer stopped answering, or UDP {} or large packets are blocked on the \

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{AuthFault, Side, prove, readable, verify};
+use super::{AuthFault, Patience, Proof, Side, prove, readable, verify};
 use crate::channel::{Channel, Inbound, Message, MessageError};
 use crate::child::{self, ChildError, Proposed};
 use crate::config::{Connection, Uniqueness};
@@ -16,6 +16,7 @@ use crate::event::{FailureKind, IkeHandle, Path};
 use crate::init::Agreed;
 use crate::mobike;
 use crate::retired::Retired;
+use crate::revocation::CRL_WAIT;
 use crate::sa::State;
 use crate::select;
 use crate::status::{IkeStatus, Phase};
@@ -36,11 +37,15 @@ pub(crate) struct AwaitAuth {
     started: Instant,
     /// How often IKE_SA_INIT may still be answered again.
     repeats_left: u32,
+    /// The peer's IKE_AUTH request, while CRLs are fetched to judge it by.
+    unjudged: Option<Box<Message>>,
 }
 
 /// A peer whose response is lost asks again some seven times; more often the answer would go to an address that somebody
 /// forged.
 const MAX_REPEATS: u32 = 16;
+/// Connections by which one proof is judged at most: a verification is dear, and a stranger may ask for it.
+const MAX_ATTEMPTS: usize = 8;
 
 impl AwaitAuth {
     pub(crate) fn new(
@@ -50,7 +55,7 @@ impl AwaitAuth {
         agreed: Agreed,
     ) -> Self {
         let (handle, started) = (ctx.numbers.ike(), ctx.now);
-        Self { handle, candidates, channel, agreed, started, repeats_left: MAX_REPEATS }
+        Self { handle, candidates, channel, agreed, started, repeats_left: MAX_REPEATS, unjudged: None }
     }
 
     pub(crate) fn handle(&self) -> IkeHandle {
@@ -80,6 +85,8 @@ impl AwaitAuth {
         outer: &Outer,
     ) -> Option<State> {
         match self.channel.receive(ctx, path, datagram, outer) {
+            // While its IKE_AUTH is judged, the peer may repeat it.
+            Inbound::Request(_) if self.unjudged.is_some() => Some(State::AwaitAuth(self)),
             // The first messages are IKE_INTERMEDIATE, if such were agreed on, and IKE_AUTH; whatever else the peer asks
             // for before it stays unanswered.
             Inbound::Request(message) if message.exchange == ExchangeType::IkeIntermediate => {
@@ -87,10 +94,7 @@ impl AwaitAuth {
             }
             Inbound::Request(message) if message.exchange == ExchangeType::IkeAuth => {
                 match self.agreed.intermediate.next() {
-                    None => {
-                        ctx.timers.stop(Timer::HalfOpen);
-                        self.judge(ctx, message)
-                    }
+                    None => self.judge(ctx, message, Patience::Left),
                     Some(method) => {
                         let detail =
                             format!("IKE_AUTH before the key exchange {method}, which was agreed on");
@@ -102,7 +106,37 @@ impl AwaitAuth {
         }
     }
 
-    fn judge(mut self: Box<Self>, ctx: &mut Context<'_>, message: Message) -> Option<State> {
+    /// Whether it waits for CRLs.
+    pub(crate) fn awaits_crls(&self) -> bool {
+        self.unjudged.is_some()
+    }
+
+    /// A CRL has come, or will not: judges again.
+    pub(crate) fn resume(mut self: Box<Self>, ctx: &mut Context<'_>, patience: Patience) -> Option<State> {
+        match self.unjudged.take() {
+            Some(message) => self.judge(ctx, *message, patience),
+            None => Some(State::AwaitAuth(self)),
+        }
+    }
+
+    /// Another configuration is in force, in which each candidate stands as it was.
+    pub(crate) fn adopt(&mut self, connections: &[Arc<Connection>]) -> bool {
+        let successor = |old: &Arc<Connection>| connections.iter().find(|new| new.is_same_as(old)).cloned();
+        match self.candidates.iter().map(successor).collect() {
+            Some(candidates) => {
+                self.candidates = candidates;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn judge(
+        mut self: Box<Self>,
+        ctx: &mut Context<'_>,
+        message: Message,
+        patience: Patience,
+    ) -> Option<State> {
         // The initiator moves to port 4500 with this message, and a NAT may give it another port or address. Without a
         // NAT it is somebody else who sent the message on: the answer goes there, what follows does not.
         let same_host = message.path.remote.ip() == self.channel.path.remote.ip();
@@ -124,7 +158,35 @@ impl AwaitAuth {
             return self.refuse(ctx, message.path, None, fault, Some(Notify::new(NotifyType::InvalidSyntax)));
         };
         let wanted = content.id_r.as_ref().map(|id| &id.id);
-        let Some(connection) = select::by_identities(&self.candidates, &id_i.id, wanted) else {
+        let fitting = select::by_identities(&self.candidates, &id_i.id, wanted);
+        let prf = self.channel.suite.prf;
+        let mut first_fault = None;
+        let mut accepted = None;
+        // Which connection is meant may show only by the proof: one wants a key and another a certificate, or both have
+        // the same pattern of identities, but other CAs.
+        for connection in fitting.into_iter().take(MAX_ATTEMPTS) {
+            match verify(ctx, &connection, &self.agreed, prf, Side::Initiator, id_i, content, patience) {
+                Ok(Proof::Proven(peer)) => {
+                    accepted = Some((connection, peer));
+                    break;
+                }
+                Ok(Proof::AwaitCrls) => {
+                    // It stays a stranger's half-open IKE SA until then.
+                    ctx.timers.set(Timer::Revocation, ctx.later(CRL_WAIT));
+                    self.unjudged = Some(Box::new(message));
+                    return Some(State::AwaitAuth(self));
+                }
+                Err(fault) => {
+                    first_fault.get_or_insert((connection, fault));
+                }
+            }
+        }
+        ctx.timers.stop(Timer::HalfOpen);
+        ctx.timers.stop(Timer::Revocation);
+        let Some((connection, peer)) = accepted else {
+            if let Some((connection, fault)) = first_fault {
+                return self.refuse(ctx, message.path, Some(&connection), fault, None);
+            }
             let asked = wanted.map(|id| format!(" and asks for {id}")).unwrap_or_default();
             let detail = format!(
                 "no connection for a peer at {} that calls itself {}{asked}: compare the identities of both gateways",
@@ -139,10 +201,6 @@ impl AwaitAuth {
                 None,
             );
         };
-        let prf = self.channel.suite.prf;
-        if let Err(fault) = verify(ctx, &connection, &self.agreed, prf, Side::Initiator, id_i, content) {
-            return self.refuse(ctx, message.path, Some(&connection), fault, None);
-        }
         let initial_contact = content.notify(NotifyType::InitialContact).is_some();
         if connection.uniqueness == Uniqueness::Keep
             && !initial_contact
@@ -172,6 +230,7 @@ impl AwaitAuth {
         let origin = Origin::new(false, started, ctx.now, [&agreed.nonce_i, &agreed.nonce_r]);
         let sk_d = agreed.keys.d.clone();
         let mut established = Established::begin(ctx, handle, connection, channel, sk_d, remote_id, origin);
+        established.watch(ctx, peer);
         established.initial_contact = initial_contact;
         established.plan_reauth(ctx, content);
         payloads.extend(established.auth_lifetime());
@@ -216,6 +275,9 @@ impl AwaitAuth {
     }
 
     pub(crate) fn handle_timer(self: Box<Self>, ctx: &mut Context<'_>, timer: Timer) -> Option<State> {
+        if timer == Timer::Revocation {
+            return self.resume(ctx, Patience::Over);
+        }
         if timer != Timer::HalfOpen {
             return Some(State::AwaitAuth(self));
         }

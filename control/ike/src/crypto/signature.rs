@@ -4,7 +4,7 @@ mod private;
 mod public;
 mod scheme;
 
-pub use private::{KeyAlgorithm, PrivateKey, PrivateKeyError};
+pub use private::{KeyAlgorithm, PrivateKey, PrivateKeyError, RsaPadding};
 pub use public::PublicKey;
 pub use scheme::SignatureScheme;
 

@@ -5,7 +5,9 @@
 //! stands what it leaves out: key usage, and that the anchor itself is valid.
 
 mod certificate;
+mod crl;
 mod error;
+mod revocation;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,15 +16,20 @@ use ring::digest;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator, KeyPurposeId,
-    KeyPurposeIdIter, KeyUsage, OwnedCertRevocationList, RequiredEkuNotFoundContext, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
+    RequiredEkuNotFoundContext, VerifiedPath,
 };
 
 pub use self::certificate::Certificate;
+pub use self::crl::{Crl, MAX_CRL_BYTES};
 pub use self::error::CertificateError;
+use self::revocation::Link;
+pub use self::revocation::{CrlSource, RevocationPolicy};
 use super::signature::PublicKey;
 use crate::wire::id::Identification;
+
+/// Most certificates that a peer may send or a file add: a chain of five is long.
+pub const MAX_CHAIN: usize = 16;
 
 /// The certification authorities that peers' certificates must come from, and what they have revoked.
 #[derive(Clone)]
@@ -30,19 +37,25 @@ pub struct TrustAnchors {
     anchors: Vec<TrustAnchor<'static>>,
     /// One for each anchor, in the same order.
     certificates: Vec<Certificate>,
-    crls: Arc<[CertRevocationList<'static>]>,
+    /// Intermediates that peers need not send, DER.
+    intermediates: Vec<Vec<u8>>,
+    crls: Arc<[Arc<Crl>]>,
     revocation: RevocationPolicy,
+    purpose: PurposePolicy,
 }
 
-/// What it takes for a certificate to count as not revoked.
+/// What a peer's certificate must be made for (extended key usage).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RevocationPolicy {
-    /// No CRL that was loaded lists it. A certificate whose CA has no CRL here is accepted, and a CRL goes on to count
-    /// past its nextUpdate: an unreachable CA stops no clinic.
+pub enum PurposePolicy {
+    /// Anything.
+    Off,
+    /// If purposes stand in it, one of them is IPsec, or TLS as CAs put into certificates of gateways, or any (RFC 4945
+    /// section 5.1.3.12).
     #[default]
-    Known,
-    /// Every certificate of the chain has a CRL here that is not past its nextUpdate and does not list it.
-    Required,
+    IfPresent,
+    /// One of them is id-kp-ipsecIKE, or iKEIntermediate as older CAs have it: a certificate of a web server is none of
+    /// a gateway.
+    Strict,
 }
 
 impl TrustAnchors {
@@ -73,24 +86,71 @@ impl TrustAnchors {
         if anchors.is_empty() {
             return Err(CertificateError::NoCertificate);
         }
-        Ok(Self { anchors, certificates: read, crls: Arc::new([]), revocation: RevocationPolicy::Known })
+        Ok(Self {
+            anchors,
+            certificates: read,
+            intermediates: Vec::new(),
+            crls: Arc::new([]),
+            revocation: RevocationPolicy::default(),
+            purpose: PurposePolicy::default(),
+        })
     }
 
-    /// With these CRLs (DER) in place of those before.
+    /// With these CRLs (DER, or PEM) in place of those before.
     pub fn with_crls(
-        mut self,
+        self,
         crls: &[impl AsRef<[u8]>],
         revocation: RevocationPolicy,
     ) -> Result<Self, CertificateError> {
-        let read = |der: &[u8]| {
-            let crl = OwnedCertRevocationList::from_der(der).map_err(|error| {
-                CertificateError::Unreadable { what: "a CRL".to_owned(), why: error.to_string() }
-            })?;
-            Ok(CertRevocationList::Owned(crl))
-        };
-        self.crls = crls.iter().map(|der| read(der.as_ref())).collect::<Result<_, _>>()?;
-        self.revocation = revocation;
+        Self { revocation, ..self }.with_other_crls(crls)
+    }
+
+    /// The same with other CRLs (DER, or PEM).
+    pub fn with_other_crls(&self, crls: &[impl AsRef<[u8]>]) -> Result<Self, CertificateError> {
+        let mut read = Vec::new();
+        for bytes in crls {
+            read.extend(Crl::from_der_or_pem(bytes.as_ref())?.into_iter().map(Arc::new));
+        }
+        Ok(Self { crls: read.into(), ..self.clone() })
+    }
+
+    /// With intermediate certificates (DER) that peers need not send. They are not trusted by themselves.
+    pub fn with_intermediates(
+        mut self,
+        intermediates: &[impl AsRef<[u8]>],
+    ) -> Result<Self, CertificateError> {
+        for der in intermediates {
+            let certificate = Certificate::from_der(der.as_ref())?;
+            if !certificate.is_authority() {
+                return Err(CertificateError::NotAnAuthority { subject: certificate.subject().to_owned() });
+            }
+            self.intermediates.push(der.as_ref().to_vec());
+        }
         Ok(self)
+    }
+
+    /// With this word on extended key usage.
+    pub fn with_purpose(mut self, purpose: PurposePolicy) -> Self {
+        self.purpose = purpose;
+        self
+    }
+
+    /// Whether CRLs count at all.
+    pub(crate) fn watches_revocation(&self) -> bool {
+        self.revocation != RevocationPolicy::Off
+    }
+
+    /// The CRLs that were loaded.
+    pub(crate) fn crls(&self) -> &[Arc<Crl>] {
+        &self.crls
+    }
+
+    /// Whether both trust the same keys under the same rules. What is revoked may differ.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        self.certreq_authority() == other.certreq_authority()
+            && self.intermediates == other.intermediates
+            && self.revocation == other.revocation
+            && self.purpose == other.purpose
     }
 
     /// SHA-1 of each anchor's SubjectPublicKeyInfo, 20 bytes each, one after the other: the Certification Authority
@@ -138,80 +198,102 @@ pub fn read_chain(pem: &[u8]) -> Result<Vec<Arc<[u8]>>, CertificateError> {
 /// A certificate whose chain has been verified. The peer has not yet shown that it owns the key, nor has the identity
 /// been compared.
 #[derive(Clone, Debug)]
-pub struct VerifiedCertificate(Certificate);
+pub struct VerifiedCertificate {
+    certificate: Certificate,
+    /// DER of the end entity's certificate and those between it and the anchor.
+    chain: Vec<Vec<u8>>,
+    /// The same with their issuers.
+    links: Vec<Link>,
+}
 
 impl VerifiedCertificate {
     /// What stands in it.
     pub fn certificate(&self) -> &Certificate {
-        &self.0
+        &self.certificate
     }
 
     /// Its key, for [`verify_auth`](super::signature::verify_auth).
     pub fn public_key(&self) -> &PublicKey {
-        self.0.public_key()
+        self.certificate.public_key()
     }
 
     /// Whether it carries the identity: see [`Certificate::matches`].
     pub fn matches(&self, id: &Identification) -> bool {
-        self.0.matches(id)
+        self.certificate.matches(id)
     }
 }
 
 /// Verifies that `end_entity` (DER) comes from one of `anchors`, by way of any of `intermediates` (DER, in any order), at
-/// the time `now`.
+/// the time `now`, and that no CRL of `anchors` stands against it.
 pub fn verify_chain(
     end_entity: &[u8],
     intermediates: &[impl AsRef<[u8]>],
     anchors: &TrustAnchors,
     now: UnixTime,
 ) -> Result<VerifiedCertificate, CertificateError> {
+    let verified = verify_path(end_entity, intermediates, anchors, now)?;
+    verified.check_revocation(anchors, &[], now)?;
+    Ok(verified)
+}
+
+/// As [`verify_chain`], but without a look at what is revoked, which
+/// [`VerifiedCertificate::check_revocation`] tells.
+pub fn verify_path(
+    end_entity: &[u8],
+    intermediates: &[impl AsRef<[u8]>],
+    anchors: &TrustAnchors,
+    now: UnixTime,
+) -> Result<VerifiedCertificate, CertificateError> {
     let certificate = Certificate::from_der(end_entity)?;
-    let attempt = Attempt { certificate: &certificate, intermediates, anchors, now };
+    let intermediates: Vec<&[u8]> = intermediates
+        .iter()
+        .map(AsRef::as_ref)
+        .chain(anchors.intermediates.iter().map(Vec::as_slice))
+        .collect();
+    let attempt = Attempt { certificate: &certificate, intermediates: &intermediates, anchors, now };
     if !certificate.may_sign_messages() {
         return Err(attempt.not_suitable("its key usage lacks digitalSignature (RFC 4945 section 5.1.3.2)"));
     }
-    attempt.verify(end_entity).map_err(|error| attempt.explain(&error))?;
-    Ok(VerifiedCertificate(certificate))
+    let (chain, links) = attempt.verify(end_entity).map_err(|error| attempt.explain(&error))?;
+    Ok(VerifiedCertificate { certificate, chain, links })
 }
 
-struct Attempt<'a, D> {
+/// A chain, and its links.
+type Chain = (Vec<Vec<u8>>, Vec<Link>);
+
+struct Attempt<'a> {
     certificate: &'a Certificate,
-    intermediates: &'a [D],
+    intermediates: &'a [&'a [u8]],
     anchors: &'a TrustAnchors,
     now: UnixTime,
 }
 
-impl<D: AsRef<[u8]>> Attempt<'_, D> {
-    fn verify(&self, end_entity: &[u8]) -> Result<(), webpki::Error> {
+impl Attempt<'_> {
+    fn verify(&self, end_entity: &[u8]) -> Result<Chain, webpki::Error> {
+        let der = end_entity.to_vec();
         let end_entity = CertificateDer::from(end_entity);
         let end_entity = EndEntityCert::try_from(&end_entity)?;
-        let intermediates: Vec<_> =
-            self.intermediates.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
-        let crls: Vec<_> = self.anchors.crls.iter().collect();
-        let (status, expiration) = match self.anchors.revocation {
-            RevocationPolicy::Known => (UnknownStatusPolicy::Allow, ExpirationPolicy::Ignore),
-            RevocationPolicy::Required if crls.is_empty() => {
-                return Err(webpki::Error::UnknownRevocationStatus);
-            }
-            RevocationPolicy::Required => (UnknownStatusPolicy::Deny, ExpirationPolicy::Enforce),
-        };
-        let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|builder| {
-            builder
-                .with_depth(RevocationCheckDepth::Chain)
-                .with_status_policy(status)
-                .with_expiration_policy(expiration)
-                .build()
-        });
+        let intermediates: Vec<_> = self.intermediates.iter().map(|der| CertificateDer::from(*der)).collect();
         let path = end_entity.verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
             &self.anchors.anchors,
             &intermediates,
             self.now,
-            IkeUsage,
-            revocation,
+            IkeUsage(self.anchors.purpose),
+            None,
             Some(&|path| self.check_path(path)),
-        );
-        path.map(|_| ())
+        )?;
+        let mut chain = vec![der];
+        let mut certificates = vec![self.certificate.clone()];
+        for intermediate in path.intermediate_certificates() {
+            certificates.push(Certificate::from_der(&intermediate.der()).map_err(|_| webpki::Error::BadDer)?);
+            chain.push(intermediate.der().to_vec());
+        }
+        let anchor = self.anchors.certificate_of(path.anchor()).ok_or(webpki::Error::UnknownIssuer)?;
+        let issuers = certificates.iter().skip(1).chain([anchor]);
+        let links = certificates.iter().zip(issuers);
+        let links = links.map(|(certificate, issuer)| Link::between(certificate, issuer)).collect();
+        Ok((chain, links))
     }
 
     /// What webpki leaves out; an error lets it try another path.
@@ -251,11 +333,6 @@ impl<D: AsRef<[u8]>> Attempt<'_, D> {
             webpki::Error::InvalidSignatureForPublicKey | webpki::Error::SignatureAlgorithmMismatch => {
                 CertificateError::BadSignature { subject }
             }
-            webpki::Error::CertRevoked => CertificateError::Revoked { subject },
-            webpki::Error::UnknownRevocationStatus => CertificateError::RevocationUnknown { subject },
-            webpki::Error::CrlExpired { next_update, .. } => {
-                CertificateError::CrlExpired { subject, next_update }
-            }
             webpki::Error::CaUsedAsEndEntity => {
                 self.not_suitable("it is a CA's certificate, with which nobody authenticates")
             }
@@ -269,9 +346,15 @@ impl<D: AsRef<[u8]>> Attempt<'_, D> {
                 self.not_suitable("a CA above it may not issue for its names (name constraints)")
             }
             webpki::Error::RequiredEkuNotFoundContext(_) | webpki::Error::EmptyEkuExtension => {
-                self.not_suitable(
-                    "its extended key usage allows neither id-kp-ipsecIKE nor serverAuth, clientAuth or any",
-                )
+                self.not_suitable(match self.anchors.purpose {
+                    PurposePolicy::Strict => {
+                        "its extended key usage does not name id-kp-ipsecIKE (or iKEIntermediate), which the \
+                         connection requires"
+                    }
+                    PurposePolicy::IfPresent | PurposePolicy::Off => {
+                        "its extended key usage allows neither id-kp-ipsecIKE nor serverAuth, clientAuth or any"
+                    }
+                })
             }
             webpki::Error::UnsupportedSignatureAlgorithmContext(_)
             | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => self.not_suitable(
@@ -288,8 +371,7 @@ impl<D: AsRef<[u8]>> Attempt<'_, D> {
 
     /// Which certificate webpki means: it tells the time only.
     fn subject_where(&self, fits: impl Fn(&Certificate) -> bool) -> String {
-        let intermediates =
-            self.intermediates.iter().filter_map(|der| Certificate::from_der(der.as_ref()).ok());
+        let intermediates = self.intermediates.iter().filter_map(|der| Certificate::from_der(der).ok());
         let mut all = std::iter::once(self.certificate.clone())
             .chain(intermediates)
             .chain(self.anchors.certificates.iter().cloned());
@@ -315,20 +397,31 @@ const USAGES: [&[u8]; 8] = [
     &[0x55, 0x1d, 0x25, 0x00],
 ];
 
-/// Without the extension any use is allowed (RFC 4945 section 5.1.3.12).
-struct IkeUsage;
+/// Those of [`USAGES`] that say IKE: id-kp-ipsecIKE, iKEIntermediate.
+const IKE_USAGES: [usize; 2] = [0, 6];
+
+/// Without the extension any use is allowed (RFC 4945 section 5.1.3.12), unless the policy wants it.
+struct IkeUsage(PurposePolicy);
 
 impl ExtendedKeyUsageValidator for IkeUsage {
     fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        if self.0 == PurposePolicy::Off {
+            return Ok(());
+        }
+        let accepted = USAGES.iter().enumerate().filter(|(index, _)| match self.0 {
+            PurposePolicy::Strict => IKE_USAGES.contains(index),
+            PurposePolicy::IfPresent | PurposePolicy::Off => true,
+        });
+        let accepted: Vec<_> = accepted.map(|(_, usage)| KeyPurposeId::new(usage)).collect();
         let mut present = Vec::new();
         for purpose in purposes {
             let purpose = purpose?;
-            if USAGES.iter().any(|usage| KeyPurposeId::new(usage) == purpose) {
+            if accepted.contains(&purpose) {
                 return Ok(());
             }
             present.push(purpose.to_decoded_oid());
         }
-        if present.is_empty() {
+        if present.is_empty() && self.0 == PurposePolicy::IfPresent {
             return Ok(());
         }
         let [ipsec_ike, ..] = USAGES;

@@ -43,7 +43,7 @@ impl Case {
         let mut world = World::new(3);
         let (peer, channel, sk_d) = channels("aes128gcm16-prfsha256-x25519", false);
         let connection = Arc::new(connection);
-        let remote_id = connection.remote_id.clone();
+        let remote_id = "b.example".parse().expect("identity");
         let origin = Origin::new(false, world.now, world.now, [&[1; 32], &[2; 32]]);
         let state = Established::begin(
             &mut world.context(),

@@ -355,6 +355,11 @@ impl InitSent {
         self.handle
     }
 
+    /// Another configuration is in force, in which the connection stands as it was.
+    pub(crate) fn adopt(&mut self, connection: Arc<Connection>) {
+        self.connection = connection;
+    }
+
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }

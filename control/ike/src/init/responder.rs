@@ -147,7 +147,7 @@ pub(crate) fn answer(
     if !choice.suite.additional.is_empty() {
         payloads.push(Payload::Notify(Notify::new(NotifyType::IntermediateExchangeSupported)));
     }
-    payloads.extend(candidates.iter().find_map(|connection| certificate_request(connection)));
+    payloads.extend(certificate_request(candidates.iter().map(|connection| &**connection)));
     let reply = Header { spi_r: Spi(spi_r), ..header.reply() };
     let sources = content.notify_data(NotifyType::NatDetectionSourceIp);
     let destination = content.notify_data(NotifyType::NatDetectionDestinationIp).first().copied();

@@ -45,22 +45,51 @@ impl DistinguishedName {
     /// Whether both name the same by RFC 5280 section 7.1: the same attributes in the same order, their strings
     /// without regard to type, case and runs of spaces; values that are no strings byte by byte.
     pub fn matches(&self, other: &Self) -> bool {
+        self.agrees(other, same_attribute)
+    }
+
+    /// Whether it is one of those that a pattern means: as [`Self::matches`], but where a value of the pattern is `*` any
+    /// value of that attribute will do.
+    pub fn fits(&self, pattern: &Self) -> bool {
+        pattern.agrees(self, |pattern, name| {
+            same_attribute(pattern, name) || is_wildcard(pattern) && pattern.oid == name.oid
+        })
+    }
+
+    /// How many values are `*`.
+    pub fn wildcards(&self) -> usize {
+        self.0.iter().map(|rdn| rdn.iter().filter(|value| is_wildcard(value)).count()).sum()
+    }
+
+    fn agrees(
+        &self,
+        other: &Self,
+        same: impl Fn(&AttributeTypeAndValue, &AttributeTypeAndValue) -> bool,
+    ) -> bool {
         let (mut ours, mut theirs) = (self.0.iter(), other.0.iter());
         loop {
             match (ours.next(), theirs.next()) {
                 (None, None) => return true,
-                (Some(a), Some(b)) if same_rdn(a, b) => {}
+                (Some(a), Some(b)) if same_rdn(a, b, &same) => {}
                 _ => return false,
             }
         }
     }
 }
 
+fn is_wildcard(attribute: &AttributeTypeAndValue) -> bool {
+    string_value(attribute) == Some("*")
+}
+
 /// Within an RDN the values are a set: DER's order depends on the string types.
-fn same_rdn(a: &RelativeDistinguishedName, b: &RelativeDistinguishedName) -> bool {
+fn same_rdn(
+    a: &RelativeDistinguishedName,
+    b: &RelativeDistinguishedName,
+    same: &impl Fn(&AttributeTypeAndValue, &AttributeTypeAndValue) -> bool,
+) -> bool {
     let mut left: Vec<_> = b.iter().collect();
     a.iter().all(|value| {
-        let found = left.iter().position(|other| same_attribute(value, other));
+        let found = left.iter().position(|other| same(value, other));
         found.map(|at| left.swap_remove(at)).is_some()
     }) && left.is_empty()
 }

@@ -15,6 +15,8 @@ mod pki;
 mod reauth;
 mod refuse;
 mod rekey;
+mod revocation;
 mod schedule;
+mod select;
 mod setup;
 mod unique;

@@ -50,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) outbound: BTreeMap<String, ChildHandle>,
     pub(crate) established: BTreeSet<IkeHandle>,
     pub(crate) closed: Vec<CloseReason>,
+    /// CRLs to be fetched.
+    pub(crate) crls_wanted: Vec<String>,
 }
 
 pub(crate) struct Pair {
@@ -107,6 +109,7 @@ impl Pair {
             outbound: BTreeMap::new(),
             established: BTreeSet::new(),
             closed: Vec::new(),
+            crls_wanted: Vec::new(),
         };
         Self {
             start: now,
@@ -466,6 +469,7 @@ impl Node {
                         child.udp_encapsulation = *udp_encapsulation;
                     }
                 }
+                Event::CrlWanted { url } => self.crls_wanted.push(url.clone()),
                 Event::Failure(failure) => {
                     assert!(failure.detail.len() > 20, "says something: {failure:?}");
                     self.failures.push(failure.clone());

@@ -69,6 +69,17 @@ pub struct PrivateKey {
     algorithm: KeyAlgorithm,
     pair: Pair,
     public: PublicKey,
+    rsa_padding: RsaPadding,
+}
+
+/// How an RSA key signs; verifying takes both. RFC 7427 lets peers agree on hashes, not on this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RsaPadding {
+    /// RSASSA-PSS (RFC 8247 section 3.2).
+    #[default]
+    Pss,
+    /// RSASSA-PKCS1-v1_5, for peers that know no other.
+    Pkcs1,
 }
 
 enum Pair {
@@ -180,7 +191,12 @@ impl PrivateKey {
         public: der::Result<PublicKey>,
     ) -> Result<Self, PrivateKeyError> {
         let public = public.map_err(|error| PrivateKeyError::Refused(error.to_string()))?;
-        Ok(Self { algorithm, pair, public })
+        Ok(Self { algorithm, pair, public, rsa_padding: RsaPadding::Pss })
+    }
+
+    /// The same key, signing so if it is an RSA key.
+    pub fn with_rsa_padding(self, rsa_padding: RsaPadding) -> Self {
+        Self { rsa_padding, ..self }
     }
 
     /// What kind of key.
@@ -193,10 +209,18 @@ impl PrivateKey {
         &self.public
     }
 
-    /// The best scheme for this key among those whose hash the peer announced: RSA-PSS (RFC 8247 section 3.2), ECDSA with
-    /// the curve's hash, Ed25519.
+    /// The best scheme for this key among those whose hash the peer announced: RSA with the padding chosen, ECDSA with the
+    /// curve's hash, Ed25519.
     pub fn choose_scheme(&self, peer_hashes: &[HashAlgorithm]) -> Result<SignatureScheme, SignatureError> {
         let (schemes, needed): (&[SignatureScheme], _) = match self.algorithm {
+            KeyAlgorithm::Rsa { .. } if self.rsa_padding == RsaPadding::Pkcs1 => (
+                &[
+                    SignatureScheme::RsaPkcs1Sha256,
+                    SignatureScheme::RsaPkcs1Sha384,
+                    SignatureScheme::RsaPkcs1Sha512,
+                ],
+                "SHA2-256, SHA2-384 or SHA2-512",
+            ),
             KeyAlgorithm::Rsa { .. } => (
                 &[
                     SignatureScheme::RsaPssSha256,

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use der::{Decode, Encode};
 use rustls_pki_types::UnixTime;
-use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::name::{DistributionPointName, GeneralName};
+use x509_cert::ext::pkix::{BasicConstraints, CrlDistributionPoints, KeyUsage, SubjectAltName};
 use x509_cert::name::Name;
 use x509_cert::time::Time;
 
@@ -16,6 +16,9 @@ use crate::wire::id::Identification;
 
 /// Subjects are shown no longer than this, in characters.
 const SHOWN: usize = 200;
+/// URLs of CRLs that are kept of one certificate, and the longest in bytes: RFC 5280 wants one, large CAs give two.
+const CRL_URLS: usize = 4;
+const CRL_URL_BYTES: usize = 1024;
 
 /// A certificate that has been read, and not judged.
 #[derive(Clone, Debug)]
@@ -28,6 +31,12 @@ pub struct Certificate {
     identities: Vec<Identification>,
     key_usage: Option<KeyUsage>,
     is_authority: bool,
+    /// Content octets of the serial number.
+    pub(super) serial: Vec<u8>,
+    /// DER of the subject.
+    pub(super) subject_der: Vec<u8>,
+    /// Where its CRL is, by HTTP.
+    pub(super) crl_urls: Vec<String>,
 }
 
 impl Certificate {
@@ -44,7 +53,9 @@ impl Certificate {
         let tbs = certificate.tbs_certificate();
         let alternative = tbs.get_extension::<SubjectAltName>()?;
         let alternative = alternative.iter().flat_map(|(_, names)| &names.0).filter_map(identity);
-        let subject = Identification::distinguished_name(&tbs.subject().to_der()?).ok();
+        let subject_der = tbs.subject().to_der()?;
+        let subject = Identification::distinguished_name(&subject_der).ok();
+        let points = tbs.get_extension::<CrlDistributionPoints>()?;
         let constraints = tbs.get_extension::<BasicConstraints>()?;
         Ok(Self {
             subject: show(tbs.subject()),
@@ -55,6 +66,9 @@ impl Certificate {
             identities: alternative.chain(subject).collect(),
             key_usage: tbs.get_extension::<KeyUsage>()?.map(|(_, usage)| usage),
             is_authority: constraints.is_some_and(|(_, constraints)| constraints.ca),
+            serial: tbs.serial_number().as_bytes().to_vec(),
+            subject_der,
+            crl_urls: points.map(|(_, points)| crl_urls(&points)).unwrap_or_default(),
         })
     }
 
@@ -90,6 +104,11 @@ impl Certificate {
         self.identities.iter().any(|identity| identity.matches(id))
     }
 
+    /// Where the CRL is that would list it, by HTTP (RFC 5280 section 4.2.1.13), in its order.
+    pub fn crl_urls(&self) -> &[String] {
+        &self.crl_urls
+    }
+
     pub(super) fn is_authority(&self) -> bool {
         self.is_authority
     }
@@ -119,14 +138,38 @@ fn identity(name: &GeneralName) -> Option<Identification> {
     }
 }
 
+/// HTTP only: RFC 5280 has LDAP too, and HTTPS would need a certificate to judge a certificate. CRLs by others than the
+/// certificate's issuer, or for some reasons only, are not understood by webpki either.
+fn crl_urls(points: &CrlDistributionPoints) -> Vec<String> {
+    let whole = points.0.iter().filter(|point| point.crl_issuer.is_none() && point.reasons.is_none());
+    let names = whole.filter_map(|point| match &point.distribution_point {
+        Some(DistributionPointName::FullName(names)) => Some(names),
+        _ => None,
+    });
+    let urls = names.flatten().filter_map(|name| match name {
+        GeneralName::UniformResourceIdentifier(url) => Some(url.as_str()),
+        _ => None,
+    });
+    let usable = |url: &&str| {
+        url.len() <= CRL_URL_BYTES
+            && url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
+            && url.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    urls.filter(usable).take(CRL_URLS).map(str::to_owned).collect()
+}
+
 fn show(name: &Name) -> String {
-    let der = name.to_der().unwrap_or_default();
-    match DistinguishedName::from_der(&der) {
+    show_der(&name.to_der().unwrap_or_default())
+}
+
+/// A name in DER, for people.
+pub(super) fn show_der(der: &[u8]) -> String {
+    match DistinguishedName::from_der(der) {
         Ok(name) => name.to_string().chars().take(SHOWN).collect(),
         Err(_) => "(no name)".to_owned(),
     }
 }
 
-fn unix_time(time: Time) -> UnixTime {
+pub(super) fn unix_time(time: Time) -> UnixTime {
     UnixTime::since_unix_epoch(time.to_unix_duration())
 }

@@ -20,6 +20,9 @@ pub enum CertificateError {
     /// A file without a certificate.
     #[error("no \"CERTIFICATE\" section in this PEM file")]
     NoCertificate,
+    /// A file without a CRL.
+    #[error("neither DER nor an \"X509 CRL\" section in this file of CRLs")]
+    NoCrl,
     /// A trust anchor that must not issue certificates. The configuration is at fault.
     #[error(
         "the certificate of \"{subject}\" is none of a CA; name the CA that issued the peer's certificate instead"
@@ -73,10 +76,14 @@ pub enum CertificateError {
         why: String,
     },
     /// Its CA has revoked it, or one above it.
-    #[error("the certificate of \"{subject}\", or a CA above it, has been revoked")]
+    #[error(
+        "the chain of \"{subject}\" is revoked: a CRL lists the certificate of \"{revoked}\"; issue a new one"
+    )]
     Revoked {
         /// The end entity's subject.
         subject: String,
+        /// The subject of the one that is listed.
+        revoked: String,
     },
     /// CRLs are required, and there is none for it.
     #[error("no CRL tells whether the certificate of \"{subject}\" has been revoked; load one of its CA")]

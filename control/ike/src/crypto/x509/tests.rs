@@ -307,25 +307,25 @@ fn what_is_revoked_is_refused_and_what_is_required_must_be_there() {
     };
     let (fresh, old) = (root.crl(7, 2027), root.crl(7, 2026));
     let revoked = |result| matches!(result, Err(CertificateError::Revoked { .. }));
-    for policy in [RevocationPolicy::Known, RevocationPolicy::Required] {
+    for policy in [RevocationPolicy::IfPresent, RevocationPolicy::Strict] {
         assert!(revoked(verify(7, std::slice::from_ref(&fresh), policy)));
         assert!(verify(8, std::slice::from_ref(&fresh), policy).is_ok());
     }
-    assert!(revoked(verify(7, std::slice::from_ref(&old), RevocationPolicy::Known)));
-    assert!(verify(8, std::slice::from_ref(&old), RevocationPolicy::Known).is_ok());
+    assert!(revoked(verify(7, std::slice::from_ref(&old), RevocationPolicy::IfPresent)));
+    assert!(verify(8, std::slice::from_ref(&old), RevocationPolicy::IfPresent).is_ok());
     assert!(matches!(
-        verify(8, std::slice::from_ref(&old), RevocationPolicy::Required),
+        verify(8, std::slice::from_ref(&old), RevocationPolicy::Strict),
         Err(CertificateError::CrlExpired { .. })
     ));
-    assert!(verify(8, &[], RevocationPolicy::Known).is_ok());
+    assert!(verify(8, &[], RevocationPolicy::IfPresent).is_ok());
     let foreign = authority("Foreign").crl(8, 2027);
     for crls in [vec![], vec![foreign]] {
         assert!(matches!(
-            verify(8, &crls, RevocationPolicy::Required),
+            verify(8, &crls, RevocationPolicy::Strict),
             Err(CertificateError::RevocationUnknown { .. })
         ));
     }
-    assert!(root.anchors().with_crls(&[b"no CRL"], RevocationPolicy::Known).is_err());
+    assert!(root.anchors().with_crls(&[b"no CRL"], RevocationPolicy::IfPresent).is_err());
 }
 
 #[test]

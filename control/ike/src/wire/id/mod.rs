@@ -5,6 +5,7 @@
 //! ~                   Identification Data                         ~
 //! ```
 
+mod pattern;
 mod text;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,6 +15,7 @@ use crate::wire::error::WireError;
 use crate::wire::number::IdType;
 use crate::wire::reader::Reader;
 
+pub use pattern::IdPattern;
 pub(crate) use text::is_invisible;
 
 /// Most bytes of an identity.
@@ -62,6 +64,9 @@ pub enum IdentityError {
     /// Text behind `@#` is not hexadecimal.
     #[error("behind @# an identity is written in hexadecimal, two digits a byte")]
     Hexadecimal,
+    /// A `*` where it stands for nothing.
+    #[error("a * stands for names in *.domain, *@domain and as a whole value of a distinguished name only")]
+    Pattern,
 }
 
 impl Identification {
@@ -233,7 +238,7 @@ impl IdPayload {
             IdentityError::DistinguishedName | IdentityError::DistinguishedNameText => {
                 place.malformed("a distinguished name that is not DER", SECTION)
             }
-            IdentityError::Empty | IdentityError::Hexadecimal => {
+            IdentityError::Empty | IdentityError::Hexadecimal | IdentityError::Pattern => {
                 place.malformed("an empty identity", SECTION)
             }
         })?;
