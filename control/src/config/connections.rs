@@ -9,8 +9,9 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
+use sekisho_ike::crypto::signature::RsaPadding;
 use sekisho_ike::crypto::suite::{EspProposal, IkeProposal};
-use sekisho_ike::wire::id::Identification;
+use sekisho_ike::wire::id::IdPattern;
 use toml::Spanned;
 
 use super::diagnostic::Report;
@@ -124,10 +125,10 @@ impl ConnectionSpec {
 }
 
 /// What every key of a connection is read with.
-struct Reader<'a> {
-    folder: &'a Path,
-    now: SystemTime,
-    report: &'a Report,
+pub(super) struct Reader<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) now: SystemTime,
+    pub(super) report: &'a Report,
 }
 
 impl Reader<'_> {
@@ -136,7 +137,7 @@ impl Reader<'_> {
         let local = self.end(&section, "local", true, |end, id| self.local_credential(end, id));
         let start = self.start(&section);
         let remote =
-            self.end(&section, "remote", start != Start::Answer, |end, _| self.remote_credential(end));
+            self.end(&section, "remote", start != Start::Answer, |end, id| self.remote_credential(end, id));
         let ike = self.proposals(&section, "ike", IkeProposal::defaults);
         let esp = self.proposals(&section, "esp", EspProposal::defaults);
         let ike_rekey = self.duration(&section, "ike_rekey", IKE_REKEY_DEFAULT, REKEY.0..=REKEY.1);
@@ -167,7 +168,7 @@ impl Reader<'_> {
         section: &Section<'_>,
         key: &'static str,
         address_needed: bool,
-        credential: impl Fn(&Section<'_>, Option<&Identification>) -> Option<C>,
+        credential: impl Fn(&Section<'_>, Option<&IdPattern>) -> Option<C>,
     ) -> Option<EndSpec<C>> {
         if !section.has(key) {
             return section.missing(key, "{ address = \"…\", id = \"…\", … }");
@@ -187,14 +188,22 @@ impl Reader<'_> {
             None if end.has("id") => None,
             None => end.missing("id", "\"gateway.example\""),
         };
-        let identity = id.as_ref().and_then(|id| self.identity(id));
+        let identity = id.as_ref().and_then(|id| self.identity(id, key == "local"));
         let credential = credential(&end, identity.as_ref());
         end.finish();
         Some(EndSpec { address, id, credential })
     }
 
-    fn identity(&self, id: &Spanned<String>) -> Option<Identification> {
-        match Identification::from_str(id.get_ref()) {
+    /// We are one; the peer may be one of many.
+    fn identity(&self, id: &Spanned<String>, ours: bool) -> Option<IdPattern> {
+        match IdPattern::from_str(id.get_ref()) {
+            Ok(pattern) if ours && pattern.exact().is_none() => {
+                self.report
+                    .error(id.span(), format!("\"{pattern}\" stands for many, and this gateway is one"))
+                    .expected("expected one identity")
+                    .remedy("write the one that our certificate carries; a pattern is for the `remote` end");
+                None
+            }
             Ok(identity) => Some(identity),
             Err(error) => {
                 self.report
@@ -206,9 +215,17 @@ impl Reader<'_> {
         }
     }
 
-    fn local_credential(&self, end: &Section<'_>, id: Option<&Identification>) -> Option<LocalCredential> {
+    fn local_credential(&self, end: &Section<'_>, id: Option<&IdPattern>) -> Option<LocalCredential> {
         let (psk, certificate, key) =
             (self.file(end, "psk"), self.file(end, "certificate"), self.file(end, "key"));
+        let rsa = end.parsed("rsa", "\"pss\" or \"pkcs1\"", |text| {
+            Some(match text {
+                "pss" => RsaPadding::Pss,
+                "pkcs1" => RsaPadding::Pkcs1,
+                _ => return None,
+            })
+        });
+        let rsa = rsa.map(Spanned::into_inner);
         if end.has("psk") && (end.has("certificate") || end.has("key")) {
             self.report
                 .error(end.key_span("psk"), format!("{} has a pre-shared key and a certificate", end.title()))
@@ -222,10 +239,12 @@ impl Reader<'_> {
         }
         match (certificate, key) {
             (Some(certificate), Some(key)) => {
+                let id = id.and_then(IdPattern::exact);
                 credentials::check_certificate(&certificate, &key, id, self.now, self.report);
                 Some(LocalCredential::Certificate {
                     certificate: certificate.into_inner(),
                     key: key.into_inner(),
+                    rsa: rsa.unwrap_or_default(),
                 })
             }
             (Some(_), None) if !end.has("key") => end.missing("key", "\"FILE.key.pem\""),
@@ -241,7 +260,7 @@ impl Reader<'_> {
         }
     }
 
-    fn remote_credential(&self, end: &Section<'_>) -> Option<RemoteCredential> {
+    fn remote_credential(&self, end: &Section<'_>, id: Option<&IdPattern>) -> Option<RemoteCredential> {
         let (psk, ca) = (self.file(end, "psk"), self.file(end, "ca"));
         if end.has("psk") && end.has("ca") {
             self.report
@@ -252,11 +271,20 @@ impl Reader<'_> {
         }
         if let Some(psk) = psk {
             credentials::check_psk(&psk, self.report);
+            self.refuse_ca_keys(end);
+            if let Some(pattern) = id.filter(|id| id.exact().is_none()) {
+                self.report
+                    .warning(
+                        end.key_span("psk"),
+                        format!("every peer that fits \"{pattern}\" shares one key"),
+                    )
+                    .expected("each of them can pass for any other, and all must change it when one is lost")
+                    .remedy("use certificates, or a connection and a key for each peer");
+            }
             return Some(RemoteCredential::Psk(psk.into_inner()));
         }
         if let Some(ca) = ca {
-            credentials::check_ca(&ca, self.now, self.report);
-            return Some(RemoteCredential::Ca(ca.into_inner()));
+            return Some(self.remote_ca(end, ca));
         }
         if !end.has("psk") && !end.has("ca") {
             self.report

@@ -11,6 +11,7 @@ use der::{Decode, Encode};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use sekisho_ike::crypto::signature::{PrivateKey, PrivateKeyError};
+use sekisho_ike::crypto::x509::MAX_CRL_BYTES;
 use sekisho_ike::wire::id::Identification;
 use toml::Spanned;
 use x509_cert::Certificate;
@@ -43,10 +44,12 @@ pub enum CredentialError {
         error: std::io::Error,
     },
     /// Not a file, or far too long.
-    #[error("{} is no file of at most {FILE_BYTES_MAX} bytes", path.display())]
+    #[error("{} is no file of at most {most} bytes", path.display())]
     NotAFile {
         /// Which.
         path: PathBuf,
+        /// Its longest.
+        most: u64,
     },
     /// A secret that others may read.
     #[error("{} can be read by every user of this host (mode {mode:04o})", path.display())]
@@ -73,6 +76,14 @@ pub enum CredentialError {
         #[source]
         error: PrivateKeyError,
     },
+    /// No CRL.
+    #[error("{}: {why}", path.display())]
+    Crl {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// No certificate.
     #[error("{} holds no readable certificate: {why}", path.display())]
     Certificate {
@@ -98,6 +109,9 @@ impl CredentialError {
             ),
             Self::WeakPsk { .. } => "make a random one: `openssl rand -base64 32`, or use certificates".into(),
             Self::Key { .. } => "`sekisho pki issue` makes keys that fit".into(),
+            Self::Crl { .. } => {
+                "name a file with the CRL of the peer's CA, DER or PEM, as `sekisho pki crl` writes it".into()
+            }
             Self::Certificate { .. } => "the file must be PEM, with a \"CERTIFICATE\" section".into(),
         }
     }
@@ -135,6 +149,12 @@ pub(super) fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
         return Err(unreadable("it has no \"CERTIFICATE\" section".into()));
     }
     Ok(chain)
+}
+
+/// The bytes of a file with CRLs.
+pub(super) fn load_crl(path: &Path) -> Result<Vec<u8>, CredentialError> {
+    let (bytes, _) = read_bounded(path, MAX_CRL_BYTES as u64)?;
+    Ok(bytes.to_vec())
 }
 
 pub(super) fn check_psk(path: &Spanned<PathBuf>, report: &Report) {
@@ -364,12 +384,16 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, CredentialError> {
 
 /// A file's bytes and its permission bits, both of the same open file.
 fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), CredentialError> {
+    read_bounded(path, FILE_BYTES_MAX)
+}
+
+fn read_bounded(path: &Path, most: u64) -> Result<(Zeroizing<Vec<u8>>, u32), CredentialError> {
     let unreadable = |error| CredentialError::Unreadable { path: path.to_owned(), error };
     // Non-blocking: a FIFO under this name must not hold up the daemon.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-        return Err(CredentialError::NotAFile { path: path.to_owned() });
+    if !metadata.is_file() || metadata.len() > most {
+        return Err(CredentialError::NotAFile { path: path.to_owned(), most });
     }
     // Room for all of it at once: a vector that grows leaves copies of the secret behind.
     let room = usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1);

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sekisho_ike::config::{self as ike, EndpointConfig, LocalAuth, Psk, RemoteAuth};
 use sekisho_ike::crypto::x509::{CertificateError, TrustAnchors};
-use sekisho_ike::wire::id::{Identification, IdentityError};
+use sekisho_ike::wire::id::{IdPattern, Identification, IdentityError};
 use sekisho_ike::wire::ts::{SelectorError, TrafficSelector};
 
 use super::credentials::{self, CredentialError};
-use super::{Child, Config, Connection, LocalCredential, RemoteCredential};
+use super::{Child, Config, Connection, LocalCredential, RemoteCa, RemoteCredential};
 
 /// Why a checked configuration cannot be used after all: as a rule, a file was changed since.
 #[derive(Debug, thiserror::Error)]
@@ -58,26 +58,24 @@ impl Config {
 fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
     let local_auth = match &connection.local.credential {
         LocalCredential::Psk(path) => LocalAuth::Psk(load_psk(path)?),
-        LocalCredential::Certificate { certificate, key } => LocalAuth::Signature {
+        LocalCredential::Certificate { certificate, key, rsa } => LocalAuth::Signature {
             chain: credentials::load_certificates(certificate)?
                 .iter()
                 .map(|der| Arc::from(der.as_ref()))
                 .collect(),
-            key: Arc::new(credentials::load_key(key)?),
+            key: Arc::new(credentials::load_key(key)?.with_rsa_padding(*rsa)),
         },
     };
     let remote_auth = match &connection.remote.credential {
         RemoteCredential::Psk(path) => RemoteAuth::Psk(load_psk(path)?),
-        RemoteCredential::Ca(path) => {
-            RemoteAuth::Certificate(Arc::new(TrustAnchors::from_der(&credentials::load_certificates(path)?)?))
-        }
+        RemoteCredential::Ca(remote) => RemoteAuth::Certificate(Arc::new(anchors(remote)?)),
     };
     Ok(ike::Connection {
         name: Arc::clone(&connection.name),
         local_address: Some(connection.local.address),
         remote_address: connection.remote.address,
         local_id: connection.local.id.parse::<Identification>()?,
-        remote_id: connection.remote.id.parse::<Identification>()?,
+        remote_id: connection.remote.id.parse::<IdPattern>()?,
         local_auth,
         remote_auth,
         ike_proposals: connection.ike.clone(),
@@ -93,6 +91,19 @@ fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
         force_encapsulation: connection.force_udp,
         mobike: connection.mobike,
     })
+}
+
+fn anchors(remote: &RemoteCa) -> Result<TrustAnchors, IkeConfigCause> {
+    let mut anchors = TrustAnchors::from_der(&credentials::load_certificates(&remote.ca)?)?;
+    for file in &remote.intermediates {
+        anchors = anchors.with_intermediates(&credentials::load_certificates(file)?)?;
+    }
+    Ok(anchors.with_crls(&load_crls(remote)?, remote.revocation)?.with_purpose(remote.purpose))
+}
+
+/// The bytes of every CRL that is named.
+pub(crate) fn load_crls(remote: &RemoteCa) -> Result<Vec<Vec<u8>>, CredentialError> {
+    remote.crls.iter().map(|file| credentials::load_crl(file)).collect()
 }
 
 fn resolve_child(child: &Child, connection: &Connection) -> Result<ike::ChildConfig, SelectorError> {

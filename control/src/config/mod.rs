@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod authorities;
 mod connections;
 mod credentials;
 mod diagnostic;
@@ -40,9 +41,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sekisho_ike::crypto::signature::RsaPadding;
+use sekisho_ike::crypto::x509::{PurposePolicy, RevocationPolicy};
 
 pub use credentials::CredentialError;
 pub use diagnostic::{Diagnostic, Related, Severity};
+pub(crate) use ike::load_crls;
 pub use ike::{IkeConfigCause, IkeConfigError};
 pub use limit::Limit;
 pub use load::{check, load, load_with};
@@ -344,6 +348,8 @@ pub enum LocalCredential {
         certificate: PathBuf,
         /// Its private key.
         key: PathBuf,
+        /// How an RSA key signs.
+        rsa: RsaPadding,
     },
 }
 
@@ -352,8 +358,23 @@ pub enum LocalCredential {
 pub enum RemoteCredential {
     /// A file with the pre-shared key.
     Psk(PathBuf),
+    /// A certificate below a CA.
+    Ca(RemoteCa),
+}
+
+/// What a peer's certificate is judged by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteCa {
     /// CA certificates, PEM.
-    Ca(PathBuf),
+    pub ca: PathBuf,
+    /// Intermediate certificates that the peer need not send, PEM.
+    pub intermediates: Vec<PathBuf>,
+    /// CRLs, DER or PEM.
+    pub crls: Vec<PathBuf>,
+    /// What it takes to count as not revoked.
+    pub revocation: RevocationPolicy,
+    /// Which extended key usage it must have.
+    pub purpose: PurposePolicy,
 }
 
 /// When a connection comes up.

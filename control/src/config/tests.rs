@@ -23,11 +23,19 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = TempDir::new().expect("a folder");
     let dir = folder.path();
     let authority = dir.join("pki");
-    pki::init(&authority, "Test", KeyKind::EcP256).expect("an authority");
+    pki::init(&authority, "Test", KeyKind::EcP256, None).expect("an authority");
+    pki::publish(&authority, 14).expect("CRLs");
     for name in ["clinic", "centre"] {
         let ids = [format!("{name}.example").parse().expect("an identity")];
-        let request =
-            Issue { dir: &authority, ids: &ids, days: 365, key: KeyKind::EcP256, prefix: &dir.join(name) };
+        let prefix = dir.join(name);
+        let request = Issue {
+            dir: &authority,
+            ids: &ids,
+            days: 365,
+            key: KeyKind::EcP256,
+            prefix: &prefix,
+            crl_url: None,
+        };
         pki::issue(&request).expect("a certificate");
     }
     fs::copy(authority.join("root.crt.pem"), dir.join("root.crt.pem")).expect("the root");

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | this loop | IKE engine, connections, maps, netlink | |
 //! | `sockets` (one a UDP socket) | the socket's reading side | bounded channels of datagrams: peers', strangers' |
+//! | `crl` (one a CRL) | the connection to its server | bounded channel of CRLs |
 //! | `api`, `metrics` (one a client) | the client | bounded channel of requests |
 //! | reader of a changed configuration | nothing | channel of one checked configuration |
 //! | SA event thread | nothing | bounded channel of [`SaEvent`] |
@@ -14,6 +15,7 @@
 
 mod bringup;
 mod change;
+mod crl;
 mod layout;
 mod paths;
 mod reload;
@@ -45,6 +47,7 @@ pub use self::layout::numbers_in_force;
 pub use self::reload::Reloaded;
 
 use self::bringup::Ground;
+use self::crl::{CrlFiles, Fetched};
 use self::paths::Paths;
 use self::sockets::{Outlet, Sockets};
 use self::tunnels::Tunnels;
@@ -163,6 +166,9 @@ struct Daemon {
     paths: Paths,
     sockets: Sockets,
     datagrams: Outlet,
+    crl_files: CrlFiles,
+    crl_sender: mpsc::Sender<Fetched>,
+    crls: mpsc::Receiver<Fetched>,
     sa_events: mpsc::Receiver<SaEvent>,
     /// Absent only while one engine takes the place of another.
     sa_event_thread: Option<JoinHandle<()>>,
@@ -194,6 +200,7 @@ impl Daemon {
         let (inlet, datagrams) = sockets::channels(endpoint.known_spis());
         let locals: BTreeSet<IpAddr> = config.connections.iter().map(|c| c.local.address).collect();
         let sockets = Sockets::bind(locals, inlet)?;
+        let (crl_sender, crls) = mpsc::channel(crl::FETCHED_MAX);
         Ok(Daemon {
             tunnels: Tunnels::new(&config, table, now),
             sweeper: FlowSweeper::start(&mut ground.maps)?,
@@ -201,6 +208,7 @@ impl Daemon {
             started: now,
             paths: Paths::default(),
             port_names: port_names(&config),
+            crl_files: CrlFiles::of(&config),
             config,
             directory,
             datapath,
@@ -208,6 +216,8 @@ impl Daemon {
             endpoint,
             sockets,
             datagrams,
+            crl_sender,
+            crls,
             sa_events,
             sa_event_thread: Some(sa_event_thread),
             requests,
@@ -275,7 +285,11 @@ impl Daemon {
                     self.refresh_paths().await;
                     self.tunnels.watch(Instant::now(), &mut self.endpoint);
                 }
+                Some(Fetched { url, crl }) = self.crls.recv() => {
+                    self.endpoint.handle_crl(Instant::now(), &url, crl.as_deref().map_err(Clone::clone));
+                }
                 _ = neighbours_due.tick() => {
+                    self.crl_files.follow(Instant::now(), &self.config, &mut self.endpoint);
                     if let Err(error) = paths::keep_neighbours(&self.ground.kernel, &self.ground.links).await {
                         tracing::warn!(%error, "neighbours not refreshed");
                     }
@@ -301,6 +315,9 @@ impl Daemon {
     async fn settle(&mut self) {
         let now = Instant::now();
         self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
+        for url in self.tunnels.crls_wanted.drain(..) {
+            crl::fetch(url, self.crl_sender.clone());
+        }
         let is_new = self.tunnels.peers().any(|(peer, _)| !self.paths.has_asked(peer));
         if is_new {
             self.refresh_paths().await;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::change::{Change, Changes};
+use super::crl::CrlFiles;
 use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at};
 use crate::api::Answer;
 use crate::config::{self, Config};
@@ -311,6 +312,7 @@ impl Daemon {
             }
             self.metrics = metrics_at(config.gateway.metrics, &self.requests);
         }
+        self.crl_files = CrlFiles::of(&config);
         self.config = config;
     }
 }

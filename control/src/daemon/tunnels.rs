@@ -37,6 +37,8 @@ pub(super) struct Tunnels {
     all: Vec<Tunnel>,
     /// Inbound SPIs to forget once their SA has stopped lingering.
     leaving: Vec<(Instant, IpAddr, u32)>,
+    /// CRLs that the IKE engine asked for, by URL.
+    pub(super) crls_wanted: Vec<String>,
 }
 
 /// One connection.
@@ -97,7 +99,7 @@ impl Tunnels {
     /// All connections of a configuration, none of them up.
     pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, now: Instant) -> Tunnels {
         let all = config.connections.iter().map(|connection| Tunnel::new(config, connection, now)).collect();
-        Tunnels { table, all, leaving: Vec::new() }
+        Tunnels { table, all, leaving: Vec::new(), crls_wanted: Vec::new() }
     }
 
     /// Goes on with the connections of another configuration. The engine has closed the SAs of those that it does not
@@ -375,6 +377,7 @@ impl Tunnels {
             Event::PathChanged { ike, path, udp_encapsulation } => {
                 self.repath(now, ike, path, udp_encapsulation, maps);
             }
+            Event::CrlWanted { url } => self.crls_wanted.push(url),
             Event::Failure(failure) => self.failed(&failure),
         }
     }

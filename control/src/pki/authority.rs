@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use der::Decode;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CrlDistributionPoint, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls_pki_types::CertificateDer;
@@ -18,18 +18,18 @@ use zeroize::Zeroizing;
 use super::file::{at, make_folder, refuse_existing, with_suffix, write_certificates, write_key};
 use super::{KeyKind, PkiError};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROOT_DAYS: u32 = 3650;
 const INTERMEDIATE_DAYS: u32 = 1825;
 /// Certificates are valid from this long ago on, for gateways whose clocks run behind.
-const CLOCK_SKEW: Duration = Duration::from_secs(300);
+pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// id-kp-ipsecIKE (RFC 4945 section 5.1.3.12).
 const IPSEC_IKE: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 17];
 /// Bytes of a serial number; RFC 5280 section 4.1.2.2 allows 20.
 const SERIAL_BYTES: usize = 16;
 
-const ROOT: &str = "root";
-const INTERMEDIATE: &str = "intermediate";
+pub(super) const ROOT: &str = "root";
+pub(super) const INTERMEDIATE: &str = "intermediate";
 const CERTIFICATE_SUFFIX: &str = "crt.pem";
 const KEY_SUFFIX: &str = "key.pem";
 
@@ -59,6 +59,8 @@ pub struct Issue<'a> {
     pub key: KeyKind,
     /// The files become `PREFIX.crt.pem` and `PREFIX.key.pem`.
     pub prefix: &'a Path,
+    /// Where the intermediate's CRL will be found.
+    pub crl_url: Option<&'a str>,
 }
 
 /// An issued certificate.
@@ -70,8 +72,8 @@ pub struct Issued {
     pub key: PathBuf,
 }
 
-/// Makes a root and an intermediate in `dir`, whose names begin with `name`.
-pub fn init(dir: &Path, name: &str, key: KeyKind) -> Result<Initialised, PkiError> {
+/// Makes a root and an intermediate in `dir`, whose names begin with `name`. The root's CRL will be found at `crl_url`.
+pub fn init(dir: &Path, name: &str, key: KeyKind, crl_url: Option<&str>) -> Result<Initialised, PkiError> {
     let files = |stem: &str| {
         (with_suffix(&dir.join(stem), CERTIFICATE_SUFFIX), with_suffix(&dir.join(stem), KEY_SUFFIX))
     };
@@ -84,7 +86,8 @@ pub fn init(dir: &Path, name: &str, key: KeyKind) -> Result<Initialised, PkiErro
     let root_params = ca_params(&format!("{name} Root CA"), 1, now, ROOT_DAYS)?;
     let root_certificate = root_params.self_signed(&root_pair)?;
     let intermediate_pair = key.generate()?;
-    let intermediate_params = ca_params(&format!("{name} Intermediate CA"), 0, now, INTERMEDIATE_DAYS)?;
+    let mut intermediate_params = ca_params(&format!("{name} Intermediate CA"), 0, now, INTERMEDIATE_DAYS)?;
+    intermediate_params.crl_distribution_points = distribution_points(crl_url);
     let intermediate_certificate =
         intermediate_params.signed_by(&intermediate_pair, &Issuer::from_params(&root_params, &root_pair))?;
 
@@ -125,12 +128,17 @@ pub fn issue(request: &Issue<'_>) -> Result<Issued, PkiError> {
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
+    params.crl_distribution_points = distribution_points(request.crl_url);
     let pair = request.key.generate()?;
     let certificate = params.signed_by(&pair, &issuer)?;
 
     write_key(&key, &Zeroizing::new(pair.serialize_pem()))?;
     write_certificates(&chain, &format!("{}{}", certificate.pem(), *issuer_pem))?;
     Ok(Issued { chain, key })
+}
+
+fn distribution_points(url: Option<&str>) -> Vec<CrlDistributionPoint> {
+    url.into_iter().map(|url| CrlDistributionPoint { uris: vec![url.to_owned()] }).collect()
 }
 
 fn ca_params(name: &str, path_length: u8, now: SystemTime, days: u32) -> Result<CertificateParams, PkiError> {
@@ -172,7 +180,7 @@ fn alternative_name(id: &Identification) -> Result<SanType, PkiError> {
     }
 }
 
-fn read_authority(dir: &Path, name: &'static str) -> Result<Zeroizing<String>, PkiError> {
+pub(super) fn read_authority(dir: &Path, name: &'static str) -> Result<Zeroizing<String>, PkiError> {
     let path = dir.join(name);
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Zeroizing::new(text)),
@@ -200,13 +208,13 @@ mod tests {
 
     fn authority(key: KeyKind) -> (TempDir, Initialised) {
         let folder = TempDir::new().expect("a folder");
-        let made = init(&folder.path().join("pki"), "Test", key).expect("an authority");
+        let made = init(&folder.path().join("pki"), "Test", key, None).expect("an authority");
         (folder, made)
     }
 
     fn issue_for(folder: &TempDir, ids: &[Identification], key: KeyKind) -> Result<Issued, PkiError> {
         let (dir, prefix) = (folder.path().join("pki"), folder.path().join("gw.example"));
-        issue(&Issue { dir: &dir, ids, days: 30, key, prefix: &prefix })
+        issue(&Issue { dir: &dir, ids, days: 30, key, prefix: &prefix, crl_url: None })
     }
 
     fn pem(path: &Path) -> Vec<u8> {
@@ -226,7 +234,7 @@ mod tests {
     #[test]
     fn what_is_issued_verifies_below_its_own_root_only() {
         let ids = [id("gw.example"), id("198.51.100.2"), id("2001:db8::1"), id("ops@gw.example")];
-        for key in [KeyKind::EcP256, KeyKind::EcP384] {
+        for key in [KeyKind::EcP256, KeyKind::EcP384, KeyKind::Ed25519] {
             let (folder, made) = authority(key);
             let (_other_folder, other) = authority(key);
             let issued = issue_for(&folder, &ids, key).expect("a certificate");
@@ -263,7 +271,7 @@ mod tests {
         let (folder, made) = authority(KeyKind::EcP256);
         let issued = issue_for(&folder, &[id("gw.example")], KeyKind::EcP256).expect("a certificate");
         let before = (pem(&made.root_key), pem(&issued.key));
-        let again = init(&folder.path().join("pki"), "Test", KeyKind::EcP256);
+        let again = init(&folder.path().join("pki"), "Test", KeyKind::EcP256, None);
         assert!(matches!(again, Err(PkiError::Exists(_))), "{again:?}");
         let again = issue_for(&folder, &[id("gw.example")], KeyKind::EcP256);
         assert!(matches!(again, Err(PkiError::Exists(_))), "{again:?}");
@@ -277,11 +285,23 @@ mod tests {
         assert!(matches!(named, Err(PkiError::Identity(_))), "{named:?}");
         assert!(matches!(issue_for(&folder, &[], KeyKind::EcP256), Err(PkiError::NoIdentity)));
         let (dir, prefix, ids) = (folder.path().join("pki"), folder.path().join("long"), [id("gw.example")]);
-        let long =
-            issue(&Issue { dir: &dir, ids: &ids, days: u32::MAX, key: KeyKind::EcP256, prefix: &prefix });
+        let long = issue(&Issue {
+            dir: &dir,
+            ids: &ids,
+            days: u32::MAX,
+            key: KeyKind::EcP256,
+            prefix: &prefix,
+            crl_url: None,
+        });
         assert!(matches!(long, Err(PkiError::Outlives(_))), "{long:?}");
-        let nowhere =
-            issue(&Issue { dir: folder.path(), ids: &ids, days: 1, key: KeyKind::EcP256, prefix: &prefix });
+        let nowhere = issue(&Issue {
+            dir: folder.path(),
+            ids: &ids,
+            days: 1,
+            key: KeyKind::EcP256,
+            prefix: &prefix,
+            crl_url: None,
+        });
         assert!(matches!(nowhere, Err(PkiError::NoAuthority { .. })), "{nowhere:?}");
         assert!(!folder.path().join("long.key.pem").exists(), "a refusal leaves no key behind");
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
 use rsa::RsaPrivateKey;
 use rsa::pkcs8::EncodePrivateKey;
 use rsa::rand_core::OsRng;
@@ -16,6 +16,8 @@ pub enum KeyKind {
     EcP256,
     /// ECDSA on P-384.
     EcP384,
+    /// Ed25519.
+    Ed25519,
     /// RSA.
     Rsa {
         /// Bits of the modulus.
@@ -28,6 +30,7 @@ impl fmt::Display for KeyKind {
         match self {
             Self::EcP256 => f.write_str("ECDSA P-256"),
             Self::EcP384 => f.write_str("ECDSA P-384"),
+            Self::Ed25519 => f.write_str("Ed25519"),
             Self::Rsa { bits } => write!(f, "RSA {bits}"),
         }
     }
@@ -39,6 +42,7 @@ impl KeyKind {
         match self {
             Self::EcP256 => Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?),
             Self::EcP384 => Ok(KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?),
+            Self::Ed25519 => Ok(KeyPair::generate_for(&PKCS_ED25519)?),
             Self::Rsa { bits } => {
                 // ring signs with RSA keys but makes none. The crate `rsa` is asked for the primes only; no signature
                 // is ever made with it (RUSTSEC-2023-0071 is about its private-key operations).

@@ -5,13 +5,15 @@
 //! ever overwritten.
 //!
 //! Files: `root.crt.pem`, `root.key.pem`, `intermediate.crt.pem`, `intermediate.key.pem`; for a gateway
-//! `PREFIX.crt.pem` (its certificate, then the intermediate's) and `PREFIX.key.pem`.
+//! `PREFIX.crt.pem` (its certificate, then the intermediate's) and `PREFIX.key.pem`. What is revoked is listed in `revoked`
+//! and published in `intermediate.crl` and `root.crl`, which are written anew each time.
 
 #![forbid(unsafe_code)]
 
 mod authority;
 mod file;
 mod key;
+mod revocation;
 mod show;
 
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use sekisho_ike::wire::id::Identification;
 
 pub use authority::{Initialised, Issue, Issued, init, issue};
 pub use key::KeyKind;
+pub use revocation::{Published, Reason, publish, revoke};
 pub use show::show;
 
 /// Why a certificate was not made or not shown.
@@ -46,6 +49,12 @@ pub enum PkiError {
         /// What is not there.
         missing: &'static str,
     },
+    /// It cannot be revoked here.
+    #[error(
+        "{} was not issued by the authority in this folder; only the one that issued it can revoke it",
+        .0.display()
+    )]
+    NotIssuedHere(PathBuf),
     /// Such an identity cannot stand in a certificate that is made here.
     #[error("{0} cannot be put into a certificate here; use a domain name, an address or an e-mail address")]
     Identity(Identification),
