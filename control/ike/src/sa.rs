@@ -117,7 +117,9 @@ impl State {
         match self {
             State::AuthSent(state) => state.awaits_crls(),
             State::AwaitAuth(state) => state.awaits_crls(),
-            State::InitSent(_) | State::Established(_) | State::Retired(_) => false,
+            State::InitSent(_) | State::IntermediateSent(_) | State::Established(_) | State::Retired(_) => {
+                false
+            }
         }
     }
 
@@ -127,7 +129,7 @@ impl State {
             State::AuthSent(state) => state.resume(ctx, Patience::Left),
             State::AwaitAuth(state) => state.resume(ctx, Patience::Left),
             State::Established(state) => state.judge_again(ctx),
-            State::InitSent(_) | State::Retired(_) => Some(self),
+            State::InitSent(_) | State::IntermediateSent(_) | State::Retired(_) => Some(self),
         }
     }
 
@@ -142,6 +144,7 @@ impl State {
         };
         match self {
             State::InitSent(state) => state.adopt(new),
+            State::IntermediateSent(state) => state.adopt(new),
             State::AuthSent(state) => state.adopt(new),
             State::Established(state) => state.connection = new,
             State::AwaitAuth(_) | State::Retired(_) => {}

@@ -56,15 +56,7 @@ impl AuthSent {
             .children
             .first()
             .map(|config| (Arc::new(config.clone()), ctx.numbers.esp_spis.take(ctx.random)));
-        let mut this = Box::new(Self {
-            handle,
-            connection,
-            channel,
-            agreed,
-            child,
-            started,
-            unjudged: None,
-        });
+        let mut this = Box::new(Self { handle, connection, channel, agreed, child, started, unjudged: None });
         match this.send(ctx) {
             Ok(()) => Some(State::AuthSent(this)),
             Err(detail) => {

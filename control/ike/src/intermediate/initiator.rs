@@ -139,6 +139,11 @@ impl IntermediateSent {
         self.handle
     }
 
+    /// Another configuration is in force, in which the connection stands as it was.
+    pub(crate) fn adopt(&mut self, connection: Arc<Connection>) {
+        self.connection = connection;
+    }
+
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
