@@ -12,6 +12,8 @@
 //! | `sekisho_child_sa_packets_total`, `sekisho_child_sa_bytes_total` | counter | `connection`, `child`, `spi_in`, `direction` |
 //! | `sekisho_child_sa_refused_total` | counter | `connection`, `child`, `spi_in`, `direction`, `reason` |
 //! | `sekisho_port_packets_total`, `sekisho_port_bytes_total` | counter | `port`, `zone`, `verdict` |
+//! | `sekisho_policy_packets_total`, `sekisho_policy_bytes_total`, `sekisho_policy_flows_total` | counter | `policy` |
+//! | `sekisho_set_prefixes` | gauge | `set` |
 //! | `sekisho_flows`, `sekisho_flows_max` | gauge | |
 //! | `sekisho_ike_half_open` | gauge | |
 //! | `sekisho_ike_failures_total` | counter | `kind` |
@@ -34,7 +36,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::api::{self, Answer, Pending};
-use crate::status::{ChildStatus, ConnectionState, SaCount, Status};
+use crate::status::{ChildStatus, ConnectionState, PolicyStatus, SaCount, Status};
 
 /// A scraper that takes longer than this is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -137,6 +139,7 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
     connections(&page, status)?;
     children(&page, status)?;
     ports(&page, status)?;
+    policies(&page, status)?;
     page.gauge("sekisho_flows", "Flows known.", &[], [(NO_LABELS, seconds(status.flows.count))])?;
     page.gauge(
         "sekisho_flows_max",
@@ -299,6 +302,37 @@ fn ports(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
         "Bytes that entered by the port, by verdict.",
         &LABELS,
         rows().map(|(labels, count)| (labels, count.bytes)),
+    )
+}
+
+fn policies(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
+    let rows = |pick: fn(&PolicyStatus) -> u64| {
+        status.policies.iter().map(move |policy| (vec![policy.name.as_str()], pick(policy)))
+    };
+    let label = ["policy"];
+    page.counter(
+        "sekisho_policy_packets_total",
+        "Packets of the flows the policy has opened, or that it has refused.",
+        &label,
+        rows(|policy| policy.packets),
+    )?;
+    page.counter(
+        "sekisho_policy_bytes_total",
+        "Bytes of the same packets.",
+        &label,
+        rows(|policy| policy.bytes),
+    )?;
+    page.counter(
+        "sekisho_policy_flows_total",
+        "Flows the policy has opened.",
+        &label,
+        rows(|policy| policy.flows),
+    )?;
+    page.gauge(
+        "sekisho_set_prefixes",
+        "Prefixes in the address set.",
+        &["set"],
+        status.sets.iter().map(|set| (vec![set.name.as_str()], seconds(set.prefixes as u64))),
     )
 }
 

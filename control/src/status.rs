@@ -27,6 +27,12 @@ pub struct Status {
     pub connections: Vec<ConnectionStatus>,
     /// Packets refused by the filter, by reason, all ports together. Reasons that never occurred are left out.
     pub drops: BTreeMap<String, Count>,
+    /// The policies, first match first.
+    #[serde(default)]
+    pub policies: Vec<PolicyStatus>,
+    /// Address sets with a name.
+    #[serde(default)]
+    pub sets: Vec<SetStatus>,
     /// Flows.
     pub flows: FlowStatus,
     /// The IKE engine.
@@ -42,6 +48,36 @@ pub struct Count {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// One policy.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PolicyStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The number in the maps.
+    pub id: u16,
+    /// Line of the configuration in which it begins.
+    pub line: usize,
+    /// `allow` or `deny`.
+    pub action: String,
+    /// Whether its schedule, if it has one, has it in force now.
+    pub in_force: bool,
+    /// Packets of the flows it has opened, or packets it has refused.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Flows it has opened.
+    pub flows: u64,
+}
+
+/// One address set.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct SetStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Prefixes in it; a range is several.
+    pub prefixes: usize,
 }
 
 /// The ESP data path in use.
@@ -253,6 +289,19 @@ impl Status {
                 of(&["decrypt", "pass"]),
                 refused
             );
+        }
+        if !self.policies.is_empty() {
+            let _ = writeln!(out, "\nPOLICIES");
+            let _ = writeln!(
+                out,
+                "  {:<32} {:<6} {:>12} {:>14} {:>18}",
+                "policy", "", "flows", "packets", "bytes"
+            );
+        }
+        for policy in &self.policies {
+            let PolicyStatus { name, action, flows, packets, bytes, in_force, .. } = policy;
+            let action = if *in_force { action.as_str() } else { "asleep" };
+            let _ = writeln!(out, "  {name:<32} {action:<6} {flows:>12} {packets:>14} {bytes:>18}");
         }
         let _ = writeln!(out, "\nREFUSED BY REASON");
         for (reason, count) in &self.drops {

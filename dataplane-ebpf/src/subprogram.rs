@@ -315,10 +315,8 @@ pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) ->
     let (in_bits, out_bits) = (entry.to_bits(), exit.to_bits());
     let mut found = sekisho_find(scratch, in_bits, out_bits, bytes);
     if found == AGAIN {
-        let allowed = rule(&mut scratch.asked, bytes);
-        if scratch.asked.dry != 0 {
-            return allowed;
-        }
+        // What they say lies in `asked`; a flow that they refuse is over.
+        let _ = rule(&mut scratch.asked, bytes);
         let again = sekisho_judged_again(scratch, in_bits, out_bits);
         if again & OVER != 0 {
             forget(scratch);
@@ -333,9 +331,6 @@ pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) ->
     rule(&mut scratch.asked, bytes)?;
     if scratch.asked.rule.interval_us != 0 {
         judged(sekisho_rule_limit(&raw const scratch.asked))?;
-    }
-    if scratch.asked.dry != 0 {
-        return Ok(());
     }
     let opened = sekisho_open(scratch, in_bits, out_bits, bytes);
     judged(opened)?;

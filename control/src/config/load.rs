@@ -12,9 +12,7 @@ use super::numbers::{Kind, Numbers};
 use super::policies::PolicySpec;
 use super::sets::Sets;
 use super::table::Section;
-use super::{
-    Config, Loaded, Port, connections, gateway, nat, policies, ports, quotas, schedules, selectors, zones,
-};
+use super::{Config, Loaded, Port, connections, gateway, nat, policies, ports, schedules, selectors, zones};
 
 /// Longest configuration in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -87,7 +85,6 @@ fn resolve(
     let zone_specs = zones::read(&file, report);
     let mut sets = Sets::read(&file, folder, report);
     let schedules = schedules::read(&file, report);
-    let quotas = quotas::read(&file, report);
     let policy_specs = policies::read(&file, &mut sets, &schedules, report);
     let nat = nat::read(&file, report);
     let connections = connections::read(&file, folder, now, report);
@@ -108,7 +105,6 @@ fn resolve(
     let gateway = gateway?.gateway;
     let mut config = Config {
         path: path.to_owned(),
-        quotas: quotas::resolve(&quotas, &resolved, gateway.flows_max),
         gateway,
         ports: ports
             .into_iter()

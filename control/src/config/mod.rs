@@ -24,7 +24,6 @@ mod networks;
 mod numbers;
 mod policies;
 mod ports;
-mod quotas;
 mod schedules;
 mod selectors;
 mod services;
@@ -53,7 +52,6 @@ pub use load::{check, load, load_with};
 pub use nat::{DestinationNat, Nat, NatMap, SourceAddress, SourceNat};
 pub use networks::trie_prefix;
 pub use numbers::Numbers;
-pub use quotas::{Quotas, ZoneQuota};
 pub use schedules::Schedule;
 pub use sekisho_abi::port::ZONE_GATEWAY;
 
@@ -87,8 +85,6 @@ pub struct Config {
     pub sets: Vec<AddressSet>,
     /// `[schedules.*]`, in the order of the file.
     pub schedules: Vec<Schedule>,
-    /// `[quotas]`, with what zones have instead.
-    pub quotas: Quotas,
     /// `[nat]`.
     pub nat: Nat,
     /// `[connections.*]`, in the order of the file.

@@ -37,11 +37,6 @@ impl Sets {
         let Some(section) = file.section("sets") else { return sets };
         for (name, texts) in section.entries() {
             let name = read_name(name, "an address set", report);
-            if parse(name.get_ref()).is_some() {
-                report
-                    .error(name.span(), format!("`{}` is an address and cannot name a set", name.get_ref()))
-                    .remedy("choose another name");
-            }
             let mut prefixes = Vec::new();
             for text in &texts {
                 match text.get_ref().strip_prefix(FILE) {

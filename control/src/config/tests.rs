@@ -690,3 +690,92 @@ fn a_life_that_cannot_be() {
     refuses("dpd = \"30s\"", "unique = ¦\"yes\"", "`unique` cannot be \"yes\"");
     refuses("start = \"always\"", "start = \"answer\"\ndpd_action = ¦\"trap\"", "cannot open itself");
 }
+
+const PRINT: &str = "to = \"lan3\"\nallow = [\"print\", \"icmp/echo\"]";
+
+fn print_with(keys: &str) -> String {
+    format!("{PRINT}\n{keys}")
+}
+
+#[test]
+fn policies_name_sets_addresses_ports_hours_and_limits() {
+    let own = "to = \"lan3\"\nallow = [\"tcp/9100\"]\nsource = [\"desks\", \"192.168.2.7\"]\n\
+               destination = \"192.168.3.9\"\nsource_ports = [\"1024-65535\"]\nschedule = \"day\"\n\
+               limit = \"10/s per source\"";
+    let tables = "[sets]\ndesks = [\"192.168.1.10-192.168.1.20\", \"fd00:1::/64\"]\n\n\
+                  [schedules.day]\nfrom = \"08:00\"\nto = \"18:00\"\ntime_zone = \"UTC\"\n\n[services]";
+    let source = CLINIC.replacen(PRINT, own, 1).replacen("[services]", tables, 1);
+    let config = good(&source);
+    let policy = &config.policies[0];
+    assert_eq!((policy.sources.len(), policy.destinations.len()), (2, 1));
+    assert_eq!(config.sets[policy.sources[0]].name.as_deref(), Some("desks"));
+    assert_eq!(policy.source_ports, [1024..=65535]);
+    assert!(policy.limit.is_some_and(|limit| limit.per_source));
+    assert_eq!(config.schedules[policy.schedule.expect("one")].name.as_ref(), "day");
+    let line = source.lines().position(|line| line == "name = \"print\"").expect("there") + 1;
+    assert!(config.policy_lines[0].abs_diff(line) <= 1);
+    let midnight = SystemTime::UNIX_EPOCH;
+    assert_eq!(config.asleep(midnight).into_iter().collect::<Vec<_>>(), [0]);
+    assert!(config.asleep(midnight + DAY / 2).is_empty());
+    let rules = |now| config.rules(now).expect("rules").lists(1).count();
+    assert!(rules(midnight) < rules(midnight + DAY / 2));
+}
+
+#[test]
+fn addresses_that_are_none() {
+    refuses(PRINT, &print_with("source = [¦\"desks\"]"), "no address set \"desks\"");
+    refuses(PRINT, &print_with("source = [¦\"192.168.1.1/24\"]"), "no address set");
+    refuses(PRINT, &print_with("¦destination = []"), "`destination` is empty");
+    refuses("[services]", "[sets]\ndesks = [¦\"host.example\"]\n[services]", "is no address");
+    refuses("[services]", "[sets]\n¦\"10.0.0.1\" = [\"10.0.0.1\"]\n[services]", "is no name");
+    refuses("[services]", "[sets]\ndesks = [¦\"file:nowhere.txt\"]\n[services]", "cannot be read");
+    warns("[services]", "[sets]\n¦desks = []\n[services]", "is empty");
+}
+
+#[test]
+fn a_set_may_stand_in_a_file() {
+    write(FOLDER.path(), "desks.txt", b"# desks\n192.168.1.10\n\n192.168.1.16/28 # a row\n", 0o600);
+    write(FOLDER.path(), "broken.txt", b"192.168.1.10\nhost.example\n", 0o600);
+    let with = |file: &str| {
+        CLINIC.replacen("[services]", &format!("[sets]\ndesks = \"file:{file}\"\n[services]"), 1)
+    };
+    assert_eq!(good(&with("desks.txt")).sets[0].prefixes.len(), 2);
+    let findings = check_now(&with("broken.txt")).expect_err("a broken line");
+    assert!(findings.iter().any(|finding| finding.message.contains("broken.txt:2")), "{findings:?}");
+}
+
+#[test]
+fn schedules_limits_and_source_ports_that_are_none() {
+    refuses(PRINT, &print_with("schedule = ¦\"day\""), "no schedule \"day\"");
+    refuses("[services]", "[schedules.¦day]\nfrom = \"08:00\"\n[services]", "no `time_zone`");
+    refuses("[services]", "[schedules.day]\ntime_zone = ¦\"Mars\"\n[services]", "`time_zone` cannot be");
+    refuses(PRINT, &print_with("limit = ¦\"fast\""), "`limit` cannot be");
+    refuses(PRINT, &print_with("¦source_ports = [\"1024-65535\"]"), "not for TCP and UDP alone");
+    refuses("deny = [\"any\"]", "deny = [\"any\"]\nlimit = ¦\"1/s\"", "has no limit");
+}
+
+#[test]
+fn an_isolated_zone_has_no_policy_with_an_uplink() {
+    let isolated = "[zones.lan4]\nisolated = true\n\n[zones.centre]";
+    let source = CLINIC.replacen("[zones.centre]", isolated, 1);
+    let findings = check_now(&source).expect_err("lan4 has a policy to the WAN");
+    let found = findings.iter().find(|finding| finding.message.contains("is isolated")).expect("said");
+    assert!(found.message.contains("\"internet\""), "{}", found.message);
+    refuses_among_others(
+        "[zones.centre]",
+        "[zones.wan]\nisolated = ¦true\n\n[zones.centre]",
+        "has an uplink",
+    );
+    // A policy that denies is no contradiction.
+    let lan1 = "[zones.lan1]\nisolated = true\n\n[zones.centre]";
+    assert!(good(&CLINIC.replacen("[zones.centre]", lan1, 1)).zones[0].isolated);
+}
+
+#[test]
+fn a_relay_between_vpns_must_be_meant() {
+    let relay =
+        "[[policy]]\nname = ¦\"relay\"\nfrom = \"centre\"\nto = \"centre\"\nallow = [\"any\"]\n\n[services]";
+    warns("[services]", relay, "relays from VPN centre to VPN centre");
+    let meant = relay.replace("allow", "relay = true\nallow").replace('¦', "");
+    good(&CLINIC.replacen("[services]", &meant, 1));
+}

@@ -12,7 +12,6 @@ use super::name::{GATEWAY, read_name};
 use super::numbers::{Kind, Numbers};
 use super::policies::PolicySpec;
 use super::ports::PortSpec;
-use super::quotas::{self, ZoneQuotaSpec};
 use super::table::{Section, nearest};
 use super::{PortId, VpnPort, ZONE_GATEWAY, Zone, ZoneId};
 
@@ -21,7 +20,6 @@ pub(super) struct ZoneSpec {
     name: Spanned<String>,
     vpn: Option<Vec<Spanned<String>>>,
     isolated: Option<Spanned<bool>>,
-    quota: ZoneQuotaSpec,
 }
 
 /// The zones with their numbers.
@@ -29,17 +27,11 @@ pub(super) struct ZoneSpec {
 pub(super) struct Zones {
     pub(super) zones: Vec<Zone>,
     pub(super) vpn_ports: Vec<VpnPort>,
-    quotas: BTreeMap<Arc<str>, ZoneQuotaSpec>,
     /// Zones with an uplink.
     uplinks: BTreeSet<ZoneId>,
 }
 
 impl Zones {
-    /// What a zone's section says about quotas.
-    pub(super) fn quota(&self, zone: &str) -> Option<&ZoneQuotaSpec> {
-        self.quotas.get(zone)
-    }
-
     /// The zone with this number.
     pub(super) fn zone(&self, id: ZoneId) -> Option<&Zone> {
         self.zones.iter().find(|zone| zone.id == id)
@@ -77,7 +69,6 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<ZoneSpec> {
                 name: read_name(name, "a zone", report),
                 vpn: section.strings("vpn"),
                 isolated: section.boolean("isolated"),
-                quota: quotas::read_zone(&section, report),
             };
             section.finish();
             spec
@@ -140,7 +131,6 @@ pub(super) fn resolve(
                 .error(isolated.span(), format!("zone {name} has an uplink and cannot be isolated from it"))
                 .remedy("give the hosts to be isolated a port and a zone of their own");
         }
-        resolved.quotas.insert(name, spec.quota);
     }
     let mut taken: BTreeMap<usize, &ZoneSpec> = BTreeMap::new();
     for spec in specs {

@@ -81,7 +81,6 @@ impl Changes {
             policy_lines: _,
             sets,
             schedules,
-            quotas,
             nat,
             connections,
         } = new;
@@ -124,10 +123,6 @@ impl Changes {
             schedules.iter().map(|s| (&*s.name, s)),
         );
         changes.rules |= old.policies != *policies || old.sets != *sets || old.schedules != *schedules;
-        if old.quotas.differ(quotas) {
-            changes.add("gateway", "quotas", Kind::Changed);
-        }
-        changes.rules |= old.quotas != *quotas;
         if old.nat != *nat {
             changes.add("nat", "(tables)", Kind::Changed);
             changes.rules = true;

@@ -173,6 +173,8 @@ struct Daemon {
     /// Absent only while one engine takes the place of another.
     sa_event_thread: Option<JoinHandle<()>>,
     port_names: BTreeMap<u16, Arc<str>>,
+    /// Policies that schedules have put out of force.
+    asleep: BTreeSet<usize>,
     /// For those that ask on behalf of others: the metrics.
     requests: mpsc::Sender<Pending>,
     metrics: Option<Task<()>>,
@@ -202,6 +204,7 @@ impl Daemon {
         let sockets = Sockets::bind(locals, inlet)?;
         let (crl_sender, crls) = mpsc::channel(crl::FETCHED_MAX);
         Ok(Daemon {
+            asleep: config.asleep(SystemTime::now()),
             tunnels: Tunnels::new(&config, table, now),
             sweeper: FlowSweeper::start(&mut ground.maps)?,
             filter_events: Some(Events::open(&mut ground.maps)?),
@@ -282,6 +285,7 @@ impl Daemon {
                     if let Err(error) = bringup::watch_ports(&self.config, &mut self.ground).await {
                         tracing::error!("a port's interface changed, and the port does not follow: {error:#}");
                     }
+                    self.follow_schedules();
                     self.refresh_paths().await;
                     self.tunnels.watch(Instant::now(), &mut self.endpoint);
                 }
@@ -308,6 +312,29 @@ impl Daemon {
                     }
                 },
             }
+        }
+    }
+
+    /// Puts other rules in force where the clock has passed a schedule's boundary. Looking at the clock each time, and not
+    /// waiting for the boundary, also follows a clock that is set.
+    fn follow_schedules(&mut self) {
+        let now = SystemTime::now();
+        let asleep = self.config.asleep(now);
+        if asleep == self.asleep {
+            return;
+        }
+        let name = |index: &usize| self.config.policies.get(*index).map(|policy| &*policy.name);
+        let begun: Vec<&str> = self.asleep.difference(&asleep).filter_map(name).collect();
+        let ended: Vec<&str> = asleep.difference(&self.asleep).filter_map(name).collect();
+        tracing::info!(begun = begun.join(" "), ended = ended.join(" "), "schedules");
+        let outcome = match self.config.rules(now) {
+            Ok(rules) => self.ground.put_rules_in_force(&self.config, &rules, &self.directory),
+            Err(error) => Err(error.into()),
+        };
+        match outcome {
+            Ok(()) => self.asleep = asleep,
+            // Tried again with the next look.
+            Err(error) => tracing::error!("the schedules' rules are not in force: {error:#}"),
         }
     }
 

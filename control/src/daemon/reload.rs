@@ -306,6 +306,7 @@ impl Daemon {
     /// From now on this is the configuration.
     fn adopt(&mut self, config: Config, changes: &Changes) {
         self.port_names = super::port_names(&config);
+        self.asleep = config.asleep(SystemTime::now());
         if changes.metrics {
             if let Some(server) = self.metrics.take() {
                 server.abort();

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use sekisho_abi::rule::RuleCounter;
 use sekisho_esp::sa::SaCounters;
 use sekisho_ike::status::IkeStatus;
 
 use super::bringup::INNER_DEVICE;
 use super::tunnels::Tunnel;
 use super::{Daemon, engine_counters};
+use crate::config::Action;
 use crate::status::{
     ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus,
-    PortStatus, SaCount, Status,
+    PolicyStatus, PortStatus, SaCount, SetStatus, Status,
 };
 
 impl Daemon {
@@ -48,11 +50,42 @@ impl Daemon {
                 })
                 .collect(),
             drops: drops(&ports),
+            policies: self.policies(),
+            sets: self.sets(),
             ports,
             flows: FlowStatus { count: self.sweeper.count(), max: u64::from(self.config.gateway.flows_max) },
             ike: IkeEngineStatus { half_open: stats.half_open.try_into().unwrap_or(u64::MAX), failures },
             engine: self.ground.engine.as_deref().map(engine_counters).unwrap_or_default(),
         }
+    }
+
+    fn policies(&self) -> Vec<PolicyStatus> {
+        let lines = self.config.policy_lines.iter().copied().chain(std::iter::repeat(0));
+        let policies = self.config.policies.iter().zip(lines).enumerate();
+        policies
+            .map(|(index, (policy, line))| {
+                let counter = self.ground.maps.rule_counter(policy.id).unwrap_or_else(|error| {
+                    tracing::error!(%error, "counters cannot be read");
+                    RuleCounter::default()
+                });
+                PolicyStatus {
+                    name: policy.name.to_string(),
+                    id: policy.id,
+                    line,
+                    action: if policy.action == Action::Allow { "allow" } else { "deny" }.to_owned(),
+                    in_force: !self.asleep.contains(&index),
+                    packets: counter.packets,
+                    bytes: counter.bytes,
+                    flows: counter.flows,
+                }
+            })
+            .collect()
+    }
+
+    fn sets(&self) -> Vec<SetStatus> {
+        let named =
+            self.config.sets.iter().filter_map(|set| Some((set.name.as_deref()?, set.prefixes.len())));
+        named.map(|(name, prefixes)| SetStatus { name: name.to_owned(), prefixes }).collect()
     }
 
     fn ports(&self) -> Vec<PortStatus> {

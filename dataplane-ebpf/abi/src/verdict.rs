@@ -86,12 +86,6 @@ verdicts! {
     DropOtherHost = 40, "other-host";
     /// More new flows than the rule's limit allows.
     DropRuleLimit = 44, "rule-limit";
-    /// More flows than one source may have.
-    DropSourceQuota = 45, "source-quota";
-    /// More flows than may be opened from one zone.
-    DropZoneQuota = 46, "zone-quota";
-    /// More half-open flows than one source, or one destination, may have.
-    DropHalfOpenQuota = 47, "half-open-quota";
     /// TCP out of the windows that both sides have shown.
     DropTcpWindow = 48, "tcp-window";
     /// TCP that resets, but not with the number its receiver expects next.

@@ -206,10 +206,6 @@ fn find_known(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Re
                         asked.about(generation, packet, original, (from.zone, to.zone), known.rule_port_be);
                         return Ok(Found::Again);
                     }
-                    if asked.dry != 0 {
-                        asked.known = known.rule;
-                        return Ok(Found::Known);
-                    }
                     flow::touch(known, packet, progress, original, bytes, now_ns);
                     rule::count(known.rule, bytes, 0);
                     remember(known, arriving, original);

@@ -23,21 +23,18 @@ pub(crate) struct Asked {
     source: Address,
     destination: Address,
     generation: u32,
-    pub(crate) from: u16,
-    pub(crate) to: u16,
+    from: u16,
+    to: u16,
     source_port_be: u16,
     port_be: u16,
     protocol: u8,
-    /// 1: whoever asks only wants to know, and nothing is counted.
-    pub(crate) dry: u8,
-    reserved: [u8; 2],
+    reserved: [u8; 3],
     /// The answer.
     pub(crate) rule: Rule,
     /// Classes of the two addresses, where they had to be known.
-    pub(crate) source_class: u32,
-    pub(crate) destination_class: u32,
-    /// The rule of a known flow, where the packet belongs to one and only that is asked.
-    pub(crate) known: u32,
+    source_class: u32,
+    destination_class: u32,
+    reserved_end: u32,
 }
 
 const _: () = assert!(size_of::<Asked>() == 32 + 16 + 20 + 12, "padding");
@@ -76,9 +73,7 @@ impl Asked {
 pub(crate) fn judge(asked: &mut Asked, bytes: u32) -> Result<(), Verdict> {
     find(asked);
     if asked.rule.action != action::ALLOW {
-        if asked.dry == 0 {
-            count(asked.rule.id, bytes, 0);
-        }
+        count(asked.rule.id, bytes, 0);
         return Err(Verdict::DropPolicy);
     }
     Ok(())
@@ -102,9 +97,6 @@ pub(crate) fn within_limit(asked: &Asked) -> Result<(), Verdict> {
         None => 0,
     };
     let next_ns = limit.admit(next_ns, now_ns).ok_or(Verdict::DropRuleLimit)?;
-    if asked.dry != 0 {
-        return Ok(());
-    }
     // What can't be remembered can't be limited: refused.
     maps::remember_rate(&key, next_ns).map_err(|()| Verdict::DropRuleLimit)
 }

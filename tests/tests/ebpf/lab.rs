@@ -449,6 +449,13 @@ impl Lab {
         (self.config, map.try_into().expect("an array"))
     }
 
+    /// Removes every flow.
+    pub(crate) fn forget_flows(&mut self) {
+        for (key, _) in self.flows() {
+            self.remove::<FlowKey, Flow>("FLOWS", key);
+        }
+    }
+
     /// Fills the flow table up.
     pub(crate) fn exhaust_flows(&mut self) {
         let mut map: HashMap<&mut MapData, FlowKey, Flow> =
