@@ -568,7 +568,6 @@ pub(crate) fn nat_arrive(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), 
     match scratch.nat.progress {
         Progress::Settled => Ok(()),
         Progress::New => judged(sekisho_nat_arrive_new(scratch)).map(|_| ()),
-        Progress::Stale if scratch.asked.dry != 0 => Ok(()),
         Progress::Stale => nat_holds(scratch),
     }
 }
