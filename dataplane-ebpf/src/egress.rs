@@ -8,6 +8,7 @@ use sekisho_abi::flow::Hop;
 use sekisho_abi::map::config_flags;
 use sekisho_abi::port::{network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::fragment::{self, part};
 use sekisho_dataplane::parse::{Ethernet, Kind, Packet, ethertype, udp_port};
 use sekisho_dataplane::spoof::{self, Scope};
 
@@ -42,7 +43,14 @@ pub(crate) fn judge(frame: &SkbFrame, scratch: &mut Scratch) -> Result<Verdict, 
     }
     path::parse(frame, seen, &ethernet)?;
     if seen.packet.version != 0 {
-        return subprogram::egress_packet(frame, scratch);
+        if seen.packet.fragment == part::WHOLE {
+            return subprogram::egress_packet(frame, scratch);
+        }
+        let port = seen.port | fragment::LEAVING;
+        subprogram::arrive(scratch, port)?;
+        let judged = subprogram::egress_packet(frame, scratch);
+        subprogram::depart(scratch, port, judged.is_ok());
+        return judged;
     }
     // ARP.
     if seen.ifindex == config.engine_ifindex { Err(Verdict::DropNeighbour) } else { Ok(Verdict::Pass) }

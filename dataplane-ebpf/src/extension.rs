@@ -8,8 +8,6 @@ use sekisho_abi::verdict::Verdict;
 use crate::frame::Frame;
 use crate::parse::protocol;
 
-/// Extension headers that a packet may carry.
-const HEADERS_MAX: u8 = 4;
 /// Headers and options, all together.
 const STEPS_MAX: u32 = 32;
 
@@ -38,12 +36,29 @@ pub struct Walk {
     pub packet_end: u32,
     /// What the next header is.
     pub next: u8,
-    /// Extension headers seen.
-    pub headers: u8,
+    /// The place of the last header in their [order](order).
+    pub order: u8,
     /// 1: a router alert was seen (RFC 2711). Only multicast listener discovery may carry it.
     pub router_alert: u8,
     /// Zero.
     pub reserved: u8,
+    /// Identification in the fragment header, network byte order.
+    pub fragment_id_be: u32,
+    /// Offset and flags in the fragment header, as a number.
+    pub fragment_bits: u16,
+    /// Zero.
+    pub reserved_too: u16,
+    /// Where the fragmented part begins in the frame; zero without a fragment header.
+    pub fragment_header: u32,
+}
+
+/// The order of headers (RFC 8200 section 4.1), each at most once. Destination options stand before a fragment header
+/// or behind it.
+mod order {
+    pub(super) const HOP_BY_HOP: u8 = 1;
+    pub(super) const DESTINATION: u8 = 2;
+    pub(super) const FRAGMENT: u8 = 3;
+    pub(super) const DESTINATION_OF_THE_WHOLE: u8 = 4;
 }
 
 /// What a step led to.
@@ -68,7 +83,19 @@ impl Walk {
     /// Begins at the header of type `next` at `offset`, in a packet that ends at `packet_end`.
     #[inline(always)]
     pub const fn new(next: u8, offset: u32, packet_end: u32) -> Self {
-        Self { offset, header_end: offset, packet_end, next, headers: 0, router_alert: 0, reserved: 0 }
+        Self {
+            offset,
+            header_end: offset,
+            packet_end,
+            next,
+            order: 0,
+            router_alert: 0,
+            reserved: 0,
+            fragment_id_be: 0,
+            fragment_bits: 0,
+            reserved_too: 0,
+            fragment_header: 0,
+        }
     }
 
     /// Walks to the transport header by `step`, which is [`Walk::step`] or a subprogram around it.
@@ -94,22 +121,43 @@ impl Walk {
         if self.offset > self.header_end {
             return Err(Verdict::DropMalformed);
         }
-        match self.next {
-            // RFC 8200 section 4.1: hop-by-hop options stand first or nowhere.
-            HOP_BY_HOP if self.headers == 0 => {}
-            DESTINATION if self.headers < HEADERS_MAX => {}
-            protocol::IPV6_FRAGMENT => return Err(Verdict::DropFragment),
+        // What a later fragment begins with is in the middle of something.
+        if self.fragment_bits & 0xfff8 != 0 {
+            return Ok(Step::Transport);
+        }
+        self.order = match self.next {
+            HOP_BY_HOP if self.order < order::HOP_BY_HOP => order::HOP_BY_HOP,
+            DESTINATION if self.order < order::DESTINATION => order::DESTINATION,
+            DESTINATION if self.order == order::FRAGMENT => order::DESTINATION_OF_THE_WHOLE,
+            protocol::IPV6_FRAGMENT if self.order < order::FRAGMENT => return self.fragment(frame),
             next if is_extension(next) => return Err(Verdict::DropOptions),
             _ => return Ok(Step::Transport),
-        }
+        };
         let [following, units] = frame.read_at::<2>(self.offset).ok_or(Verdict::DropMalformed)?;
         self.header_end = self.offset.saturating_add((u32::from(units) + 1) * 8);
         if self.header_end > self.packet_end {
             return Err(Verdict::DropMalformed);
         }
         self.next = following;
-        self.headers = self.headers.saturating_add(1);
         self.offset = self.offset.saturating_add(2);
+        Ok(Step::More)
+    }
+
+    /// Takes a fragment header (RFC 8200 section 4.5).
+    #[inline(always)]
+    fn fragment<F: Frame + ?Sized>(&mut self, frame: &F) -> Result<Step, Verdict> {
+        let header = frame.read_at::<8>(self.offset).ok_or(Verdict::DropMalformed)?;
+        let [following, _, b0, b1, i0, i1, i2, i3] = header;
+        self.offset = self.offset.saturating_add(8);
+        if self.offset > self.packet_end {
+            return Err(Verdict::DropMalformed);
+        }
+        self.order = order::FRAGMENT;
+        self.next = following;
+        self.header_end = self.offset;
+        self.fragment_header = self.offset;
+        self.fragment_bits = u16::from_be_bytes([b0, b1]);
+        self.fragment_id_be = u32::from_ne_bytes([i0, i1, i2, i3]);
         Ok(Step::More)
     }
 
@@ -160,7 +208,6 @@ mod tests {
     fn refused() {
         for (next, bytes, verdict) in [
             (ROUTING, [6, 0, 0, 0, 0, 0, 0, 0], Verdict::DropOptions),
-            (protocol::IPV6_FRAGMENT, [6, 0, 0, 0, 0, 0, 0, 0], Verdict::DropFragment),
             (HOP_BY_HOP, [6, 0, 0xc2, 4, 0, 1, 0, 0], Verdict::DropOptions),
             (DESTINATION, [6, 0, 0xc9, 4, 0, 0, 0, 0], Verdict::DropOptions),
             (HOP_BY_HOP, [6, 1, 1, 4, 0, 0, 0, 0], Verdict::DropMalformed),
@@ -170,12 +217,32 @@ mod tests {
         }
         let twice = [HOP_BY_HOP, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0];
         assert_eq!(walk(HOP_BY_HOP, &twice), Err(Verdict::DropOptions));
-        let mut many = [DESTINATION, 0, 1, 4, 0, 0, 0, 0].repeat(4);
-        many.extend([6, 0, 1, 4, 0, 0, 0, 0]);
-        assert_eq!(walk(DESTINATION, &many), Err(Verdict::DropOptions), "five headers");
-        assert_eq!(ended(DESTINATION, &many[8..]), Ok((6, 32, 0)), "four headers");
+        let twice = [DESTINATION, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0];
+        assert_eq!(walk(DESTINATION, &twice), Err(Verdict::DropOptions), "repeated");
+        let misplaced = [HOP_BY_HOP, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0];
+        assert_eq!(walk(DESTINATION, &misplaced), Err(Verdict::DropOptions), "not first");
+        let nested = [protocol::IPV6_FRAGMENT, 0, 0, 1, 0, 0, 0, 0, 6, 0, 0, 1, 0, 0, 0, 0];
+        assert_eq!(
+            walk(protocol::IPV6_FRAGMENT, &nested),
+            Err(Verdict::DropOptions),
+            "fragments in a fragment"
+        );
         let endless = [&[6, 7][..], &[0; 62]].concat();
         assert_eq!(walk(DESTINATION, &endless), Err(Verdict::DropOptions), "too many options");
+    }
+
+    #[test]
+    fn fragment_headers() {
+        let mut bytes = vec![DESTINATION, 0, 1, 4, 0, 0, 0, 0];
+        bytes.extend([protocol::IPV6_FRAGMENT, 0, 1, 4, 0, 0, 0, 0]);
+        bytes.extend([DESTINATION, 0, 0, 1, 1, 2, 3, 4]);
+        bytes.extend([6, 0, 1, 4, 0, 0, 0, 0]);
+        let first = walk(HOP_BY_HOP, &bytes).expect("all in order");
+        assert_eq!((first.next, first.offset, first.fragment_header), (6, 32, 24));
+        assert_eq!((first.fragment_bits, first.fragment_id_be.to_ne_bytes()), (1, [1, 2, 3, 4]));
+        bytes[18] = 1;
+        let later = walk(HOP_BY_HOP, &bytes).expect("nothing is looked for behind");
+        assert_eq!((later.next, later.offset, later.fragment_bits), (DESTINATION, 24, 0x101));
     }
 
     proptest! {
@@ -183,7 +250,7 @@ mod tests {
         fn total(next: u8, bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             if let Ok(walk) = walk(next, &bytes) {
                 prop_assert!(walk.offset as usize <= bytes.len());
-                prop_assert!(!is_extension(walk.next));
+                prop_assert!(!is_extension(walk.next) || walk.fragment_bits & 0xfff8 != 0);
             }
         }
     }

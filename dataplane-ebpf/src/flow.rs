@@ -7,6 +7,7 @@ use sekisho_abi::flow::{
 use sekisho_abi::map::{Config, config_flags};
 use sekisho_abi::verdict::Verdict;
 
+use crate::fragment::part;
 use crate::parse::{Kind, Packet};
 use crate::tcp::{self, Change, Step};
 use crate::window;
@@ -228,6 +229,10 @@ const fn tcp_lifetime(flow: &Flow, state: u8, original: bool, change: Change) ->
 /// Whether a packet may be the first of a flow, and the flow's state then.
 #[inline(always)]
 pub const fn first(config: &Config, packet: &Packet) -> Result<Progress, Verdict> {
+    // Its first fragment has opened the flow; what has ended since doesn't begin in the middle.
+    if packet.fragment == part::LATER {
+        return Err(Verdict::DropFragmentOrphan);
+    }
     let (tcp_state, lifetime) = match packet.kind {
         Kind::Tcp if tcp::opens(packet.tcp_flags) => (tcp_state::SYN_SENT, Lifetime::TcpSynSent),
         Kind::Tcp if config.flags & config_flags::TCP_PICK_UP != 0 && tcp::picks_up(packet.tcp_flags) => {

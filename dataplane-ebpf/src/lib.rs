@@ -9,6 +9,7 @@
 pub mod checksum;
 pub mod extension;
 pub mod flow;
+pub mod fragment;
 pub mod frame;
 pub mod icmp;
 pub mod mss;

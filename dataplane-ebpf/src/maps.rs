@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArra
 use sekisho_abi::Address;
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{
-    ADDRESSES_MAX, Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, LISTS_MAX, NAT_MAX,
+    ADDRESSES_MAX, Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, FRAGMENT_PAIRS_MAX, FRAGMENTS_MAX, LISTS_MAX, NAT_MAX,
     NETWORKS_MAX, PORTS_MAX, RATES_MAX, RULE_IDS_MAX, RULE_RATES_MAX, RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX,
     Spi, SpiKey,
 };
@@ -18,6 +18,7 @@ use sekisho_abi::port::{Network, Port, PortKey};
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey, RuleRateKey};
 use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
 use sekisho_dataplane::flow::Key;
+use sekisho_dataplane::fragment::{Datagram, FragmentKey, Pair, PairKey, Source};
 
 use crate::path::nat::Claimed;
 use crate::scratch::{PROGRAMS, Scratch};
@@ -65,6 +66,18 @@ pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 #[map]
 pub(crate) static RATES: LruHashMap<Address, Rate> = LruHashMap::with_max_entries(RATES_MAX, 0);
+// The least recently seen datagrams make room: a flood is bounded, and those that are complete don't miss it.
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Datagram> =
+    LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
+#[map]
+pub(crate) static FRAGMENT_PAIRS: LruHashMap<PairKey, Pair> =
+    LruHashMap::with_max_entries(FRAGMENT_PAIRS_MAX, 0);
+#[map]
+pub(crate) static FRAGMENT_RATES: LruHashMap<Source, Rate> = LruHashMap::with_max_entries(RATES_MAX, 0);
+// Where a new datagram is put together.
+#[map]
+pub(crate) static NEW_DATAGRAM: PerCpuArray<Datagram> = PerCpuArray::with_max_entries(1, 0);
 // What a program knows of its packet.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(PROGRAMS, 0);

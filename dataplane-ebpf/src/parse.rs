@@ -1,13 +1,14 @@
 //! Step 1 of the packet's way: Ethernet, IPv4, IPv6, transport. What can't be understood is refused.
 //!
 //! Guarantees once [`ipv4`] or [`ipv6`] has returned `Ok`: the frame holds the whole IP packet (bytes after it are
-//! Ethernet padding), no fragment, no IPv4 option; the transport header lies within the packet, its length fields fit,
-//! and TCP flags are a combination that stacks send.
+//! Ethernet padding), no IPv4 option; the transport header lies within the packet, its length fields fit, and TCP flags are
+//! a combination that stacks send. Of a later fragment only the addresses and its place in the datagram are known.
 
 use sekisho_abi::Address;
 use sekisho_abi::verdict::Verdict;
 
 use crate::extension::{self, Step, Walk};
+use crate::fragment::{self, part};
 use crate::frame::Frame;
 use crate::tcp;
 
@@ -171,9 +172,21 @@ pub struct Packet {
     pub tcp_sequence: u32,
     /// TCP: acknowledgment number.
     pub tcp_acknowledgment: u32,
+    /// Fragment: identification, network byte order.
+    pub fragment_id_be: u32,
+    /// Fragment: bytes of the datagram before it.
+    pub fragment_offset: u16,
+    /// Fragment: bytes of the datagram in it.
+    pub fragment_bytes: u16,
+    /// [`part`]: whether it's a fragment, and which.
+    pub fragment: u8,
+    /// Fragment: 1 if it isn't the last.
+    pub fragment_more: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
 }
 
-const _: () = assert!(size_of::<Packet>() == 64, "padding");
+const _: () = assert!(size_of::<Packet>() == 80, "padding");
 
 impl Packet {
     /// Destination port (or ICMP type and code) as a number.
@@ -236,10 +249,29 @@ pub fn ipv4<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<(), Ver
     if fragment & 0x8000 != 0 {
         return Err(Verdict::DropMalformed);
     }
+    let (start, payload) = (ETHERNET_BYTES + IPV4_BYTES, u32::from(length) - IPV4_BYTES);
     if fragment & 0x3fff != 0 {
-        return Err(Verdict::DropFragment);
+        let id = frame.read_u16(ETHERNET_BYTES + 4).ok_or(Verdict::DropMalformed)?;
+        packet.fragment_id_be = u32::from(id);
+        let more = fragment & 0x2000 != 0;
+        fragmented(packet, (fragment & 0x1fff).saturating_mul(8), payload, more)?;
+        if packet.fragment == part::LATER {
+            packet.transport = start as u16;
+            return Ok(());
+        }
     }
-    transport::<F, true>(frame, packet, ETHERNET_BYTES + IPV4_BYTES, u32::from(length) - IPV4_BYTES)
+    transport::<F, true>(frame, packet, start, payload)
+}
+
+/// Notes that the packet is a fragment: these `bytes` of its datagram, from `offset` on.
+#[inline(always)]
+fn fragmented(packet: &mut Packet, offset: u16, bytes: u32, more: bool) -> Result<(), Verdict> {
+    let piece = fragment::piece(offset, bytes, more)?;
+    packet.fragment = if offset == 0 { part::FIRST } else { part::LATER };
+    packet.fragment_offset = piece.offset;
+    packet.fragment_bytes = piece.length;
+    packet.fragment_more = u8::from(more);
+    Ok(())
 }
 
 /// How far [`ipv6`] came.
@@ -292,6 +324,19 @@ pub fn ipv6_extended<F: Frame + ?Sized>(
     let walk = Walk::new(packet.protocol, start, end).to_transport(step)?;
     packet.protocol = walk.next;
     packet.router_alert = walk.router_alert;
+    if walk.fragment_header != 0 {
+        let more = walk.fragment_bits & 1 != 0;
+        let offset = walk.fragment_bits & 0xfff8;
+        // A fragment that is the whole datagram is handled apart from all others (RFC 6946).
+        if offset != 0 || more {
+            packet.fragment_id_be = walk.fragment_id_be;
+            fragmented(packet, offset, end.saturating_sub(walk.fragment_header), more)?;
+        }
+        if packet.fragment == part::LATER {
+            packet.transport = walk.offset as u16;
+            return Ok(());
+        }
+    }
     transport::<F, false>(frame, packet, walk.offset, end.saturating_sub(walk.offset))?;
     // It takes a packet out of every router's short way (RFC 6398 section 3): for no one but listeners.
     if packet.router_alert != 0 && packet.kind != Kind::Listener {
@@ -310,10 +355,12 @@ fn transport<F: Frame + ?Sized, const NEAR: bool>(
 ) -> Result<(), Verdict> {
     let Ok(transport) = u16::try_from(offset) else { return Err(Verdict::DropMalformed) };
     packet.transport = transport;
+    let is_whole = packet.fragment == part::WHOLE;
+    let short = if is_whole { Verdict::DropMalformed } else { Verdict::DropFragmentTiny };
     match packet.protocol {
         protocol::TCP => {
             if length < 20 {
-                return Err(Verdict::DropMalformed);
+                return Err(short);
             }
             let first = read_u64::<F, NEAR>(frame, offset)?.to_ne_bytes();
             let second = read_u64::<F, NEAR>(frame, offset + 8)?.to_ne_bytes();
@@ -328,8 +375,11 @@ fn transport<F: Frame + ?Sized, const NEAR: bool>(
             packet.kind = Kind::Tcp;
             let header = u32::from(data_offset >> 4) * 4;
             packet.tcp_payload = length.wrapping_sub(header) as u16;
-            if header < 20 || header > length {
+            if header < 20 {
                 return Err(Verdict::DropMalformed);
+            }
+            if header > length {
+                return Err(short);
             }
             if !tcp::sane(flags) {
                 return Err(Verdict::DropTcpState);
@@ -337,15 +387,15 @@ fn transport<F: Frame + ?Sized, const NEAR: bool>(
         }
         protocol::UDP => {
             if length < 8 {
-                return Err(Verdict::DropMalformed);
+                return Err(short);
             }
             ports::<F, NEAR>(frame, packet, offset)?;
             packet.kind = Kind::Udp;
             let datagram = u32::from(u16::from_be(read_u16::<F, NEAR>(frame, offset + 4)?));
-            if datagram < 8 || datagram > length {
+            if datagram < 8 || (is_whole && datagram > length) {
                 return Err(Verdict::DropMalformed);
             }
-            if packet.destination_port() == udp_port::IKE_NAT_T && datagram >= 12 {
+            if packet.destination_port() == udp_port::IKE_NAT_T && datagram >= 12 && length >= 12 {
                 packet.spi_be = read_u32::<F, NEAR>(frame, offset + 8)?;
                 if packet.spi_be != 0 {
                     packet.kind = Kind::EspInUdp;
@@ -357,7 +407,7 @@ fn transport<F: Frame + ?Sized, const NEAR: bool>(
         protocol::ICMP | protocol::ICMPV6 | protocol::IPV6_NONE => return Err(Verdict::DropProtocol),
         protocol::ESP => {
             if length < 8 {
-                return Err(Verdict::DropMalformed);
+                return Err(short);
             }
             packet.spi_be = read_u32::<F, NEAR>(frame, offset)?;
             packet.kind = Kind::Esp;
@@ -375,8 +425,9 @@ fn icmp<F: Frame + ?Sized, const NEAR: bool>(
     offset: u32,
     length: u32,
 ) -> Result<(), Verdict> {
+    let is_whole = packet.fragment == part::WHOLE;
     if length < 8 {
-        return Err(Verdict::DropMalformed);
+        return Err(if is_whole { Verdict::DropMalformed } else { Verdict::DropFragmentTiny });
     }
     let type_and_code_be = read_u16::<F, NEAR>(frame, offset)?;
     let [kind, code] = type_and_code_be.to_ne_bytes();
@@ -399,6 +450,10 @@ fn icmp<F: Frame + ?Sized, const NEAR: bool>(
         // Redirects, timestamps, router advertisements over IPv4 and whatever else: no one needs them here.
         _ => return Err(Verdict::DropProtocol),
     };
+    // Errors quote no more than fits; neighbour discovery must not be cut (RFC 6980).
+    if !is_whole && !matches!(packet.kind, Kind::EchoRequest | Kind::EchoReply) {
+        return Err(Verdict::DropFragment);
+    }
     Ok(())
 }
 
@@ -508,8 +563,7 @@ mod tests {
             ((14, 0x65), Verdict::DropMalformed),
             ((17, 19), Verdict::DropMalformed),
             ((17, 41), Verdict::DropMalformed),
-            ((20, 0x20), Verdict::DropFragment),
-            ((21, 1), Verdict::DropFragment),
+            ((20, 0x20), Verdict::DropFragmentInconsistent),
             ((20, 0x80), Verdict::DropMalformed),
             ((23, 58), Verdict::DropProtocol),
             ((34 + 12, 0x40), Verdict::DropMalformed),

@@ -12,6 +12,9 @@ pub struct Limit {
 /// Packets of one source that would open an IKE SA: 200 a second, 100 at once.
 pub const IKE_INITIAL: Limit = Limit { interval_ns: 5_000_000, burst_ns: 500_000_000 };
 
+/// Fragmented datagrams of one source: 2,000 a second, 500 at once. Identifications of IPv4 last no longer either.
+pub const FRAGMENTS: Limit = Limit { interval_ns: 500_000, burst_ns: 250_000_000 };
+
 /// Events of one verdict on one CPU: 10 a second, 10 at once.
 pub const EVENTS: Limit = Limit { interval_ns: 100_000_000, burst_ns: 900_000_000 };
 

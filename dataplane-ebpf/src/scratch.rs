@@ -41,6 +41,9 @@ pub(crate) struct Scratch {
     pub(crate) lookup: FibLookup,
     /// Its answer.
     pub(crate) fib: Fib,
+    /// Port id by which the packet leaves, 0 for the gateway; of a fragment that came early, where its kind goes.
+    pub(crate) exit: u16,
+    reserved: [u8; 2],
     /// The question to the rules, and their answer.
     pub(crate) asked: Asked,
 }

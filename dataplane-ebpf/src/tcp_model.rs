@@ -243,14 +243,17 @@ fn talk(
             }
             Act::Probe { side } => {
                 let end = &ends[usize::from(side)];
-                // Sent, but not counted: the receiver has no room for it.
-                if end.nxt == end.edge && !end.fin_sent {
+                // The window is closed, and nothing on its way.
+                if end.nxt == end.edge && end.una == end.nxt {
                     before.push((send(end, end.nxt.wrapping_sub(1), 0, ACK), !side));
                 }
             }
             Act::KeepAlive { side } => {
                 let end = &ends[usize::from(side)];
-                before.push((send(end, end.una.wrapping_sub(1), 0, ACK), !side));
+                // Only of an idle connection (RFC 9293 section 3.8.4).
+                if end.una == end.nxt {
+                    before.push((send(end, end.una.wrapping_sub(1), 0, ACK), !side));
+                }
             }
             Act::Finish { side } => {
                 let end = &mut ends[usize::from(side)];

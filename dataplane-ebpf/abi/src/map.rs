@@ -21,6 +21,10 @@
 //! | `COUNTERS` | per-CPU array | [`counter_index`](crate::verdict::counter_index) → [`Counter`] | programs |
 //! | `EVENTS` | ring buffer | [`Event`](crate::event::Event) | programs |
 //! | `RATES` | LRU hash | source address → [`Rate`] | programs |
+//! | `FRAGMENTS` | LRU hash | addresses, identification, protocol, port → fragments of a datagram, the programs' own affair | programs |
+//! | `FRAGMENT_PAIRS` | LRU hash | addresses, protocol, port → where first fragments went | programs |
+//! | `FRAGMENT_RATES` | LRU hash | source and port → [`Rate`] of fragmented datagrams | programs |
+//! | `NEW_DATAGRAM` | per-CPU array, 1 | 0 → a datagram in the making | programs |
 //! | `SCRATCH` | per-CPU array | program's number → what it knows of its packet, the programs' own affair | programs |
 //! | `NEW_FLOW` | per-CPU array, 1 | 0 → [`Flow`](crate::flow::Flow) in the making | programs |
 //! | `CLOCK` | array, 1 | 0 → [`Clock`] | programs |
@@ -134,5 +138,9 @@ pub const SOCKETS_MAX: u32 = 256;
 pub const DEVICES_MAX: u32 = 256;
 /// Sources whose rate is remembered; the least recently seen makes room.
 pub const RATES_MAX: u32 = 16_384;
+/// Datagrams whose fragments are followed at a time.
+pub const FRAGMENTS_MAX: u32 = 8_192;
+/// Pairs of hosts whose fragments may come out of order.
+pub const FRAGMENT_PAIRS_MAX: u32 = 4_096;
 /// Size of `EVENTS` in bytes.
 pub const EVENTS_BYTES: u32 = 1 << 18;

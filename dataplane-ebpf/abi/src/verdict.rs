@@ -48,7 +48,7 @@ verdicts! {
     DropClear = 21, "vpn-address-in-clear";
     /// A source or destination that is valid on no wire.
     DropMartian = 22, "martian";
-    /// A fragment (not tracked yet: refused).
+    /// A fragment of what can't be judged in pieces: ESP for the engine, ICMP errors, neighbour discovery (RFC 6980).
     DropFragment = 23, "fragment";
     /// IPv4 options or IPv6 extension headers that are refused.
     DropOptions = 24, "ip-options";
@@ -90,6 +90,20 @@ verdicts! {
     DropTcpWindow = 48, "tcp-window";
     /// TCP that resets, but not with the number its receiver expects next.
     DropTcpReset = 49, "tcp-reset";
+    /// A first fragment without the whole transport header.
+    DropFragmentTiny = 50, "fragment-tiny";
+    /// A fragment that covers what has come already.
+    DropFragmentOverlap = 51, "fragment-overlap";
+    /// A fragment that reaches beyond the longest packet.
+    DropFragmentOversize = 52, "fragment-oversize";
+    /// More fragments of one datagram, or more gaps between them, than are followed.
+    DropFragmentTooMany = 53, "fragment-too-many";
+    /// A fragment whose length, or whose datagram's end, contradicts itself or others.
+    DropFragmentInconsistent = 54, "fragment-inconsistent";
+    /// A later fragment whose first was refused, or hasn't come.
+    DropFragmentOrphan = 55, "fragment-orphan";
+    /// More fragmented datagrams than a source's share.
+    DropFragmentRate = 56, "fragment-rate";
     /// The translated ends are another flow's already, and the protocol has no port that could be another.
     DropNatConflict = 60, "nat-conflict";
     /// No free port was found to translate the source to.

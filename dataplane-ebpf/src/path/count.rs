@@ -30,7 +30,7 @@ pub(crate) struct Seen {
     reserved: [u8; 3],
 }
 
-const _: () = assert!(size_of::<Seen>() == 80, "padding");
+const _: () = assert!(size_of::<Seen>() == 96, "padding");
 
 impl Seen {
     #[inline(always)]

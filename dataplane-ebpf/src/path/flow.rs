@@ -8,6 +8,7 @@ use sekisho_abi::port::{Port, ZONE_GATEWAY};
 use sekisho_abi::rule::{action, rule_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::flow::{self, Fit, Key, Progress};
+use sekisho_dataplane::fragment::part;
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::icmp;
 use sekisho_dataplane::nat::Ends;
@@ -68,7 +69,11 @@ pub(crate) fn known(
 ) -> Result<Option<Verdict>, Verdict> {
     let seen = &mut scratch.seen;
     let packet = &seen.packet;
-    if !packet.has_flow() || packet.hop_limit <= 1 || packet.tcp_flags & tcp::flag::SYN != 0 {
+    if !packet.has_flow()
+        || packet.fragment != part::WHOLE
+        || packet.hop_limit <= 1
+        || packet.tcp_flags & tcp::flag::SYN != 0
+    {
         return Ok(None);
     }
     let (key, from_low) = flow::key(packet);

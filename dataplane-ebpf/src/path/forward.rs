@@ -7,6 +7,7 @@ use sekisho_abi::flow::Hop;
 use sekisho_abi::map::Config;
 use sekisho_abi::port::{Network, Port, PortKey, engine_mac, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::fragment::part;
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::mss;
 use sekisho_dataplane::option::Search;
@@ -222,7 +223,7 @@ fn count_hop(frame: &XdpFrame, packet: &Packet) -> Result<(), Verdict> {
 /// Lowers the MSS of a SYN that goes into a tunnel or comes out of one.
 #[inline(always)]
 pub(crate) fn clamp(frame: &XdpFrame, packet: &Packet, entered: &Port, exit: Option<&Port>) {
-    if packet.tcp_flags & tcp::flag::SYN == 0 {
+    if packet.tcp_flags & tcp::flag::SYN == 0 || packet.fragment == part::LATER {
         return;
     }
     let tunnel = |port: &Port| if port.flags & port_flags::VPN != 0 { port.mtu } else { u16::MAX };

@@ -5,6 +5,7 @@ use sekisho_abi::flow::Hop;
 use sekisho_abi::map::{Config, Rate, SpiKey};
 use sekisho_abi::port::{Port, port_flags};
 use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::fragment::part;
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::parse::{Kind, Packet, udp_port};
 use sekisho_dataplane::{rate, spoof};
@@ -21,7 +22,7 @@ use crate::subprogram::{self, Subprograms};
 /// says more about the sender than its address. `None` for everything that is no such ESP.
 #[inline(always)]
 pub(crate) fn esp(frame: &XdpFrame, port: &Port, packet: &Packet) -> Result<Option<Verdict>, Verdict> {
-    if !is_esp(packet) || port.flags & port_flags::IKE == 0 {
+    if !is_esp(packet) || packet.fragment != part::WHOLE || port.flags & port_flags::IKE == 0 {
         return Ok(None);
     }
     let Some(spi) = maps::spi(&SpiKey { destination: packet.destination, spi_be: packet.spi_be }) else {
@@ -59,7 +60,18 @@ pub(crate) fn to_gateway(
         frame.expects_error(scratch, Some(port.id), 0)?;
         return pass(frame, config, port);
     }
+    if packet.fragment == part::EARLY {
+        if scratch.exit != 0 {
+            return Err(Verdict::DropFragmentOrphan);
+        }
+        return pass(frame, config, port);
+    }
+    scratch.exit = 0;
     if is_esp(packet) {
+        // The engine puts nothing together.
+        if packet.fragment != part::WHOLE {
+            return Err(Verdict::DropFragment);
+        }
         let refused =
             if port.flags & port_flags::IKE != 0 { Verdict::DropUnknownSpi } else { Verdict::DropPolicy };
         return Err(refused);
@@ -68,7 +80,9 @@ pub(crate) fn to_gateway(
         if port.flags & port_flags::IKE == 0 {
             return Err(Verdict::DropPolicy);
         }
-        limit_initial(frame, packet)?;
+        if packet.fragment != part::LATER {
+            limit_initial(frame, packet)?;
+        }
         return pass(frame, config, port);
     }
     scratch.hop = Hop::default();

@@ -8,6 +8,7 @@
 pub(crate) mod count;
 pub(crate) mod flow;
 pub(crate) mod forward;
+pub(crate) mod fragment;
 pub(crate) mod local;
 pub(crate) mod nat;
 pub(crate) mod neighbour;
@@ -17,6 +18,7 @@ pub(crate) mod rule;
 use sekisho_abi::map::{Config, config_flags};
 use sekisho_abi::port::{Port, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::fragment::part;
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::parse::{self, Ethernet, Ipv6, Kind, ethertype};
 use sekisho_dataplane::spoof::{self, Scope};
@@ -35,6 +37,13 @@ use crate::subprogram::{self, Subprograms};
 #[inline(always)]
 pub(crate) fn judge(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
     match short_way(frame, scratch) {
+        SHORT_WAY_ENDS if scratch.seen.packet.fragment != part::WHOLE => {
+            let port = scratch.seen.port;
+            subprogram::arrive(scratch, port)?;
+            let judged = subprogram::long_way(frame, scratch);
+            subprogram::depart(scratch, port, judged.is_ok());
+            judged
+        }
         SHORT_WAY_ENDS => subprogram::long_way(frame, scratch),
         number => subprogram::judged(number),
     }
@@ -104,7 +113,7 @@ pub(crate) fn parse<F: Frame + Subprograms>(
 /// Finds out how the sender of a SYN scales its windows.
 #[inline(always)]
 pub(crate) fn scaled<F: Subprograms>(frame: &F, seen: &mut Seen) {
-    if seen.packet.tcp_flags & tcp::flag::SYN != 0 {
+    if seen.packet.tcp_flags & tcp::flag::SYN != 0 && seen.packet.fragment != part::LATER {
         seen.packet.tcp_scale = frame.scale(seen.packet.transport);
     }
 }
@@ -146,6 +155,13 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
         Some(network_kind::MARTIAN) => Err(Verdict::DropMartian),
         _ => {
             let exit = forward::route(frame, config, scratch, port, owner)?;
+            if scratch.seen.packet.fragment == part::EARLY {
+                if scratch.exit != exit.id {
+                    return Err(Verdict::DropFragmentOrphan);
+                }
+                return forward::leave(frame, config, &scratch.seen.packet, port, exit, &scratch.hop);
+            }
+            scratch.exit = exit.id;
             if scratch.seen.packet.kind == Kind::IcmpError {
                 frame.expects_error(scratch, Some(port.id), exit.id)?;
             } else {

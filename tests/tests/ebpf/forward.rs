@@ -250,8 +250,12 @@ fn ipv6_extension_headers() {
     ] {
         assert_eq!(lab.receive(Device::Lan1, &to(Device::Lan1, refused)).verdict, Verdict::DropOptions);
     }
-    let fragment = packet().extended(44, [0, 1, 0, 0, 0, 1]);
-    assert_eq!(lab.receive(Device::Lan1, &to(Device::Lan1, fragment)).verdict, Verdict::DropFragment);
+    let refused = packet().extended(60, [1, 4, 0, 0, 0, 0]).extended(60, [1, 4, 0, 0, 0, 0]);
+    assert_eq!(
+        lab.receive(Device::Lan1, &to(Device::Lan1, refused)).verdict,
+        Verdict::DropOptions,
+        "repeated"
+    );
     // A SYN whose header is not where it usually is.
     let syn = ip("2001:db8:1::2", "2001:db8:9::5").tcp_with(1, 2, SYN, &[2, 4, 0x05, 0xb4]);
     let run = lab.receive(Device::Lan1, &to(Device::Lan1, syn.extended(60, [1, 4, 0, 0, 0, 0])));

@@ -18,6 +18,7 @@ mod cost;
 mod egress;
 mod flows;
 mod forward;
+mod fragments;
 mod hostile;
 mod icmp;
 mod lab;

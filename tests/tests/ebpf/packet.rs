@@ -22,6 +22,8 @@ pub(crate) struct Ip {
     pub(crate) hop_limit: u8,
     /// Transport header and payload, its checksum not yet filled in.
     pub(crate) payload: Vec<u8>,
+    /// Of a fragment: identification, offset in bytes, whether more follow.
+    pub(crate) fragment: Option<(u16, u16, bool)>,
 }
 
 /// From one address to another: GRE, until something else is put in.
@@ -32,6 +34,7 @@ pub(crate) fn ip(source: &str, destination: &str) -> Ip {
         protocol: 47,
         hop_limit: 64,
         payload: vec![1, 2, 3, 4, 5, 6, 7, 8],
+        fragment: None,
     }
 }
 
@@ -109,6 +112,22 @@ impl Ip {
         self
     }
 
+    /// One fragment of the packet: so many bytes of its payload from an offset on.
+    pub(crate) fn fragment(mut self, id: u16, offset: u16, length: u16, more: bool) -> Self {
+        self.fill_checksum();
+        let end = usize::from(offset + length).min(self.payload.len());
+        let bytes = self.payload[usize::from(offset)..end].to_vec();
+        Self { payload: bytes, fragment: Some((id, offset, more)), ..self }
+    }
+
+    /// The packet in fragments of at most so many bytes, a multiple of eight.
+    pub(crate) fn fragments(self, id: u16, cut: u16) -> Vec<Self> {
+        let total = u16::try_from(self.payload.len()).expect("a packet");
+        (0..total.div_ceil(cut))
+            .map(|number| self.clone().fragment(id, number * cut, cut, (number + 1) * cut < total))
+            .collect()
+    }
+
     /// Puts an IPv6 extension header before the payload.
     pub(crate) fn extended(mut self, kind: u8, options: [u8; 6]) -> Self {
         self.fill_checksum();
@@ -119,12 +138,18 @@ impl Ip {
 
     /// The packet's bytes.
     pub(crate) fn bytes(mut self) -> Vec<u8> {
-        self.fill_checksum();
+        if self.fragment.is_none() {
+            self.fill_checksum();
+        }
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let length = u16::try_from(20 + self.payload.len()).expect("short").to_be_bytes();
                 let mut header =
                     vec![0x45, 0, length[0], length[1], 0x12, 0x34, 0x40, 0, self.hop_limit, self.protocol];
+                if let Some((id, offset, more)) = self.fragment {
+                    header[4..6].copy_from_slice(&id.to_be_bytes());
+                    header[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+                }
                 header.extend([0, 0]);
                 header.extend(source.octets());
                 header.extend(destination.octets());
@@ -133,6 +158,12 @@ impl Ip {
                 [header, self.payload].concat()
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                if let Some((id, offset, more)) = self.fragment {
+                    let bits = (offset | u16::from(more)).to_be_bytes();
+                    let id = u32::from(id).to_be_bytes();
+                    self.payload = [&[self.protocol, 0][..], &bits, &id, &self.payload].concat();
+                    self.protocol = 44;
+                }
                 let length = u16::try_from(self.payload.len()).expect("short").to_be_bytes();
                 let mut header = vec![0x60, 0, 0, 0, length[0], length[1], self.protocol, self.hop_limit];
                 header.extend(source.octets());

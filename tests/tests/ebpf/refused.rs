@@ -143,8 +143,8 @@ fn broken_headers() {
         (14, 0x55, Verdict::DropMalformed),
         (17, 0x00, Verdict::DropMalformed),
         (17, 0xff, Verdict::DropMalformed),
-        (20, 0x20, Verdict::DropFragment),
-        (21, 0x01, Verdict::DropFragment),
+        (20, 0x20, Verdict::DropFragmentInconsistent),
+        (21, 0x01, Verdict::DropFragmentOrphan),
         (38, 0xff, Verdict::DropMalformed),
         (39, 0x07, Verdict::DropMalformed),
     ] {
