@@ -25,7 +25,7 @@ use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use sekisho_abi::event::Event;
 use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, LIFETIMES_DEFAULT};
-use sekisho_abi::map::{Config, Counter, Spi, SpiKey, config_flags};
+use sekisho_abi::map::{Config, Counter, Rate, Spi, SpiKey, config_flags};
 use sekisho_abi::nat::{
     DESTINATION_NAT_KEY_BITS, DestinationNat, DestinationNatKey, HAIRPIN, NAT_POOL_MAX, SOURCE_NAT_KEY_BITS,
     SourceNat, SourceNatKey, Translated,
@@ -343,6 +343,14 @@ impl Lab {
         let mut map: XskMap<&mut MapData> =
             self.ebpf.map_mut("SOCKETS").expect("a map").try_into().expect("an xskmap");
         map.unset(XSK_BASE + u32::from(port)).expect("a socket");
+    }
+
+    /// A source has had its share of fragmented datagrams at a port, for as long as a test may take.
+    pub(crate) fn use_up_fragments(&mut self, source: &str, port: u16) {
+        let mut key = [0_u8; 20];
+        key[..16].copy_from_slice(&address(source));
+        key[16..].copy_from_slice(&u32::from(port).to_ne_bytes());
+        self.insert("FRAGMENT_RATES", key, Rate { next_ns: u64::MAX / 2 });
     }
 
     pub(crate) fn insert<K: aya::Pod, V: aya::Pod>(&mut self, map: &str, key: K, value: V) {
