@@ -214,6 +214,13 @@ pub fn fit(flow: &Flow, packet: &Packet, original: bool) -> Fit {
     Fit::Yes(Progress { tcp_state: state, fins, lifetime: lifetime as u8, replied, change })
 }
 
+/// Whether an ICMP error may be about this packet of the flow, as far as it was quoted.
+#[inline(always)]
+pub const fn may_be_answered(flow: &Flow, quoted: &Packet, original: bool) -> bool {
+    let (s, r) = tcp::windows(flow, original);
+    !matches!(quoted.kind, Kind::Tcp) || window::may_be_answered(s, r, quoted.tcp_sequence)
+}
+
 /// The lifetime of a TCP flow in this state: short where one side may have reset it.
 #[inline(always)]
 const fn tcp_lifetime(flow: &Flow, state: u8, original: bool, change: Change) -> Lifetime {

@@ -310,29 +310,6 @@ pub struct Pair {
     pub early: u16,
 }
 
-/// Who begins datagrams, at a port: an IPv4 address, or an IPv6 /64.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Source {
-    /// Address, the last 64 bits zero for IPv6.
-    pub address: Address,
-    /// Port.
-    pub port: u32,
-}
-
-impl Source {
-    /// The source of a packet.
-    #[inline(always)]
-    pub const fn of(packet: &Packet, port: u16) -> Self {
-        let mut address = packet.source;
-        if packet.version != 4 {
-            let [a, b, c, d, e, f, g, h, ..] = address;
-            address = [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0];
-        }
-        Self { address, port: port as u32 }
-    }
-}
-
 /// How many fragments may come before their first, until the next first: what a receiver holds for nothing, if that
 /// is refused.
 pub const EARLY_MAX: u16 = 32;

@@ -9,6 +9,25 @@ use crate::parse::{IPV4_BYTES, IPV6_BYTES, Kind, Packet, protocol};
 /// Bytes of an ICMP error before the packet it quotes.
 pub const ERROR_BYTES: u32 = 8;
 
+/// Fewest bytes of an IPv4 packet that any flow carries.
+const LENGTH_MIN: u16 = 28;
+
+/// Whether the checksum is that of this IPv4 header with some time to live: routers count it down before they quote, and
+/// not all of them mend the checksum.
+#[inline(always)]
+fn is_header(header: &[u8; 20]) -> bool {
+    let [a, b, c, d, e, f, g, h, _, i, j, k, l, m, n, o, p, q, r, s] = *header;
+    let words = [[a, b], [c, d], [e, f], [g, h], [0, i], [j, k], [l, m], [n, o], [p, q], [r, s]];
+    let mut sum = 0;
+    for word in words {
+        sum += u32::from(u16::from_be_bytes(word));
+    }
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    // What is missing is the time to live, the high byte of its word.
+    (0xffff - sum) & 0xff == 0
+}
+
 /// Reads the quoted packet of an ICMP error into an empty one, as far as it names its flow: addresses, protocol and ports. Only packets that
 /// the pipeline itself would have let through are looked for, so options, extension headers and later fragments fit
 /// no flow.
@@ -18,8 +37,11 @@ pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, quoted: &mut Packet)
     quoted.version = error.version;
     let transport = if error.version == 4 {
         let header = frame.read_at::<20>(start).ok_or(Verdict::DropMalformed)?;
-        let [first, _, _, _, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
+        let [first, _, l0, l1, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
         if first != 0x45 || u16::from_be_bytes([f0, f1]) & 0x3fff != 0 {
+            return Err(Verdict::DropIcmpError);
+        }
+        if u16::from_be_bytes([l0, l1]) < LENGTH_MIN || !is_header(&header) {
             return Err(Verdict::DropIcmpError);
         }
         quoted.protocol = protocol;
@@ -41,12 +63,13 @@ pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, quoted: &mut Packet)
     if transport + 8 > u32::from(error.length) + crate::parse::ETHERNET_BYTES {
         return Err(Verdict::DropMalformed);
     }
-    let [p0, p1, p2, p3, i0, i1] = frame.read_at::<6>(transport).ok_or(Verdict::DropMalformed)?;
+    let [p0, p1, p2, p3, i0, i1, i2, i3] = frame.read_at::<8>(transport).ok_or(Verdict::DropMalformed)?;
     match (quoted.protocol, quoted.version, p0) {
         (protocol::TCP, _, _) | (protocol::UDP, _, _) => {
             quoted.kind = if quoted.protocol == protocol::TCP { Kind::Tcp } else { Kind::Udp };
             quoted.source_port_be = u16::from_ne_bytes([p0, p1]);
             quoted.destination_port_be = u16::from_ne_bytes([p2, p3]);
+            quoted.tcp_sequence = u32::from_be_bytes([i0, i1, i2, i3]);
         }
         (protocol::ICMP, 4, 8) | (protocol::ICMPV6, 6, 128) => {
             quoted.kind = Kind::EchoRequest;
@@ -89,9 +112,16 @@ mod tests {
     /// The frame of an ICMP error to A about a UDP packet from A to B, and the error as parsed.
     fn unreachable(inner_source: [u8; 4], first: u8) -> (Vec<u8>, Packet) {
         let mut frame = vec![0; 42];
-        frame.extend([first, 0, 0, 36, 0, 0, 0, 0, 63, 17, 0, 0]);
-        frame.extend(inner_source);
-        frame.extend(B);
+        let mut header = vec![first, 0, 0, 36, 0, 0, 0, 0, 64, 17, 0, 0];
+        header.extend(inner_source);
+        header.extend(B);
+        let mut sum: u32 =
+            header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        sum = (sum & 0xffff) + (sum >> 16);
+        header[10..12].copy_from_slice(&(!u16::try_from(sum).expect("folded")).to_be_bytes());
+        // Counted down, and the checksum left as it was.
+        header[8] = 63;
+        frame.extend(header);
         frame.extend([0x30, 0x39, 0, 53, 0, 16, 0, 0]);
         let length = u16::try_from(frame.len() - 14).expect("short");
         let error = Packet {
@@ -124,6 +154,11 @@ mod tests {
         assert_eq!(quoted(&frame, &error), Err(Verdict::DropIcmpError), "not about the receiver's packet");
         let (frame, error) = unreachable(A, 0x46);
         assert_eq!(quoted(&frame, &error), Err(Verdict::DropIcmpError), "options");
+        for at in [43, 45, 47, 51, 53, 59] {
+            let (mut frame, error) = unreachable(A, 0x45);
+            frame[at] ^= 0x10;
+            assert_eq!(quoted(&frame, &error), Err(Verdict::DropIcmpError), "byte {at} and the checksum");
+        }
     }
 
     proptest! {

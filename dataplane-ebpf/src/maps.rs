@@ -18,7 +18,8 @@ use sekisho_abi::port::{Network, Port, PortKey};
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey, RuleRateKey};
 use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
 use sekisho_dataplane::flow::Key;
-use sekisho_dataplane::fragment::{Datagram, FragmentKey, Pair, PairKey, Source};
+use sekisho_dataplane::fragment::{Datagram, FragmentKey, Pair, PairKey};
+use sekisho_dataplane::rate::Share;
 
 use crate::path::nat::Claimed;
 use crate::scratch::{PROGRAMS, Scratch};
@@ -74,7 +75,7 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Datagram> =
 pub(crate) static FRAGMENT_PAIRS: LruHashMap<PairKey, Pair> =
     LruHashMap::with_max_entries(FRAGMENT_PAIRS_MAX, 0);
 #[map]
-pub(crate) static FRAGMENT_RATES: LruHashMap<Source, Rate> = LruHashMap::with_max_entries(RATES_MAX, 0);
+pub(crate) static SHARES: LruHashMap<Share, Rate> = LruHashMap::with_max_entries(RATES_MAX, 0);
 // Where a new datagram is put together.
 #[map]
 pub(crate) static NEW_DATAGRAM: PerCpuArray<Datagram> = PerCpuArray::with_max_entries(1, 0);

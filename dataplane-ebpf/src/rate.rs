@@ -1,5 +1,7 @@
 //! A rate limit in one number (GCRA, ITU-T I.371 annex A): the theoretical arrival time of the next packet.
 
+use sekisho_abi::Address;
+
 /// A rate and how far it may be exceeded in a burst.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
@@ -14,6 +16,39 @@ pub const IKE_INITIAL: Limit = Limit { interval_ns: 5_000_000, burst_ns: 500_000
 
 /// Fragmented datagrams of one source: 2,000 a second, 500 at once. Identifications of IPv4 last no longer either.
 pub const FRAGMENTS: Limit = Limit { interval_ns: 500_000, burst_ns: 250_000_000 };
+
+/// ICMP errors to one host: 100 a second, 100 at once. A path's MTU takes one.
+pub const ICMP_ERRORS: Limit = Limit { interval_ns: 10_000_000, burst_ns: 1_000_000_000 };
+
+/// Whose share of what: a host at a port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// An IPv4 address, or an IPv6 /64.
+    pub host: Address,
+    /// Port id.
+    pub port: u16,
+    /// [`of`].
+    pub of: u16,
+}
+
+/// Values of [`Share::of`].
+pub mod of {
+    /// Fragmented datagrams from the host.
+    pub const FRAGMENTS: u16 = 0;
+    /// ICMP errors to the host.
+    pub const ICMP_ERRORS: u16 = 1;
+}
+
+impl Share {
+    /// The share of a host at a port. `version`: of IP.
+    #[inline(always)]
+    pub const fn new(host: &Address, version: u8, port: u16, of: u16) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = *host;
+        let host = if version == 4 { *host } else { [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0] };
+        Self { host, port, of }
+    }
+}
 
 /// Events of one verdict on one CPU: 10 a second, 10 at once.
 pub const EVENTS: Limit = Limit { interval_ns: 100_000_000, burst_ns: 900_000_000 };

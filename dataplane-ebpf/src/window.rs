@@ -53,6 +53,17 @@ pub const fn fits(s: &Window, r: &Window, packet: &Packet) -> bool {
         && (packet.tcp_flags & ACK == 0 || (!after(ack, newest) && !after(newest.wrapping_sub(lag), ack)))
 }
 
+/// Whether a segment of the side `s` that begins with this number may have brought about an ICMP error (RFC 5927 section
+/// 4.1): it was sent, and may be on its way still.
+#[inline(always)]
+pub const fn may_be_answered(s: &Window, r: &Window, sequence: u32) -> bool {
+    if (s.flags | r.flags) & window_flags::PICKED_UP != 0 {
+        return true;
+    }
+    let lag = if r.max_window > LAG { r.max_window } else { LAG };
+    !after(sequence, s.end) && !after(s.end.wrapping_sub(lag), sequence)
+}
+
 /// The opener's window after its SYN. Until it is answered, `max_end` is the lowest number that acknowledges it.
 #[inline(always)]
 pub const fn begun(packet: &Packet) -> Window {

@@ -23,7 +23,7 @@
 //! | `RATES` | LRU hash | source address → [`Rate`] | programs |
 //! | `FRAGMENTS` | LRU hash | addresses, identification, protocol, port → fragments of a datagram, the programs' own affair | programs |
 //! | `FRAGMENT_PAIRS` | LRU hash | addresses, protocol, port → where first fragments went | programs |
-//! | `FRAGMENT_RATES` | LRU hash | source and port → [`Rate`] of fragmented datagrams | programs |
+//! | `SHARES` | LRU hash | host, port and what of → [`Rate`] | programs |
 //! | `NEW_DATAGRAM` | per-CPU array, 1 | 0 → a datagram in the making | programs |
 //! | `SCRATCH` | per-CPU array | program's number → what it knows of its packet, the programs' own affair | programs |
 //! | `NEW_FLOW` | per-CPU array, 1 | 0 → [`Flow`](crate::flow::Flow) in the making | programs |

@@ -13,13 +13,14 @@ use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::icmp;
 use sekisho_dataplane::nat::Ends;
 use sekisho_dataplane::parse::{Ethernet, Packet};
+use sekisho_dataplane::rate::{self, Share, of};
 use sekisho_dataplane::tcp;
 
 use crate::context::{XdpFrame, now_ns};
 use crate::maps;
 use crate::path::count::Seen;
 use crate::path::rule::{self, Asked};
-use crate::path::{forward, nat};
+use crate::path::{forward, nat, share};
 use crate::scratch::Scratch;
 use crate::subprogram;
 
@@ -375,6 +376,7 @@ pub(crate) fn expects_error<F: Frame>(
     exit: u16,
 ) -> Result<(), Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
+    let now_ns = now_ns();
     let Scratch { seen, quoted, nat: scratch_nat, .. } = scratch;
     if scratch_nat.changes() {
         // The quoted packet goes by the ends it left with.
@@ -385,11 +387,13 @@ pub(crate) fn expects_error<F: Frame>(
     let (key, from_low) = flow::key(quoted);
     let (known, original) = nat::find(&key, from_low).ok_or(Verdict::DropIcmpError)?;
     if known.generation != config.generation
-        || flow::is_expired(known, config, now_ns())
+        || flow::is_expired(known, config, now_ns)
         || entry.is_some_and(|entry| flow::exit(known, original) != entry)
         || flow::entry(known, original) != exit
+        || !flow::may_be_answered(known, quoted, original)
     {
         return Err(Verdict::DropIcmpError);
     }
-    Ok(())
+    let share = Share::new(&quoted.source, quoted.version, exit, of::ICMP_ERRORS);
+    if share::take(share, rate::ICMP_ERRORS, now_ns) { Ok(()) } else { Err(Verdict::DropRate) }
 }

@@ -7,14 +7,14 @@
 //! miss an overlap; NICs spread fragments by addresses alone, so that those of one datagram come to one CPU.
 
 use aya_ebpf::bindings::BPF_ANY;
-use sekisho_abi::map::Rate;
 use sekisho_abi::verdict::Verdict;
-use sekisho_dataplane::fragment::{self, Datagram, EARLY_MAX, LIFETIME_NS, Pair, Source, part};
+use sekisho_dataplane::fragment::{self, Datagram, EARLY_MAX, LIFETIME_NS, Pair, part};
 use sekisho_dataplane::parse::Packet;
-use sekisho_dataplane::rate;
+use sekisho_dataplane::rate::{self, Share, of};
 
 use crate::context::now_ns;
 use crate::maps;
+use crate::path::share;
 use crate::scratch::Scratch;
 use crate::subprogram;
 
@@ -37,7 +37,10 @@ pub(crate) fn arrive(scratch: &mut Scratch, port: u16) -> Result<(), Verdict> {
         packet.fragment = part::EARLY;
         return Ok(());
     }
-    limit(packet, port, now_ns)?;
+    let share = Share::new(&packet.source, packet.version, port, of::FRAGMENTS);
+    if !share::take(share, rate::FRAGMENTS, now_ns) {
+        return Err(Verdict::DropFragmentRate);
+    }
     if packet.fragment == part::FIRST {
         return Ok(());
     }
@@ -106,20 +109,4 @@ fn early(packet: &Packet, generation: u32, port: u16, now_ns: u64) -> Result<u16
     }
     pair.early = pair.early.wrapping_sub(1);
     Ok(pair.exit)
-}
-
-/// Holds down sources that begin too many datagrams.
-#[inline(always)]
-fn limit(packet: &Packet, port: u16, now_ns: u64) -> Result<(), Verdict> {
-    let source = Source::of(packet, port);
-    let next_ns = match maps::FRAGMENT_RATES.get_ptr(source) {
-        // SAFETY: map values outlive the program's run (RCU).
-        Some(rate) => unsafe { (*rate).next_ns },
-        None => 0,
-    };
-    let next_ns = rate::FRAGMENTS.admit(next_ns, now_ns).ok_or(Verdict::DropFragmentRate)?;
-    // A source that can't be remembered can't be held down either: refuse it.
-    maps::FRAGMENT_RATES
-        .insert(source, Rate { next_ns }, u64::from(BPF_ANY))
-        .map_err(|_| Verdict::DropFragmentRate)
 }

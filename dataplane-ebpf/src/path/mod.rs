@@ -14,6 +14,7 @@ pub(crate) mod nat;
 pub(crate) mod neighbour;
 pub(crate) mod port;
 pub(crate) mod rule;
+pub(crate) mod share;
 
 use sekisho_abi::map::{Config, config_flags};
 use sekisho_abi::port::{Port, network_kind, port_flags};

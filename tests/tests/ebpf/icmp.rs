@@ -110,6 +110,47 @@ fn errors_about_the_gateway_s_own_traffic() {
 }
 
 #[test]
+fn numbers_of_tcp_that_were_never_sent() {
+    let mut lab = Lab::new();
+    lab.allow(LAN1, WAN, Service::Any);
+    for (host, server, router, kind) in [
+        ("10.1.0.2", "198.51.100.7", "198.51.100.1", 3),
+        ("2001:db8:1::2", "2001:db8:77::7", "2001:db8:77::1", 2),
+    ] {
+        let sent = ip(host, server).tcp(5000, 80, SYN).numbers(1_000_000, 0);
+        assert_eq!(lab.receive(Device::Lan1, &to(Device::Lan1, sent.clone())).verdict, Verdict::Forward);
+        for forged in [1_000_002, 930_000, 0, 1 << 31] {
+            let other = sent.clone().numbers(forged, 0);
+            let frame = to(Device::Wan, error(router, other, kind, 60));
+            assert_eq!(lab.receive(Device::Wan, &frame).verdict, Verdict::DropIcmpError, "{forged}");
+        }
+        let frame = to(Device::Wan, error(router, sent.clone(), kind, 60));
+        assert_eq!(lab.receive(Device::Wan, &frame).verdict, Verdict::Forward);
+        lab.use_up_errors(if kind == 3 { host } else { "2001:db8:1::" }, LAN1);
+        assert_eq!(lab.receive(Device::Wan, &frame).verdict, Verdict::DropRate);
+    }
+}
+
+#[test]
+fn headers_that_no_one_sent() {
+    let mut lab = Lab::new();
+    lab.allow(LAN1, WAN, Service::Any);
+    let sent = ip("10.1.0.2", "198.51.100.7").udp(5000, 53, b"question");
+    assert_eq!(lab.receive(Device::Lan1, &to(Device::Lan1, sent.clone())).verdict, Verdict::Forward);
+    let frame = to(Device::Wan, error("198.51.100.1", sent, 3, 100));
+    // The quoted header's identification without its checksum, and its length.
+    for (at, value) in [(14 + 28 + 5, 0xff), (14 + 28 + 3, 27)] {
+        let mut forged = frame.clone();
+        forged[at] = value;
+        assert_eq!(lab.receive(Device::Wan, &forged).verdict, Verdict::DropIcmpError, "byte {at}");
+    }
+    // A router has counted the hop and left the checksum.
+    let mut counted = frame.clone();
+    counted[14 + 28 + 8] -= 1;
+    assert_eq!(lab.receive(Device::Wan, &counted).verdict, Verdict::Forward);
+}
+
+#[test]
 fn messages_nobody_needs() {
     let mut lab = Lab::new();
     lab.allow(LAN1, WAN, Service::Any);

@@ -347,10 +347,20 @@ impl Lab {
 
     /// A source has had its share of fragmented datagrams at a port, for as long as a test may take.
     pub(crate) fn use_up_fragments(&mut self, source: &str, port: u16) {
+        self.use_up(source, port, 0);
+    }
+
+    /// The same of ICMP errors to a host.
+    pub(crate) fn use_up_errors(&mut self, host: &str, port: u16) {
+        self.use_up(host, port, 1);
+    }
+
+    fn use_up(&mut self, host: &str, port: u16, of: u16) {
         let mut key = [0_u8; 20];
-        key[..16].copy_from_slice(&address(source));
-        key[16..].copy_from_slice(&u32::from(port).to_ne_bytes());
-        self.insert("FRAGMENT_RATES", key, Rate { next_ns: u64::MAX / 2 });
+        key[..16].copy_from_slice(&address(host));
+        key[16..18].copy_from_slice(&port.to_ne_bytes());
+        key[18..].copy_from_slice(&of.to_ne_bytes());
+        self.insert("SHARES", key, Rate { next_ns: u64::MAX / 2 });
     }
 
     pub(crate) fn insert<K: aya::Pod, V: aya::Pod>(&mut self, map: &str, key: K, value: V) {
