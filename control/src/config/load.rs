@@ -12,7 +12,9 @@ use super::numbers::{Kind, Numbers};
 use super::policies::PolicySpec;
 use super::sets::Sets;
 use super::table::Section;
-use super::{Config, Loaded, Port, connections, gateway, nat, policies, ports, schedules, selectors, zones};
+use super::{
+    Config, Loaded, Port, connections, gateway, nat, policies, ports, schedules, selectors, timeouts, zones,
+};
 
 /// Longest configuration in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -81,6 +83,7 @@ fn resolve(
     let folder = path.parent().unwrap_or(Path::new(""));
     let file = Section::new(report, "", 0..0, table.get_ref());
     let gateway = gateway::read(&file, report);
+    let timeouts = timeouts::read(&file, report);
     let ports = ports::read(&file, report);
     let zone_specs = zones::read(&file, report);
     let mut sets = Sets::read(&file, folder, report);
@@ -104,6 +107,7 @@ fn resolve(
     }
     let gateway = gateway?.gateway;
     let mut config = Config {
+        timeouts,
         path: path.to_owned(),
         gateway,
         ports: ports

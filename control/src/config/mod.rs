@@ -31,6 +31,7 @@ mod sets;
 mod table;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod zones;
 
 use std::net::{IpAddr, SocketAddr};
@@ -69,6 +70,8 @@ pub struct Config {
     pub path: PathBuf,
     /// `[gateway]`.
     pub gateway: Gateway,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
     /// The numbers of ports and zones.
     pub numbers: Numbers,
     /// `[ports.*]`, in the order of the file.
@@ -102,6 +105,15 @@ pub struct Gateway {
     pub datapath: Datapath,
     /// Capacity of the flow table.
     pub flows_max: u32,
+}
+
+/// `[timeouts]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Lifetimes of flows in seconds, in the order of [`sekisho_abi::flow::Lifetime`].
+    pub seconds: [u32; sekisho_abi::flow::LIFETIMES],
+    /// A TCP packet in the middle of a connection may open a flow, where a rule allows it.
+    pub tcp_pick_up: bool,
 }
 
 /// Which data path carries ESP.

@@ -250,6 +250,9 @@ fn wrong_types() {
     refuses("datapath = \"auto\"", "datapath = ¦\"fast\"", "`datapath` cannot be \"fast\"");
     refuses("metrics = \"127.0.0.1:9469\"", "flows_max = ¦5", "`flows_max` cannot be 5");
     refuses("interface = \"lan1\"", "interface = ¦7", "`interface` is an integer");
+    refuses("[services]", "[timeouts]\nudp = ¦\"0s\"\n[services]", "`udp` cannot be 0s");
+    refuses("[services]", "[timeouts]\nicmp = ¦\"soon\"\n[services]", "`icmp` cannot be");
+    refuses("[services]", "[timeouts]\n¦tcp_establishd = \"1h\"\n[services]", "knows no `tcp_establishd`");
     refuses("rekey = \"1h\"", "rekey = ¦\"1s\"", "`rekey` cannot be 1s");
     refuses("start = \"always\"", "start = ¦\"allways\"", "`start` cannot be");
     refuses("log = true", "log = ¦\"yes\"", "`log` is a string");
@@ -778,4 +781,17 @@ fn a_relay_between_vpns_must_be_meant() {
     warns("[services]", relay, "relays from VPN centre to VPN centre");
     let meant = relay.replace("allow", "relay = true\nallow").replace('¦', "");
     good(&CLINIC.replacen("[services]", &meant, 1));
+}
+
+#[test]
+fn timeouts() {
+    use sekisho_abi::flow::{LIFETIMES_DEFAULT, Lifetime};
+    assert_eq!(good(CLINIC).timeouts.seconds, LIFETIMES_DEFAULT);
+    let read =
+        good(&format!("{CLINIC}\n[timeouts]\ntcp_established = \"2h\"\nudp = \"45s\"\ntcp_pick_up = true\n"))
+            .timeouts;
+    let mut expected = LIFETIMES_DEFAULT;
+    expected[Lifetime::TcpEstablished as usize] = 7200;
+    expected[Lifetime::UdpUnreplied as usize] = 45;
+    assert_eq!((read.seconds, read.tcp_pick_up), (expected, true));
 }

@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use sekisho_abi::flow::LIFETIMES_DEFAULT;
 use sekisho_abi::map::{Config as FilterConfig, config_flags};
 use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
@@ -131,12 +130,13 @@ impl Ground {
             config.networks().into_iter().map(|(net, owner)| (net.addr(), net.prefix_len(), owner)).collect();
         self.maps.set_networks(&networks)?;
         let in_force = self.maps.config()?;
+        let flags = if config.timeouts.tcp_pick_up { config_flags::TCP_PICK_UP } else { 0 };
         self.maps.set_config(FilterConfig {
             generation: in_force.generation,
             engine_ifindex: self.tunnel.as_ref().map_or(0, |(inner, _)| inner.index),
             engine_mac: self.tunnel.as_ref().map_or([0; 6], |(inner, _)| inner.mac),
-            flags: in_force.flags,
-            lifetimes: LIFETIMES_DEFAULT,
+            flags: in_force.flags & !config_flags::TCP_PICK_UP | flags,
+            lifetimes: config.timeouts.seconds,
         })?;
         self.maps.set_nat(NatSet::of(config));
         let generation = self.maps.set_rules(rules)?;

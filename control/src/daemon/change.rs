@@ -74,6 +74,7 @@ impl Changes {
             path: _,
             numbers: _,
             gateway,
+            timeouts: _,
             ports,
             vpn_ports,
             zones,

@@ -7,6 +7,7 @@
 //! miss an overlap; NICs spread fragments by addresses alone, so that those of one datagram come to one CPU.
 
 use aya_ebpf::bindings::BPF_ANY;
+use sekisho_abi::map::config_flags;
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::fragment::{self, Datagram, EARLY_MAX, LIFETIME_NS, Pair, part};
 use sekisho_dataplane::parse::Packet;
@@ -21,6 +22,11 @@ use crate::subprogram;
 /// Before a fragment is judged. `port`: where it enters, or leaves with [`fragment::LEAVING`].
 #[inline(always)]
 pub(crate) fn arrive(scratch: &mut Scratch, port: u16) -> Result<(), Verdict> {
+    // Translation changes ports and checksums of whole packets only.
+    let config = maps::config().ok_or(Verdict::DropInternal)?;
+    if config.flags & config_flags::NAT != 0 {
+        return Err(Verdict::DropFragment);
+    }
     let now_ns = now_ns();
     let packet = &mut scratch.seen.packet;
     let key = fragment::key(packet, port);

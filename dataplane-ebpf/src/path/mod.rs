@@ -160,7 +160,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
                 if scratch.exit != exit.id {
                     return Err(Verdict::DropFragmentOrphan);
                 }
-                return forward::leave(frame, config, &scratch.seen.packet, port, exit, &scratch.hop);
+                return forward::leave(frame, config, scratch, port, exit);
             }
             scratch.exit = exit.id;
             if scratch.seen.packet.kind == Kind::IcmpError {
