@@ -219,3 +219,17 @@ fn commands_name_what_is_unknown() {
     assert!(pair.act(Side::A, |endpoint, now| endpoint.child_first_inbound(now, child)).is_err());
     pair.assert_empty();
 }
+
+#[test]
+fn more_certificates_than_a_chain_has_are_not_looked_at() {
+    let pki = Pki::new();
+    let pair = refused(FailureKind::RefusedByPeer, FailureKind::CertificateRejected, |side, connection| {
+        connection.local_auth = pki.issue(&connection.local_id.to_string(), KeyKind::P256, 2030);
+        connection.remote_auth = pki.anchors();
+        if let (Side::A, LocalAuth::Signature { chain, .. }) = (side, &mut connection.local_auth) {
+            let intermediate = chain[1].clone();
+            chain.extend(std::iter::repeat_n(intermediate, 15));
+        }
+    });
+    assert!(pair.b.failures[0].detail.contains("17 certificates"), "{:?}", pair.b.failures);
+}

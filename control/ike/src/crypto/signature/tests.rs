@@ -136,6 +136,46 @@ fn the_scheme_is_one_whose_hash_the_peer_has() {
 }
 
 #[test]
+fn an_rsa_key_signs_with_the_padding_that_was_chosen() {
+    let rsa = key(KeyAlgorithm::Rsa { bits: 2048 }).with_rsa_padding(RsaPadding::Pkcs1);
+    for (hash, scheme) in [
+        (HashAlgorithm::Sha2_256, SignatureScheme::RsaPkcs1Sha256),
+        (HashAlgorithm::Sha2_512, SignatureScheme::RsaPkcs1Sha512),
+    ] {
+        let auth = sign_auth(&rsa, Some(&[hash]), OCTETS).unwrap();
+        assert_eq!(verify_auth(auth.method, &auth.data, rsa.public_key(), OCTETS), Ok(scheme));
+    }
+    let p256 = key(KeyAlgorithm::EcdsaP256).with_rsa_padding(RsaPadding::Pkcs1);
+    assert_eq!(p256.choose_scheme(&HASH_ALGORITHMS), Ok(SignatureScheme::EcdsaP256Sha256));
+}
+
+/// What one scheme signed is not taken as another's, though the key is the same: neither is the padding guessed.
+#[test]
+fn a_signature_holds_for_the_scheme_that_is_named_alone() {
+    let rsa = key(KeyAlgorithm::Rsa { bits: 2048 });
+    let schemes = SignatureScheme::ALL.into_iter().filter(|scheme| rsa.sign(*scheme, OCTETS).is_ok());
+    let schemes: Vec<_> = schemes.collect();
+    assert_eq!(schemes.len(), 6);
+    for signed in &schemes {
+        let signature = rsa.sign(*signed, OCTETS).unwrap();
+        for named in &schemes {
+            let identifier = named.algorithm_identifier();
+            let data = [&[identifier.len() as u8], identifier, &signature].concat();
+            let verified = verify_auth(AuthMethod::DigitalSignature, &data, rsa.public_key(), OCTETS);
+            assert_eq!(verified.is_ok(), named == signed, "{signed} named {named}");
+        }
+        // Longer and shorter ones, with zeros that some take for padding.
+        for changed in
+            [[&[0][..], &signature].concat(), [&signature[..], &[0]].concat(), signature[1..].to_vec()]
+        {
+            let identifier = signed.algorithm_identifier();
+            let data = [&[identifier.len() as u8][..], identifier, &changed].concat();
+            assert!(verify_auth(AuthMethod::DigitalSignature, &data, rsa.public_key(), OCTETS).is_err());
+        }
+    }
+}
+
+#[test]
 fn methods_that_are_no_signatures_or_weak_are_refused() {
     let key = key(KeyAlgorithm::EcdsaP256);
     for method in

@@ -270,6 +270,39 @@ fn usages_must_allow_ike_if_they_stand_there() {
 }
 
 #[test]
+fn purposes_may_be_required_or_not_looked_at() {
+    let root = root(ca_params("Root"));
+    let judged = |purposes: Vec<ExtendedKeyUsagePurpose>, policy| {
+        let mut params = gateway_params();
+        params.extended_key_usages = purposes;
+        let anchors = root.anchors().with_purpose(policy);
+        verify_chain(&root.issue(params), &NONE, &anchors, NOW).map(|_| ())
+    };
+    let ike = || ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 17]);
+    let old = || ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 8, 2, 2]);
+    assert!(judged(vec![ike()], PurposePolicy::Strict).is_ok());
+    assert!(judged(vec![ExtendedKeyUsagePurpose::ServerAuth, old()], PurposePolicy::Strict).is_ok());
+    for purposes in [vec![], vec![ExtendedKeyUsagePurpose::ServerAuth], vec![ExtendedKeyUsagePurpose::Any]] {
+        let error = judged(purposes, PurposePolicy::Strict).unwrap_err();
+        assert!(error.to_string().contains("requires"), "{error}");
+    }
+    assert!(judged(vec![ExtendedKeyUsagePurpose::CodeSigning], PurposePolicy::IfPresent).is_err());
+    assert!(judged(vec![ExtendedKeyUsagePurpose::CodeSigning], PurposePolicy::Off).is_ok());
+}
+
+#[test]
+fn an_intermediate_may_come_from_a_file_but_is_no_anchor() {
+    let (root, foreign) = (root(ca_params("Root")), root(ca_params("Foreign")));
+    let middle = root.issue_authority(ca_params("Middle"));
+    let gateway = middle.issue(gateway_params());
+    assert!(verify_chain(&gateway, &NONE, &root.anchors(), NOW).is_err());
+    let with = |authority: &Authority| authority.anchors().with_intermediates(&[&middle.der]).unwrap();
+    assert!(verify_chain(&gateway, &NONE, &with(&root), NOW).is_ok());
+    assert!(verify_chain(&gateway, &NONE, &with(&foreign), NOW).is_err());
+    assert!(root.anchors().with_intermediates(&[&gateway]).is_err());
+}
+
+#[test]
 fn names_that_an_authority_may_not_issue_for_are_refused() {
     let root = root(ca_params("Root"));
     let mut constrained = ca_params("Constrained");
