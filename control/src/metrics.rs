@@ -16,6 +16,7 @@
 //! | `sekisho_set_prefixes` | gauge | `set` |
 //! | `sekisho_flows`, `sekisho_flows_max` | gauge | |
 //! | `sekisho_ike_half_open` | gauge | |
+//! | `sekisho_ike_cookies_total`, `sekisho_ike_retransmissions_total` | counter | |
 //! | `sekisho_ike_failures_total` | counter | `kind` |
 //! | `sekisho_engine_total` | counter | `counter` |
 
@@ -152,6 +153,18 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
         "IKE SAs whose peer has not authenticated yet.",
         &[],
         [(NO_LABELS, seconds(status.ike.half_open))],
+    )?;
+    page.counter(
+        "sekisho_ike_cookies_total",
+        "Strangers asked to show that they receive at their address.",
+        &[],
+        [(NO_LABELS, status.ike.cookies_demanded)],
+    )?;
+    page.counter(
+        "sekisho_ike_retransmissions_total",
+        "Requests sent again because no answer came.",
+        &[],
+        [(NO_LABELS, status.ike.retransmissions)],
     )?;
     page.counter(
         "sekisho_ike_failures_total",

@@ -239,6 +239,10 @@ pub struct FlowStatus {
 pub struct IkeEngineStatus {
     /// Half-open IKE SAs.
     pub half_open: u64,
+    /// Strangers that were asked to show first that they receive at their address.
+    pub cookies_demanded: u64,
+    /// Requests sent again because no answer came.
+    pub retransmissions: u64,
     /// Failures by kind; kinds that never occurred are left out.
     pub failures: BTreeMap<String, u64>,
 }

@@ -6,6 +6,7 @@
 mod e2e {
     pub(crate) mod control;
     pub(crate) mod lab;
+    pub(crate) mod life;
     pub(crate) mod negotiation;
     pub(crate) mod operation;
     pub(crate) mod refusal;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     }
     trials.extend(e2e::operation::trials(&stage));
     trials.extend(e2e::negotiation::trials(&stage));
+    trials.extend(e2e::life::trials(&stage));
     trials.extend(e2e::refusal::trials(&stage));
     trials.extend(e2e::reload::trials(&stage));
     trials.extend(e2e::control::trials(&stage));

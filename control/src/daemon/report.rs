@@ -54,7 +54,12 @@ impl Daemon {
             sets: self.sets(),
             ports,
             flows: FlowStatus { count: self.sweeper.count(), max: u64::from(self.config.gateway.flows_max) },
-            ike: IkeEngineStatus { half_open: stats.half_open.try_into().unwrap_or(u64::MAX), failures },
+            ike: IkeEngineStatus {
+                half_open: stats.half_open.try_into().unwrap_or(u64::MAX),
+                cookies_demanded: stats.cookies_demanded,
+                retransmissions: stats.retransmissions,
+                failures,
+            },
             engine: self.ground.engine.as_deref().map(engine_counters).unwrap_or_default(),
         }
     }

@@ -85,6 +85,8 @@ pub struct Settings {
     pub children: Vec<Child>,
     /// Liveness check after this silence.
     pub dpd: &'static str,
+    /// Closed after so long without a packet.
+    pub idle: Option<&'static str>,
     /// The peer may come from any address: it is behind a NAT.
     pub remote_anywhere: bool,
     /// ESP in UDP without a NAT.
@@ -123,6 +125,7 @@ impl Settings {
             remote_id: None,
             children: vec![Child { name: "main".into(), local: owned(local), remote: owned(remote) }],
             dpd: "30s",
+            idle: None,
             remote_anywhere: false,
             force_udp: false,
             datapath: "auto".into(),
@@ -215,6 +218,9 @@ impl Settings {
             "start = \"{}\"\ndpd = \"{}\"\nforce_udp = {}",
             self.start, self.dpd, self.force_udp
         );
+        if let Some(idle) = self.idle {
+            let _ = writeln!(out, "idle = \"{idle}\"");
+        }
         for Child { name, local, remote } in &self.children {
             let _ = writeln!(
                 out,

@@ -57,6 +57,11 @@ impl Status {
         number(&self.0, "/ike/half_open")
     }
 
+    /// Strangers that were asked for a cookie.
+    pub fn cookies_demanded(&self) -> u64 {
+        number(&self.0, "/ike/cookies_demanded")
+    }
+
     /// A connection by its name.
     pub fn connection(&self, name: &str) -> Result<Connection<'_>> {
         self.0
@@ -72,6 +77,11 @@ impl Connection<'_> {
     /// `up`, `down`, `waiting`, `connecting`, `degraded`.
     pub fn state(&self) -> &str {
         text(self.0, "/state")
+    }
+
+    /// How often the peer was given up as dead, and how often the connection was closed for want of packets.
+    pub fn ends(&self) -> (u64, u64) {
+        (number(self.0, "/dead"), number(self.0, "/idled"))
     }
 
     /// The IKE SA's SPIs, initiator's and responder's; empty while there is none.

@@ -3,6 +3,7 @@
 //! The demonstration runs them as the lines of its table, the end-to-end suite as its tests: what is shown is what is
 //! tested.
 
+pub mod flood;
 pub mod hostile;
 pub mod lifecycle;
 pub mod policy;

@@ -55,6 +55,21 @@ pub fn ike_without_loss(site: &mut Site) -> Result<String> {
     Ok(report)
 }
 
+/// The clinic has both ends prove again who they are: a second IKE SA with child SAs of its own takes over.
+pub fn reauth_without_loss(site: &mut Site) -> Result<String> {
+    site.await_tunnel()?;
+    let spis = |site: &Site| Ok((site.ike_spis()?, site.child_spis()?));
+    under_load(site, |site| {
+        for _ in 0..2 {
+            changes(site, "reauthentication", spis, |site| {
+                site.clinic.sekisho(&["reauth", "centre"]).map(drop)
+            })?;
+            std::thread::sleep(AFTER);
+        }
+        Ok(())
+    })
+}
+
 /// Does something and waits until the SPIs are other ones and the connection is up with them.
 fn changes<T: PartialEq>(
     site: &Site,
