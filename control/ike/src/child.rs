@@ -73,6 +73,11 @@ pub(crate) enum ChildError {
         "the peer widened the selectors of child {name}: it answered with {answered}. Its implementation is at fault"
     )]
     Widened { name: Arc<str>, answered: String },
+    #[error(
+        "the peer names SPI {0:#010x}, on which it receives for another child already: a DELETE would be ambiguous. Its \
+         implementation is at fault"
+    )]
+    RepeatedSpi(u32),
     #[error("{0}")]
     Content(#[from] ContentError),
 }
@@ -82,7 +87,7 @@ impl ChildError {
         match self {
             ChildError::Negotiate(_) => FailureKind::NoProposalChosen,
             ChildError::Selectors { .. } | ChildError::Widened { .. } => FailureKind::TsUnacceptable,
-            ChildError::Content(_) => FailureKind::Malformed,
+            ChildError::Content(_) | ChildError::RepeatedSpi(_) => FailureKind::Malformed,
         }
     }
 
@@ -91,7 +96,7 @@ impl ChildError {
         match self {
             ChildError::Negotiate(_) => NotifyType::NoProposalChosen,
             ChildError::Selectors { .. } | ChildError::Widened { .. } => NotifyType::TsUnacceptable,
-            ChildError::Content(_) => NotifyType::InvalidSyntax,
+            ChildError::Content(_) | ChildError::RepeatedSpi(_) => NotifyType::InvalidSyntax,
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::child::{self, ChildPhase, Proposed, Terms};
+use crate::child::{self, ChildError, ChildPhase, Proposed, Terms};
 use crate::config::ChildConfig;
 use crate::content::Content;
 use crate::context::Context;
@@ -210,6 +210,7 @@ impl Established {
         let terms = proposed().and_then(|proposed| {
             child::confirm(wish.config.clone(), spi, proposed, Pfs::Negotiated { ke: group })
         });
+        let terms = terms.and_then(|terms| self.with_a_new_spi(terms));
         let terms = match terms {
             Ok(terms) => terms,
             Err(error) => {
@@ -410,6 +411,7 @@ impl Established {
             let pfs = Pfs::Negotiated { ke: theirs };
             child::accept(ctx, &self.child_configs, preferred.as_ref(), proposed, pfs)
         });
+        let accepted = accepted.and_then(|(terms, answer)| Ok((self.with_a_new_spi(terms)?, answer)));
         let (terms, answer) = accepted.map_err(|error| {
             self.report_child_error(ctx, "asked for by the peer", &error);
             Notify::new(error.notify_type())
@@ -491,6 +493,14 @@ impl Established {
         {
             let lowest_nonce = child.nonce_i.clone().min(child.nonce_r.clone());
             offer.wish.rival = Some(RivalChild { child: installed, lowest_nonce });
+        }
+    }
+
+    /// Refuses a pair whose SPI the peer has given to another one of this IKE SA.
+    fn with_a_new_spi(&self, terms: Terms) -> Result<Terms, ChildError> {
+        match self.children.values().any(|child| child.terms.spi_out == terms.spi_out) {
+            true => Err(ChildError::RepeatedSpi(terms.spi_out)),
+            false => Ok(terms),
         }
     }
 

@@ -185,33 +185,135 @@ fn a_deleted_ike_sa_still_answers_the_repeated_delete() {
     assert!(matches!(case.state, Some(State::Retired(_))));
 }
 
-#[test]
-fn a_peer_gets_children_within_bounds() {
-    let config = ChildConfig {
+fn child_config() -> ChildConfig {
+    ChildConfig {
         name: "main".into(),
         local: vec!["10.2.0.0/24".parse().expect("selector")],
         remote: vec!["192.168.1.0/24".parse().expect("selector")],
         esp_proposals: vec!["aes128gcm16".parse().expect("proposal")],
         rekey_after: Duration::from_secs(3600),
-    };
-    let mut case = Case::of(Connection { children: vec![config.clone()], ..connection() });
+    }
+}
+
+/// The payloads of a request for a child SA that the peer receives on with `spi`.
+fn child_request(config: &ChildConfig, spi: u32) -> Vec<Payload> {
     let ts = |selectors: &[crate::wire::ts::TrafficSelector]| {
         crate::wire::ts::TrafficSelectors::new(selectors.to_vec())
     };
+    let pfs = crate::crypto::negotiate::Pfs::Never;
+    let offer = crate::crypto::negotiate::offer_esp(&config.esp_proposals, spi, pfs);
+    vec![
+        Payload::Sa(SecurityAssociation::new(offer)),
+        Payload::Nonce(crate::wire::nonce::Nonce::new(vec![1; 32]).expect("length")),
+        Payload::TsI(ts(&config.remote)),
+        Payload::TsR(ts(&config.local)),
+    ]
+}
+
+impl Case {
+    fn with_child() -> (Self, ChildConfig) {
+        let config = child_config();
+        (Self::of(Connection { children: vec![config.clone()], ..connection() }), config)
+    }
+
+    fn children(&self) -> usize {
+        match &self.state {
+            Some(State::Established(state)) => state.children.len(),
+            _ => panic!("up"),
+        }
+    }
+
+    fn removed(&self) -> usize {
+        self.world.out.events.iter().filter(|event| matches!(event, Event::ChildRemove { .. })).count()
+    }
+}
+
+#[test]
+fn an_spi_of_the_peer_names_one_child_only() {
+    let (mut case, config) = Case::with_child();
+    let request = child_request(&config, 1000);
+    assert!(!case.ask(ExchangeType::CreateChildSa, &request).contains(&NotifyType::InvalidSyntax));
+    assert_eq!(case.ask(ExchangeType::CreateChildSa, &request), [NotifyType::InvalidSyntax]);
+    for reserved in [0, 1, 255] {
+        let refused = case.ask(ExchangeType::CreateChildSa, &child_request(&config, reserved));
+        assert!(refused.iter().any(|notify| notify.is_error()), "SPI {reserved}");
+    }
+    assert_eq!(case.children(), 1);
+}
+
+#[test]
+fn a_child_is_deleted_once_however_often_the_peer_says_so() {
+    let (mut case, config) = Case::with_child();
+    case.ask(ExchangeType::CreateChildSa, &child_request(&config, 1000));
+    let twice = Delete::Child { protocol: crate::wire::ProtocolId::Esp, spis: vec![1000, 1000, 77, 1000] };
+    for payloads in
+        [vec![Payload::Delete(twice.clone()), Payload::Delete(twice.clone())], vec![Payload::Delete(twice)]]
+    {
+        assert_eq!(case.ask(ExchangeType::Informational, &payloads), []);
+        assert_eq!((case.children(), case.removed()), (0, 1));
+    }
+    assert!(case.is_up());
+}
+
+#[test]
+fn a_rekey_names_an_esp_sa_of_ours() {
+    let (mut case, config) = Case::with_child();
+    case.ask(ExchangeType::CreateChildSa, &child_request(&config, 1000));
+    let about = |protocol, spi| Notify { protocol, spi, ..Notify::new(NotifyType::RekeySa) };
+    use crate::wire::ProtocolId;
+    use crate::wire::sa::SaSpi;
+    // Another protocol with the right SPI, no SPI, and an IKE SA's: the protocol is looked at before the SPI.
+    for (protocol, spi) in [
+        (ProtocolId::Ah, SaSpi::Child(1000)),
+        (ProtocolId::Ike, SaSpi::Child(1000)),
+        (ProtocolId::None, SaSpi::Child(1000)),
+        (ProtocolId::Esp, SaSpi::None),
+        (ProtocolId::Ike, SaSpi::Ike(1000)),
+    ] {
+        let mut request = vec![Payload::Notify(about(protocol, spi.clone()))];
+        request.extend(child_request(&config, 2000));
+        assert_eq!(case.ask(ExchangeType::CreateChildSa, &request), [NotifyType::InvalidSyntax], "{spi:?}");
+        assert_eq!(case.children(), 1);
+    }
+}
+
+#[test]
+fn deletes_of_other_protocols_change_nothing() {
+    let (mut case, config) = Case::with_child();
+    case.ask(ExchangeType::CreateChildSa, &child_request(&config, 1000));
+    let ah = Delete::Child { protocol: crate::wire::ProtocolId::Ah, spis: vec![1000] };
+    assert_eq!(case.ask(ExchangeType::Informational, &[Payload::Delete(ah)]), []);
+    assert_eq!((case.children(), case.removed()), (1, 0));
+}
+
+#[test]
+fn selectors_that_lie_make_no_child() {
+    // Counts, lengths and kinds of TS payloads (CVE-2013-6076, CVE-2023-41913 and their kin): authentic, and malformed.
+    let (mut case, _) = Case::with_child();
+    for body in [
+        &[255, 0, 0, 0][..],
+        &[1, 0, 0, 0, 7, 0, 0, 200],
+        &[1, 0, 0, 0, 8, 0, 0, 16, 0, 0, 255, 255, 10, 0, 0, 0],
+        &[1, 0, 0, 0, 7, 0, 0, 0],
+        &[0, 0, 0, 0],
+    ] {
+        let length = u16::try_from(4 + body.len()).expect("short").to_be_bytes();
+        let chain = [&[0, 0], &length[..], body].concat();
+        let request = forge(&mut case.peer, &mut case.world, ExchangeType::CreateChildSa, 44, &chain);
+        case.give(&request);
+        assert!(!case.is_up(), "an authentic peer that cannot count is not gone on with");
+        case = Case::with_child().0;
+    }
+}
+
+#[test]
+fn a_peer_gets_children_within_bounds() {
+    let (mut case, config) = Case::with_child();
     let mut refused = 0;
     for spi in 1000..1100 {
-        let pfs = crate::crypto::negotiate::Pfs::Never;
-        let offer = crate::crypto::negotiate::offer_esp(&config.esp_proposals, spi, pfs);
-        let payloads = [
-            Payload::Sa(SecurityAssociation::new(offer)),
-            Payload::Nonce(crate::wire::nonce::Nonce::new(vec![1; 32]).expect("length")),
-            Payload::TsI(ts(&config.remote)),
-            Payload::TsR(ts(&config.local)),
-        ];
-        refused += usize::from(
-            case.ask(ExchangeType::CreateChildSa, &payloads).contains(&NotifyType::NoAdditionalSas),
-        );
+        let request = child_request(&config, spi);
+        let answer = case.ask(ExchangeType::CreateChildSa, &request);
+        refused += usize::from(answer.contains(&NotifyType::NoAdditionalSas));
     }
-    let Some(State::Established(state)) = &case.state else { panic!("up") };
-    assert_eq!((state.children.len(), refused), (16, 84));
+    assert_eq!((case.children(), refused), (16, 84));
 }

@@ -4,6 +4,7 @@ mod collide;
 mod establish;
 mod hostile;
 mod ids;
+mod insider;
 mod line;
 mod liveness;
 mod mobike;
