@@ -165,6 +165,10 @@ impl Products {
 /// features for the libraries, and build most of them anew for each suite.
 fn unit(root: &Path, slow_too: bool, tally: &mut Tally) -> Result<()> {
     let mut cargo = process::cargo();
+    if slow_too {
+        // The IKE engine's random schedules: minutes instead of seconds.
+        cargo.env("SEKISHO_SCHEDULES", "20000");
+    }
     if process::have("cargo-nextest") {
         cargo.args(["nextest", "run", "--no-fail-fast", "--workspace"]);
         cargo.args(["--filterset", &format!("not (package({TESTS}) & kind(test))")]);

@@ -65,6 +65,10 @@ enum Step<'a> {
     RekeyChild(Side, u8),
     FailChild(Side, u8),
     FirstInbound(Side, u8),
+    Received(Side, u8),
+    Reauthenticate(Side),
+    /// It loses power and comes back without memory.
+    Crash(Side),
     Close(Side),
 }
 
@@ -82,6 +86,8 @@ struct Network {
     in_flight: VecDeque<(Side, Transmit)>,
     /// SPIs of the last message, so that inventions find their way.
     spis: (u64, u64),
+    /// Each life of an endpoint has random numbers of its own.
+    crashes: u64,
 }
 
 fuzz_target!(|steps: Vec<Step<'_>>| {
@@ -111,7 +117,14 @@ impl Network {
             ikes: BTreeSet::new(),
             children: BTreeMap::new(),
         };
-        Self { now, a: node(Side::A, 1), b: node(Side::B, 2), in_flight: VecDeque::new(), spis: (0, 0) }
+        Self {
+            now,
+            a: node(Side::A, 1),
+            b: node(Side::B, 2),
+            in_flight: VecDeque::new(),
+            spis: (0, 0),
+            crashes: 0,
+        }
     }
 
     fn node(&mut self, side: Side) -> &mut Node {
@@ -237,6 +250,23 @@ impl Network {
             Step::FirstInbound(side, which) => self.with_child(side, which, |endpoint, now, child| {
                 drop(endpoint.child_first_inbound(now, child));
             }),
+            Step::Received(side, which) => self.with_child(side, which, |endpoint, now, child| {
+                drop(endpoint.child_received(now, child));
+            }),
+            Step::Reauthenticate(side) => {
+                if let Some(ike) = self.node(side).ikes.first().copied() {
+                    self.act(side, |endpoint, now| endpoint.reauthenticate(now, ike));
+                }
+            }
+            Step::Crash(side) => {
+                self.crashes += 1;
+                let (seed, now) = (100 + self.crashes, self.now);
+                *self.node(side) = Node {
+                    endpoint: endpoint(side, seed, now),
+                    ikes: BTreeSet::new(),
+                    children: BTreeMap::new(),
+                };
+            }
             Step::Close(side) => {
                 if let Some(ike) = self.node(side).ikes.first().copied() {
                     self.act(side, |endpoint, now| endpoint.close(now, ike));

@@ -95,7 +95,7 @@ pub fn endpoint(side: Side, seed: u64, now: Instant) -> Endpoint {
 
 /// Asserts that nothing is left: no SA in any state, and no timer.
 pub fn assert_empty(endpoint: &Endpoint) {
-    let Stats { half_open, established, retired, children, .. } = endpoint.stats();
-    assert_eq!((half_open, established, retired, children), (0, 0, 0, 0), "SAs are left");
+    let Stats { half_open, established, retired, children, spis, .. } = endpoint.stats();
+    assert_eq!((half_open, established, retired, children, spis), (0, 0, 0, 0, 0), "SAs are left");
     assert_eq!(endpoint.poll_timeout(), None, "a timer is left");
 }
