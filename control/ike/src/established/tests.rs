@@ -268,7 +268,7 @@ fn a_rekey_names_an_esp_sa_of_ours() {
         (ProtocolId::Ike, SaSpi::Child(1000)),
         (ProtocolId::None, SaSpi::Child(1000)),
         (ProtocolId::Esp, SaSpi::None),
-        (ProtocolId::Ike, SaSpi::Ike(1000)),
+        (ProtocolId::Ike, SaSpi::Ike(crate::wire::Spi(1000))),
     ] {
         let mut request = vec![Payload::Notify(about(protocol, spi.clone()))];
         request.extend(child_request(&config, 2000));

@@ -47,7 +47,7 @@ impl Insider {
         let share = KeyShare::generate(Group::X25519, &mut random).expect("a key");
         let proposals = ike(&["aes128gcm16-prfsha256-x25519"]);
         let offer = offer_ike(&proposals, None);
-        let suite = choose_ike(&offer, &proposals, None, Some(Group::X25519)).expect("ours").suite;
+        let suite = choose_ike(&offer, &proposals, None, Some(Group::X25519), false).expect("ours").suite;
         let payloads = [
             Payload::Sa(SecurityAssociation::new(offer)),
             Payload::Ke(KeyExchange::new(KeId::Curve25519, share.public().to_vec())),
