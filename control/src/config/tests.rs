@@ -795,3 +795,24 @@ fn timeouts() {
     expected[Lifetime::UdpUnreplied as usize] = 45;
     assert_eq!((read.seconds, read.tcp_pick_up), (expected, true));
 }
+
+#[test]
+fn what_a_peers_certificate_is_judged_by() {
+    let with = |more: &str| format!("{REMOTE_PROOF}, {more}");
+    refuses(REMOTE_PROOF, &with("revocation = ¦\"sometimes\""), "`revocation` cannot be");
+    refuses(REMOTE_PROOF, &with("purpose = ¦\"tls\""), "`purpose` cannot be");
+    refuses(REMOTE_PROOF, &with("crl = ¦\"none.crl\""), "cannot be read");
+    refuses(REMOTE_PROOF, &with("crl = ¦\"root.crt.pem\""), "X509 CRL");
+    refuses(REMOTE_PROOF, &with("intermediates = ¦\"centre.crt.pem\""), "is no CA certificate");
+    refuses(REMOTE_PROOF, &with("crl = \"pki/root.crl\", revocation = ¦\"off\""), "would not be looked at");
+    let all = with(
+        "crl = [\"pki/root.crl\", \"pki/intermediate.crl\"], revocation = \"strict\", purpose = \"strict\"",
+    );
+    let config = good(&CLINIC.replacen(REMOTE_PROOF, &all, 1));
+    let RemoteCredential::Ca(remote) = &config.connections[0].remote.credential else { panic!("a CA") };
+    assert_eq!(
+        (remote.crls.len(), remote.revocation),
+        (2, RevocationPolicy::Strict)
+    );
+    assert!(config.ike().is_ok());
+}
