@@ -1,3 +1,3 @@
-//! Benchmarks of Sekisho. There is nothing in the library: every benchmark is a file of its own under `benches/`.
-//!
-//! `cargo bench -p sekisho-bench --bench esp`: the ESP transform beside ring's AEAD on the same bytes.
+//! Benchmarks of Sekisho; `bench/README.md` says what each figure means. The library holds what several of them need.
+
+pub mod tunnels;

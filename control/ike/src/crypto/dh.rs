@@ -195,6 +195,9 @@ impl std::fmt::Debug for KeyShare {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::crypto::random::{SeededRandom, SystemRandom};

@@ -164,3 +164,5 @@ fn split_digital_signature(data: &[u8]) -> Result<(SignatureScheme, &[u8]), Sign
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

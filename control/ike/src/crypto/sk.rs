@@ -259,6 +259,9 @@ impl std::fmt::Debug for SkCipher {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::crypto::random::SeededRandom;

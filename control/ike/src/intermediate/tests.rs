@@ -1,11 +1,15 @@
 use super::*;
-use crate::channel::tests::{channels, take};
+use crate::auth::responder::AwaitAuth;
+use crate::channel::tests::{channels, path, take};
 use crate::channel::{Inbound, Message};
 use crate::context::testing::World;
 use crate::crypto::dh::{self, KeyShare};
 use crate::crypto::keys::IkeKeys;
 use crate::init::ke_payload;
-use crate::wire::{ExchangeType, Header, Outer, PayloadType, Spi, intermediate_octets, write_payloads};
+use crate::sa::State;
+use crate::wire::{
+    ExchangeType, Header, NotifyType, Outer, Payload, PayloadType, Spi, intermediate_octets, write_payloads,
+};
 
 const SUITE: &str = "aes256gcm16-prfsha256-x25519-ke1_mlkem512-ke2_mlkem768";
 
@@ -166,4 +170,92 @@ fn the_octets_of_an_empty_message() {
     header.write(PayloadType::Skf, 99, &mut written).unwrap();
     let octets = intermediate_octets(&written, 0, first, &inner);
     assert_eq!(octets[16..], [46, 0x20, 43, 0x08, 0, 0, 0, 7, 0, 0, 0, 32, 0, 0, 0, 4]);
+}
+
+/// A responder that waits for the first of two exchanges, and the initiator's end.
+fn waiting(world: &mut World) -> (Channel, Agreed, Box<AwaitAuth>) {
+    let (initiator, responder, _) = channels(SUITE, true);
+    let (ours, theirs) = (agreed(&initiator), agreed(&responder));
+    (initiator, ours, Box::new(AwaitAuth::new(&mut world.context(), Vec::new(), responder, theirs)))
+}
+
+/// Sends a request and gives the responder's next state.
+fn ask(
+    world: &mut World,
+    initiator: &mut Channel,
+    waiting: Box<AwaitAuth>,
+    exchange: ExchangeType,
+    payloads: &[Payload],
+) -> State {
+    initiator.request(&mut world.context(), exchange, payloads).expect("sent");
+    let mut state = State::AwaitAuth(waiting);
+    for datagram in world.sent() {
+        let State::AwaitAuth(waiting) = state else { panic!("a fragment is answered") };
+        let outer = Outer::parse(&datagram).expect("well-formed");
+        state = waiting.handle_message(&mut world.context(), path(), &datagram, &outer).expect("a state");
+    }
+    state
+}
+
+/// The response, as the initiator sees it.
+fn answer(world: &mut World, initiator: &mut Channel) -> Message {
+    let sent = world.sent();
+    received(sent.iter().map(|datagram| take(initiator, world, datagram)).last().expect("an answer"))
+}
+
+fn assert_refused(world: &mut World, initiator: &mut Channel, state: &State) {
+    assert!(matches!(state, State::Retired(_)), "it is over");
+    let content = answer(world, initiator).content.expect("readable");
+    assert_eq!(content.error().map(|error| error.notify_type), Some(NotifyType::InvalidSyntax));
+}
+
+#[test]
+fn a_wrong_key_exchange_ends_the_attempt() {
+    let mut random = World::new(3);
+    let good = KeyShare::generate(Group::MlKem512, random.context().random).expect("key").public().to_vec();
+    let other = KeyShare::generate(Group::MlKem768, random.context().random).expect("key").public().to_vec();
+    let ke = |group: Group, data: &[u8]| vec![ke_payload(group, data)];
+    for payloads in [
+        Vec::new(),
+        ke(Group::MlKem768, &other),
+        ke(Group::MlKem768, &good),
+        ke(Group::MlKem512, &good[1..]),
+        ke(Group::MlKem512, &[&good[..], &[0]].concat()),
+        ke(Group::MlKem512, &[1]),
+        // Coefficients past the modulus (FIPS 203 section 7.2).
+        ke(Group::MlKem512, &[0xff; 800]),
+    ] {
+        let mut world = World::new(9);
+        let (mut initiator, _, waiting) = waiting(&mut world);
+        let exchange = ExchangeType::IkeIntermediate;
+        let state = ask(&mut world, &mut initiator, waiting, exchange, &payloads);
+        assert_refused(&mut world, &mut initiator, &state);
+    }
+}
+
+#[test]
+fn ike_auth_before_the_key_exchanges_is_refused_and_one_too_many_too() {
+    let mut world = World::new(9);
+    let (mut initiator, _, early) = waiting(&mut world);
+    let state = ask(&mut world, &mut initiator, early, ExchangeType::IkeAuth, &[]);
+    assert_refused(&mut world, &mut initiator, &state);
+
+    let (mut initiator, mut ours, mut responder) = waiting(&mut world);
+    while let Some(method) = ours.intermediate.next() {
+        let share = KeyShare::generate(method, world.context().random).expect("key");
+        let payloads = [ke_payload(method, share.public())];
+        let exchange = ExchangeType::IkeIntermediate;
+        let state = ask(&mut world, &mut initiator, responder, exchange, &payloads);
+        let State::AwaitAuth(waiting) = state else { panic!("it goes on") };
+        responder = waiting;
+        let request = initiator.take_sent_intermediate();
+        let message = answer(&mut world, &mut initiator);
+        let data = message.content.expect("readable").ke.expect("a KE payload").data;
+        let secret = share.agree(&data).expect("a secret");
+        conclude(&mut ours, &mut initiator, &request, &message.octets, &secret).expect("keys");
+    }
+    let share = KeyShare::generate(Group::MlKem1024, world.context().random).expect("key");
+    let payloads = [ke_payload(Group::MlKem1024, share.public())];
+    let state = ask(&mut world, &mut initiator, responder, ExchangeType::IkeIntermediate, &payloads);
+    assert_refused(&mut world, &mut initiator, &state);
 }
