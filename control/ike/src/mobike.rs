@@ -207,7 +207,7 @@ impl Established {
             self.announce(ctx);
             return true;
         }
-        let Some(path) = self.from_other_address(ctx) else { return true };
+        let Some(path) = self.path_from_other_address(ctx) else { return true };
         if self.mobike.is_none() && !self.channel.nat.local {
             return false;
         }
@@ -226,7 +226,7 @@ impl Established {
     }
 
     /// The present peer, from another address of ours.
-    fn from_other_address(&self, ctx: &Context<'_>) -> Option<Path> {
+    fn path_from_other_address(&self, ctx: &Context<'_>) -> Option<Path> {
         let Path { local, remote } = self.channel.path;
         let fits = |address: &&IpAddr| address.is_ipv4() == remote.is_ipv4();
         let address = ctx.addresses.iter().find(fits)?;
