@@ -7,9 +7,9 @@ use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArra
 use sekisho_abi::Address;
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{
-    ADDRESSES_MAX, Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, FRAGMENT_PAIRS_MAX, FRAGMENTS_MAX, LISTS_MAX, NAT_MAX,
-    NETWORKS_MAX, PORTS_MAX, RATES_MAX, RULE_IDS_MAX, RULE_RATES_MAX, RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX,
-    Spi, SpiKey,
+    ADDRESSES_MAX, Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, FRAGMENT_PAIRS_MAX,
+    FRAGMENTS_MAX, LISTS_MAX, NAT_MAX, NETWORKS_MAX, PORTS_MAX, RATES_MAX, RULE_IDS_MAX, RULE_RATES_MAX,
+    RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
 };
 use sekisho_abi::nat::{
     DestinationNat, DestinationNatKey, NAT_POOL_MAX, SourceNat, SourceNatKey, Translated,

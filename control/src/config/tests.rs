@@ -810,9 +810,6 @@ fn what_a_peers_certificate_is_judged_by() {
     );
     let config = good(&CLINIC.replacen(REMOTE_PROOF, &all, 1));
     let RemoteCredential::Ca(remote) = &config.connections[0].remote.credential else { panic!("a CA") };
-    assert_eq!(
-        (remote.crls.len(), remote.revocation),
-        (2, RevocationPolicy::Strict)
-    );
+    assert_eq!((remote.crls.len(), remote.revocation), (2, RevocationPolicy::Strict));
     assert!(config.ike().is_ok());
 }

@@ -60,7 +60,8 @@ fuzz_target!(|input: Input<'_>| {
         return;
     };
     let Ok(set) = compile(&Rules::all(&config.policies, &config.sets)) else { return };
-    let idle: BTreeSet<_> = unreachable(&config.policies, &config.sets).into_iter().map(|found| found.policy).collect();
+    let idle: BTreeSet<_> =
+        unreachable(&config.policies, &config.sets).into_iter().map(|found| found.policy).collect();
     let zones: Vec<_> = (0..=config.zones.len()).filter_map(|zone| u16::try_from(zone).ok()).collect();
     for (protocol, port) in borders(&config.policies) {
         for &from in &zones {
