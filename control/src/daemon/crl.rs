@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, Uri, header};
@@ -37,13 +37,17 @@ pub(super) struct Fetched {
 pub(super) fn fetch(url: String, done: mpsc::Sender<Fetched>) {
     tracing::info!(url, "fetching a CRL");
     tokio::spawn(async move {
-        let crl = match tokio::time::timeout(FETCH_TIME, get(&url)).await {
-            Ok(crl) => crl,
-            Err(_) => Err(format!("no answer within {} s", FETCH_TIME.as_secs())),
-        };
+        let crl = get_within(FETCH_TIME, &url).await;
         // The daemon may be stopping.
         let _ = done.send(Fetched { url, crl }).await;
     });
+}
+
+async fn get_within(time: Duration, url: &str) -> Result<Vec<u8>, String> {
+    match tokio::time::timeout(time, get(url)).await {
+        Ok(crl) => crl,
+        Err(_) => Err(format!("no answer within {} s", time.as_secs())),
+    }
 }
 
 async fn get(url: &str) -> Result<Vec<u8>, String> {
@@ -53,6 +57,8 @@ async fn get(url: &str) -> Result<Vec<u8>, String> {
     }
     let host = uri.host().ok_or("a URL without a host")?;
     let port = uri.port_u16().unwrap_or(HTTP_PORT);
+    // Without the user that a URL may name.
+    let server = uri.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let address = (host.trim_matches(['[', ']']), port);
     let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
@@ -62,7 +68,7 @@ async fn get(url: &str) -> Result<Vec<u8>, String> {
     // Ends with the connection, which is dropped with the sender.
     let driver = tokio::spawn(connection);
     let request = Request::get(target)
-        .header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()))
+        .header(header::HOST, server)
         .header(header::USER_AGENT, concat!("sekisho/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
         .body(Empty::new())
@@ -77,7 +83,10 @@ async fn get(url: &str) -> Result<Vec<u8>, String> {
             status => return Err(format!("it answers {status}")),
         }
         let body = Limited::new(response.into_body(), MAX_CRL_BYTES).collect().await;
-        body.map(|body| body.to_bytes().to_vec()).map_err(|error| format!("HTTP: {error}"))
+        body.map(|body| body.to_bytes().to_vec()).map_err(|error| match error.is::<LengthLimitError>() {
+            true => format!("it is longer than {MAX_CRL_BYTES} bytes"),
+            false => format!("HTTP: {error}"),
+        })
     };
     let answer = answer.await;
     driver.abort();
@@ -135,3 +144,6 @@ impl CrlFiles {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
