@@ -166,7 +166,7 @@ impl<'a> Groups<'a> {
             match &group.condition.sources {
                 None => of_any_source.push(at),
                 Some(classes) => {
-                    classes.iter().for_each(|class| by_source.entry(*class).or_default().push(at))
+                    classes.iter().for_each(|class| by_source.entry(*class).or_default().push(at));
                 }
             }
         }
