@@ -16,7 +16,7 @@ fn check_aead(name: aead_set::TestName, algorithm: &'static aead::Algorithm) -> 
         for test in &group.tests {
             let (salt, iv) = test.nonce.split_first_chunk::<4>().expect("96 bits");
             let sk_e = [&test.key[..], salt].concat();
-            let Some(Transform::Aead { key, salt, .. }) = super::aead(algorithm, &sk_e) else {
+            let Some(Transform::Aead { key, salt, .. }) = aead(algorithm, &sk_e) else {
                 panic!("a key of {} bytes", test.key.len())
             };
             let iv: [u8; AEAD_IV] = iv.try_into().expect("96 bits");
