@@ -1,6 +1,8 @@
 //! Every check with the place it reports: a good configuration, one edit, the finding. `¦` in an edit marks where the
 //! finding must stand.
 
+mod nat;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
