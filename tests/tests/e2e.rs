@@ -7,6 +7,7 @@ mod e2e {
     pub(crate) mod control;
     pub(crate) mod lab;
     pub(crate) mod life;
+    pub(crate) mod nat;
     pub(crate) mod negotiation;
     pub(crate) mod operation;
     pub(crate) mod refusal;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::life::trials(&stage));
     trials.extend(e2e::refusal::trials(&stage));
     trials.extend(e2e::reload::trials(&stage));
+    trials.extend(e2e::nat::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     let last = stage.clone();
     trials.push(Trial::test(name("shown", ENDING.name), move || {
