@@ -257,7 +257,7 @@ impl Lab {
         let zone = |port: u16| if port == 0 { ZONE_GATEWAY } else { zone(port) };
         let (from, to) = (zone(from), zone(to));
         // One list for each pair of zones.
-        let list = u32::from(from) << 16 | u32::from(to) + 1;
+        let list = (u32::from(from) << 16) | (u32::from(to) + 1);
         let key = ListKey { generation, from, to, ..ListKey::default() };
         self.insert("LISTS", key, List { list, first: 1, flags: 0 });
         let rule = Rule { order: 1, id: RULE_ID, action, flags, interval_us: 0, burst_us: 0 };

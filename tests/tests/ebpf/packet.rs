@@ -148,7 +148,7 @@ impl Ip {
                     vec![0x45, 0, length[0], length[1], 0x12, 0x34, 0x40, 0, self.hop_limit, self.protocol];
                 if let Some((id, offset, more)) = self.fragment {
                     header[4..6].copy_from_slice(&id.to_be_bytes());
-                    header[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+                    header[6..8].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
                 }
                 header.extend([0, 0]);
                 header.extend(source.octets());
