@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, SignatureAlgorithm};
 use sekisho_ike::Endpoint;
 use sekisho_ike::config::{
-    ChildConfig, Connection, EndpointConfig, Limits, LocalAuth, Psk, RemoteAuth, Uniqueness,
+    ChildConfig, Connection, EndpointConfig, Limits, LocalAuth, Psk, RemoteAuth, Uniqueness, Wanted,
 };
 use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::crypto::signature::PrivateKey;
@@ -116,6 +116,8 @@ impl Tunnels {
                     name: "main".into(),
                     local: vec![inner[near].parse().expect("a network")],
                     remote: vec![inner[far].parse().expect("a network")],
+                    local_dynamic: false,
+                    remote_dynamic: false,
                     esp_proposals: vec!["aes128gcm16-x25519".parse().expect("a proposal")],
                     rekey_after: Duration::from_secs(3600),
                 }],
@@ -123,6 +125,8 @@ impl Tunnels {
                 reauth_after: Duration::ZERO,
                 uniqueness: Uniqueness::Replace,
                 dpd_after: Duration::ZERO,
+                assigns: None,
+                wants: Wanted::default(),
                 force_encapsulation: false,
                 mobike: false,
             })

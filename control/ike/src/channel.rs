@@ -218,6 +218,7 @@ impl Channel {
             rekey_at: None,
             last_heard: Some(self.last_heard),
             busy: self.is_waiting() || phase != Phase::Established,
+            virtual_addresses: Default::default(),
             children: Vec::new(),
         }
     }

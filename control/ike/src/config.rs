@@ -8,7 +8,9 @@ use subtle::ConstantTimeEq;
 
 use crate::crypto::suite::{EspProposal, IkeProposal};
 use crate::crypto::{signature::PrivateKey, x509::TrustAnchors};
+pub use crate::pool::Pool;
 pub use crate::unique::Uniqueness;
+pub use crate::virtual_ip::{Assigned, Wanted};
 use crate::wire::id::{IdPattern, Identification};
 use crate::wire::ts::TrafficSelector;
 
@@ -20,6 +22,8 @@ pub type ConnectionName = Arc<str>;
 pub struct EndpointConfig {
     /// The connections. The responder picks one by addresses and identities.
     pub connections: Vec<Arc<Connection>>,
+    /// Virtual addresses to give to peers.
+    pub pools: Vec<Pool>,
     /// Retransmission of requests.
     pub retransmit: Retransmit,
     /// Bounds for strangers.
@@ -106,6 +110,10 @@ pub struct Connection {
     pub force_encapsulation: bool,
     /// Follow changes of addresses on either side (RFC 4555), if the peer does too.
     pub mobike: bool,
+    /// What the peer is given that asks for a virtual address; `None`: it gets none.
+    pub assigns: Option<Assigned>,
+    /// The virtual addresses that we ask the peer for, where we begin.
+    pub wants: Wanted,
 }
 
 impl Connection {
@@ -128,6 +136,8 @@ impl Connection {
             dpd_after,
             force_encapsulation,
             mobike,
+            assigns,
+            wants,
         } = self;
         let local_auth = match (local_auth, &other.local_auth) {
             (LocalAuth::Psk(ours), LocalAuth::Psk(theirs)) => ours.is_same_as(theirs),
@@ -156,6 +166,8 @@ impl Connection {
             && *dpd_after == other.dpd_after
             && *force_encapsulation == other.force_encapsulation
             && *mobike == other.mobike
+            && *assigns == other.assigns
+            && *wants == other.wants
     }
 }
 
@@ -212,6 +224,10 @@ pub struct ChildConfig {
     pub local: Vec<TrafficSelector>,
     /// Networks on the peer's side.
     pub remote: Vec<TrafficSelector>,
+    /// On our side, also our virtual addresses; our outer address where we have none.
+    pub local_dynamic: bool,
+    /// On the peer's side, also its virtual addresses; its outer address where it has none.
+    pub remote_dynamic: bool,
     /// ESP proposals, best first.
     pub esp_proposals: Vec<EspProposal>,
     /// Child SA is rekeyed after this time (less a random part of up to a tenth).

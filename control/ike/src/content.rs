@@ -3,6 +3,7 @@
 
 use crate::wire::auth::Authentication;
 use crate::wire::cert::{Certificate, CertificateRequest};
+use crate::wire::config::Configuration;
 use crate::wire::delete::Delete;
 use crate::wire::id::IdPayload;
 use crate::wire::ke::KeyExchange;
@@ -27,6 +28,7 @@ pub(crate) struct Content {
     pub(crate) certificate_requests: Vec<CertificateRequest>,
     pub(crate) notifies: Vec<Notify>,
     pub(crate) deletes: Vec<Delete>,
+    pub(crate) configuration: Option<Configuration>,
     /// EAP stands in the message: the peer wants to authenticate in a way we don't have.
     pub(crate) eap: bool,
 }
@@ -60,7 +62,8 @@ impl Content {
                 Payload::Notify(notify) => content.notifies.push(notify),
                 Payload::Delete(delete) => content.deletes.push(delete),
                 Payload::Eap(_) => content.eap = true,
-                Payload::Vendor(_) | Payload::Configuration(_) | Payload::Unknown { .. } => {}
+                Payload::Configuration(cp) => once(&mut content.configuration, cp, kind)?,
+                Payload::Vendor(_) | Payload::Unknown { .. } => {}
             }
         }
         Ok(content)

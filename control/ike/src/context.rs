@@ -11,6 +11,7 @@ use crate::crypto::x509::CrlSource;
 use crate::directory::Directory;
 use crate::event::{ChildHandle, Event, IkeHandle};
 use crate::outbox::Outbox;
+use crate::pool::Leases;
 use crate::revocation::{Asked, CrlCache};
 use crate::sa::IkeSa;
 use crate::spi::SpiPool;
@@ -31,6 +32,8 @@ pub(crate) struct Context<'a> {
     pub(crate) addresses: &'a [IpAddr],
     /// CRLs that were fetched.
     pub(crate) crls: &'a mut CrlCache,
+    /// Virtual addresses, and who has them.
+    pub(crate) leases: &'a mut Leases,
     /// Of the IKE SA at hand.
     pub(crate) timers: &'a mut TimerTable,
     /// IKE SAs that came into being (by a rekey), for the endpoint to take in.
@@ -70,6 +73,7 @@ impl Context<'_> {
             others: self.others,
             addresses: self.addresses,
             crls: &mut *self.crls,
+            leases: &mut *self.leases,
             timers,
             spawned: &mut *self.spawned,
         }
@@ -153,6 +157,7 @@ pub(crate) mod testing {
         numbers: Numbers,
         others: Directory,
         crls: CrlCache,
+        leases: Leases,
     }
 
     impl World {
@@ -167,6 +172,7 @@ pub(crate) mod testing {
                 numbers: Numbers::default(),
                 others: Directory::default(),
                 crls: CrlCache::default(),
+                leases: Leases::default(),
             }
         }
 
@@ -181,6 +187,7 @@ pub(crate) mod testing {
                 others: &self.others,
                 addresses: &[],
                 crls: &mut self.crls,
+                leases: &mut self.leases,
                 timers: &mut self.timers,
                 spawned: &mut self.spawned,
             }

@@ -26,6 +26,7 @@ use crate::init::responder;
 use crate::known::KnownSpis;
 use crate::nat::KEEPALIVE;
 use crate::outbox::Outbox;
+use crate::pool::Leases;
 use crate::rate::{Meter, Rate};
 use crate::revocation::CrlCache;
 use crate::sa::{IkeSa, State};
@@ -77,6 +78,7 @@ struct Shared {
     directory: Directory,
     addresses: Vec<IpAddr>,
     crls: CrlCache,
+    leases: Leases,
 }
 
 impl Shared {
@@ -97,6 +99,7 @@ impl Shared {
             others: &self.directory,
             addresses: &self.addresses,
             crls: &mut self.crls,
+            leases: &mut self.leases,
             timers,
             spawned,
         }
@@ -175,6 +178,7 @@ impl Endpoint {
                 directory: Directory::default(),
                 addresses: Vec::new(),
                 crls: CrlCache::default(),
+                leases: Leases::default(),
             },
             jar,
             sas: BTreeMap::new(),
@@ -541,6 +545,7 @@ impl Endpoint {
             ike_rekeyed: counters.ike_rekeyed,
             children_installed: counters.children_installed,
             failures: counters.failures.clone(),
+            virtual_addresses: self.shared.leases.in_use(),
             strangers: self.strangers.total(),
             spis: self.shared.numbers.esp_spis.used(),
             ..Stats::default()

@@ -26,6 +26,7 @@ use crate::sa::State;
 use crate::status::{IkeStatus, Phase};
 use crate::timer::Timer;
 use crate::unique::{Origin, When};
+use crate::virtual_ip::VirtualAddresses;
 use crate::wire::delete::Delete;
 use crate::wire::id::Identification;
 use crate::wire::notify::Notify;
@@ -71,6 +72,8 @@ pub(crate) struct Established {
     pub(crate) mobike: Option<Mobike>,
     /// The peer's certificate, to be watched for being revoked.
     pub(crate) peer: Option<Arc<VerifiedCertificate>>,
+    /// Given by either side in IKE_AUTH.
+    pub(crate) virtual_addresses: VirtualAddresses,
 }
 
 /// Something to ask of the peer.
@@ -164,6 +167,7 @@ impl Established {
             pending: Pending::Nothing,
             mobike: None,
             awaited: None,
+            virtual_addresses: VirtualAddresses::default(),
             initial_contact: false,
             supersedes: Vec::new(),
             supersede_overdue: false,
@@ -575,6 +579,7 @@ impl Established {
     }
 
     fn report_closed(&self, ctx: &mut Context<'_>, reason: CloseReason) {
+        ctx.leases.release(self.handle);
         // Another IKE SA with this peer goes on: what is under way on this one must not be lost.
         let (linger, reason) = match (self.has_no_twin(ctx), reason) {
             (false, CloseReason::Peer | CloseReason::Replaced) => (LINGER, CloseReason::Replaced),
@@ -632,6 +637,7 @@ impl Established {
         IkeStatus {
             remote_id: Some(self.remote_id.clone()),
             rekey_at: Some(self.rekey_at),
+            virtual_addresses: self.virtual_addresses.clone(),
             busy: self.channel.is_waiting() || !self.tasks.is_empty() || !self.deferred.is_empty(),
             children: self
                 .children

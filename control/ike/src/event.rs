@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::config::ConnectionName;
 use crate::crypto::suite::EspSuite;
+pub use crate::virtual_ip::VirtualAddresses;
 use crate::wire::id::Identification;
 use crate::wire::ts::TrafficSelector;
 
@@ -44,6 +45,15 @@ pub struct ChildHandle(pub u64);
 pub enum Event {
     /// An IKE SA is up.
     IkeEstablished(IkeEstablished),
+    /// An IKE SA has virtual addresses (RFC 7296 section 2.19). They last as long as it.
+    VirtualAddresses {
+        /// Which.
+        ike: IkeHandle,
+        /// Connection.
+        connection: ConnectionName,
+        /// Ours, the peer's, and name servers.
+        addresses: VirtualAddresses,
+    },
     /// An IKE SA has new keys.
     IkeRekeyed {
         /// Which.

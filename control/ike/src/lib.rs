@@ -33,6 +33,7 @@ mod known;
 mod mobike;
 pub mod nat;
 mod outbox;
+mod pool;
 mod rate;
 mod reauth;
 mod rekey_ike;
@@ -45,6 +46,7 @@ pub mod status;
 mod strangers;
 mod timer;
 mod unique;
+mod virtual_ip;
 pub mod wire;
 
 pub use config::{Connection, EndpointConfig};

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::config::ConnectionName;
 use crate::event::{ChildHandle, FailureKind, IkeHandle, Path};
+use crate::virtual_ip::VirtualAddresses;
 use crate::wire::id::Identification;
 use crate::wire::ts::TrafficSelector;
 
@@ -20,6 +21,8 @@ pub struct Stats {
     pub retired: usize,
     /// Child SA pairs.
     pub children: usize,
+    /// Virtual addresses of our pools in use.
+    pub virtual_addresses: usize,
     /// Places held by strangers: half-open IKE SAs that others began, and what is left of failed ones for a while.
     pub strangers: usize,
     /// Inbound SPIs of child SAs in use, those included that are offered and not yet agreed on.
@@ -77,6 +80,8 @@ pub struct IkeStatus {
     pub last_heard: Option<Instant>,
     /// An exchange is under way, or something waits to be asked of the peer.
     pub busy: bool,
+    /// Virtual addresses on it.
+    pub virtual_addresses: VirtualAddresses,
     /// Its child SAs.
     pub children: Vec<ChildStatus>,
 }

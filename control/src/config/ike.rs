@@ -90,6 +90,8 @@ fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
         dpd_after: connection.life.dpd,
         force_encapsulation: connection.force_udp,
         mobike: connection.mobike,
+        assigns: None,
+        wants: ike::Wanted::default(),
     })
 }
 
@@ -111,6 +113,8 @@ fn resolve_child(child: &Child, connection: &Connection) -> Result<ike::ChildCon
         name: Arc::clone(&child.name),
         local: selectors(&child.local)?,
         remote: selectors(&child.remote)?,
+        local_dynamic: false,
+        remote_dynamic: false,
         esp_proposals: connection.esp.clone(),
         rekey_after: connection.rekey,
     })

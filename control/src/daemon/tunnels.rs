@@ -365,6 +365,13 @@ impl Tunnels {
                     }
                 }
             }
+            Event::VirtualAddresses { connection, addresses, .. } => tracing::info!(
+                connection = &*connection,
+                local = ?addresses.local,
+                remote = ?addresses.remote,
+                dns = ?addresses.dns,
+                "virtual addresses"
+            ),
             Event::ChildInstall(child) => self.install(now, *child, endpoint, maps),
             Event::ChildActivateOutbound { child } => {
                 if let Some(spi_in) = self.child(child).map(|child| child.spi_in)

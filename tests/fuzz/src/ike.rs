@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use sekisho_ike::config::{ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth, Uniqueness};
+use sekisho_ike::config::{
+    ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth, Uniqueness, Wanted,
+};
 use sekisho_ike::crypto::random::SeededRandom;
 use sekisho_ike::event::Path;
 use sekisho_ike::{Endpoint, Stats};
@@ -67,6 +69,8 @@ pub fn endpoint(side: Side, seed: u64, now: Instant) -> Endpoint {
         name: "main".into(),
         local,
         remote,
+        local_dynamic: false,
+        remote_dynamic: false,
         esp_proposals: vec!["aes128gcm16-x25519".parse().expect("a proposal")],
         rekey_after: Duration::from_secs(3600),
     };
@@ -86,6 +90,8 @@ pub fn endpoint(side: Side, seed: u64, now: Instant) -> Endpoint {
         dpd_after: Duration::from_secs(30),
         force_encapsulation: false,
         mobike: true,
+        assigns: None,
+        wants: Wanted::default(),
     };
     let config = EndpointConfig { connections: vec![Arc::new(connection)], ..EndpointConfig::default() };
     // May 2026: no certificate is judged here, so any date does.

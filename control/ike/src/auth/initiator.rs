@@ -22,6 +22,7 @@ use crate::spi::InboundSpi;
 use crate::status::{IkeStatus, Phase};
 use crate::timer::Timer;
 use crate::unique::Origin;
+use crate::virtual_ip;
 use crate::wire::delete::Delete;
 use crate::wire::id::IdPayload;
 use crate::wire::notify::Notify;
@@ -55,7 +56,8 @@ impl AuthSent {
         let child = connection
             .children
             .first()
-            .map(|config| (Arc::new(config.clone()), ctx.numbers.esp_spis.take(ctx.random)));
+            .map(|config| virtual_ip::offered(config, &connection, channel.path))
+            .map(|config| (Arc::new(config), ctx.numbers.esp_spis.take(ctx.random)));
         let mut this = Box::new(Self { handle, connection, channel, agreed, child, started, unjudged: None });
         match this.send(ctx) {
             Ok(()) => Some(State::AuthSent(this)),
@@ -92,6 +94,7 @@ impl AuthSent {
         payloads
             .extend(self.connection.remote_id.exact().cloned().map(|id| Payload::IdR(IdPayload::new(id))));
         payloads.push(auth);
+        payloads.extend(virtual_ip::request(self.connection.wants));
         if let Some((config, spi)) = &self.child {
             let offer = negotiate::offer_esp(&config.esp_proposals, spi.number(), Pfs::Never);
             payloads.push(Payload::Sa(SecurityAssociation::new(offer)));
@@ -195,7 +198,12 @@ impl AuthSent {
         established.watch(ctx, peer);
         established.plan_reauth(ctx, content);
         established.agree_on_mobike(ctx, content, true);
-        if let Some((config, spi)) = child {
+        let has_addresses = established.take_addresses(ctx, content);
+        if !has_addresses {
+            return Box::new(established).close(ctx, CloseReason::Failed);
+        }
+        if let Some((offered, spi)) = child {
+            let config = established.child_configs.first().cloned().unwrap_or(offered);
             established.conclude_first_child(ctx, config, spi, &agreed, content);
         }
         established.want_other_children(ctx);

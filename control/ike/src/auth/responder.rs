@@ -238,7 +238,14 @@ impl AwaitAuth {
         if established.mobike.is_some() {
             payloads.extend(mobike::announcements(ctx.addresses, established.channel.path));
         }
-        payloads.extend(established.accept_first_child(ctx, &agreed, content));
+        match established.assign_addresses(ctx, content) {
+            Ok(reply) => {
+                payloads.extend(reply);
+                payloads.extend(established.accept_first_child(ctx, &agreed, content));
+            }
+            // RFC 7296 section 3.15.4: the IKE SA is there, the child is not.
+            Err(refusal) => payloads.push(Payload::Notify(Notify::new(refusal))),
+        }
         established.answer(ctx, ExchangeType::IkeAuth, message.path, &payloads);
         Some(State::Established(Box::new(established)))
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::channel::tests::{channels, forge, path};
-use crate::config::{LocalAuth, Psk, RemoteAuth};
+use crate::config::{LocalAuth, Psk, RemoteAuth, Wanted};
 use crate::context::testing::World;
 use crate::wire::NotifyType;
 use crate::wire::sa::SecurityAssociation;
@@ -30,6 +30,8 @@ fn connection() -> Connection {
         dpd_after: Duration::from_secs(30),
         force_encapsulation: false,
         mobike: false,
+        assigns: None,
+        wants: Wanted::default(),
     }
 }
 
@@ -190,6 +192,8 @@ fn child_config() -> ChildConfig {
         name: "main".into(),
         local: vec!["10.2.0.0/24".parse().expect("selector")],
         remote: vec!["192.168.1.0/24".parse().expect("selector")],
+        local_dynamic: false,
+        remote_dynamic: false,
         esp_proposals: vec!["aes128gcm16".parse().expect("proposal")],
         rekey_after: Duration::from_secs(3600),
     }

@@ -381,6 +381,7 @@ impl InitSent {
             rekey_at: None,
             last_heard: None,
             busy: true,
+            virtual_addresses: Default::default(),
             children: Vec::new(),
         }
     }

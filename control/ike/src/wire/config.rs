@@ -60,7 +60,8 @@ impl ConfigAttribute {
                 matches!(length, 0 | 4)
             }
             InternalIp6Dns | InternalIp6Dhcp => matches!(length, 0 | 16),
-            InternalIp6Address => matches!(length, 0 | 17),
+            // Some leave the prefix length out.
+            InternalIp6Address => matches!(length, 0 | 16 | 17),
             InternalIp4Subnet => matches!(length, 0 | 8),
             InternalIp6Subnet => matches!(length, 0 | 17),
             SupportedAttributes => length.is_multiple_of(2),
@@ -150,9 +151,14 @@ mod tests {
             assert!(parse(&REQUEST[..end]).is_err(), "{end}");
         }
         assert!(parse(&[1, 0, 0, 0, 0, 1, 0, 3, 1, 2, 3]).is_err());
-        assert!(
-            parse(&[1, 0, 0, 0, 0, 8, 0, 16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]).is_err()
-        );
+        let ip6 = |length: u8| parse(&[&[1, 0, 0, 0, 0, 8, 0, length][..], &vec![9; length.into()]].concat());
+        for length in (0..20).filter(|length| ![0, 16, 17].contains(length)) {
+            assert!(ip6(length).is_err(), "{length}");
+        }
+        for length in [16, 17] {
+            let address = ip6(length).unwrap().attributes.first().and_then(ConfigAttribute::ipv6);
+            assert_eq!(address, Some(Ipv6Addr::from([9; 16])), "with the prefix length and without");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The engine against itself: two endpoints, a simulated network between them, virtual time.
 
+mod addresses;
 mod collide;
 mod establish;
 mod hostile;

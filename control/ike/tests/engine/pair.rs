@@ -463,6 +463,7 @@ impl Node {
                     self.lingering.insert(child.spi_in, now + *linger);
                     self.outbound.retain(|_, handle| *handle != child.child);
                 }
+                Event::VirtualAddresses { ike, .. } => assert!(self.established.contains(ike)),
                 Event::PathChanged { ike, path, udp_encapsulation } => {
                     for child in self.children.values_mut().filter(|child| child.ike == *ike) {
                         child.path = *path;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sekisho_ike::config::{
-    ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth, Retransmit, Uniqueness,
+    ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth, Retransmit, Uniqueness, Wanted,
 };
 use sekisho_ike::crypto::suite::{EspProposal, IkeProposal};
 
@@ -32,6 +32,8 @@ pub(crate) fn connection(side: Side) -> Connection {
         dpd_after: Duration::from_secs(30),
         force_encapsulation: false,
         mobike: false,
+        assigns: None,
+        wants: Wanted::default(),
     }
 }
 
@@ -45,6 +47,8 @@ pub(crate) fn child(side: Side, name: &str, a: &str, b: &str) -> ChildConfig {
         name: name.into(),
         local: vec![local.parse().expect("selector")],
         remote: vec![remote.parse().expect("selector")],
+        local_dynamic: false,
+        remote_dynamic: false,
         esp_proposals: esp(&["aes128gcm16-x25519"]),
         rekey_after: Duration::from_secs(3600),
     }

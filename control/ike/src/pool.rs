@@ -1,0 +1,235 @@
+//! Pools of virtual addresses (RFC 7296 section 2.19), and who has which.
+//!
+//! An address is leased to an identity. While an IKE SA uses it nobody else gets it; afterwards it is kept for its peer
+//! until the pool has no other left. The first choice is computed from the identity, so that a peer gets the same address
+//! after a restart too, as long as no two identities meet.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ring::digest;
+
+use crate::event::IkeHandle;
+
+/// Leases remembered of one pool: a pool of IPv6 addresses has no end of its own.
+const MAX_LEASES: usize = 65_536;
+
+/// Addresses to give away: a range of one family, both ends included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The lowest address.
+    pub first: IpAddr,
+    /// The highest.
+    pub last: IpAddr,
+}
+
+impl Pool {
+    fn size(&self) -> u128 {
+        let (first, last) = (number(self.first), number(self.last));
+        if self.first.is_ipv4() != self.last.is_ipv4() {
+            return 0;
+        }
+        last.checked_sub(first).map_or(0, |size| size.saturating_add(1))
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        self.first.is_ipv4() == address.is_ipv4() && (self.first..=self.last).contains(&address)
+    }
+
+    fn address(&self, offset: u128) -> Option<IpAddr> {
+        let number = number(self.first).checked_add(offset)?;
+        match self.first {
+            IpAddr::V4(_) => u32::try_from(number).ok().map(|number| Ipv4Addr::from(number).into()),
+            IpAddr::V6(_) => Some(Ipv6Addr::from(number).into()),
+        }
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4).into(),
+        IpAddr::V6(v6) => v6.into(),
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker<'a> {
+    pub(crate) ike: IkeHandle,
+    /// The identity that was proved, as bytes.
+    pub(crate) peer: &'a [u8],
+    /// The address it would like.
+    pub(crate) wish: Option<IpAddr>,
+    /// Whether IKE SAs of one identity are one peer's, of which only one stays.
+    pub(crate) unique: bool,
+}
+
+#[derive(Debug)]
+struct Lease {
+    peer: Vec<u8>,
+    /// IKE SAs that use it: two while one takes the place of the other.
+    users: Vec<IkeHandle>,
+    /// When it was last given back, counted in releases.
+    released: u64,
+}
+
+/// The leases of every pool.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    pools: BTreeMap<Arc<str>, BTreeMap<IpAddr, Lease>>,
+    releases: u64,
+}
+
+impl Leases {
+    /// An address of the pool for a peer; `None`: all are in use.
+    pub(crate) fn take(&mut self, pool: &Pool, asker: Asker<'_>) -> Option<IpAddr> {
+        let leases = self.pools.entry(pool.name.clone()).or_default();
+        let address = choose(pool, leases, asker)?;
+        let lease = leases.entry(address).or_insert_with(|| Lease {
+            peer: Vec::new(),
+            users: Vec::new(),
+            released: 0,
+        });
+        if lease.peer != asker.peer {
+            lease.peer = asker.peer.to_vec();
+            lease.users.clear();
+        }
+        lease.users.push(asker.ike);
+        Some(address)
+    }
+
+    /// An IKE SA is over. Its addresses stay reserved for its peer as long as there are others.
+    pub(crate) fn release(&mut self, ike: IkeHandle) {
+        for lease in self.pools.values_mut().flat_map(BTreeMap::values_mut) {
+            if lease.users.contains(&ike) {
+                lease.users.retain(|user| *user != ike);
+                self.releases += 1;
+                lease.released = self.releases;
+            }
+        }
+    }
+
+    /// Addresses in use.
+    pub(crate) fn in_use(&self) -> usize {
+        self.pools.values().flat_map(BTreeMap::values).filter(|lease| !lease.users.is_empty()).count()
+    }
+}
+
+fn choose(pool: &Pool, leases: &BTreeMap<IpAddr, Lease>, asker: Asker<'_>) -> Option<IpAddr> {
+    let own = leases.iter().filter(|(address, lease)| lease.peer == asker.peer && pool.contains(**address));
+    let shared = |address: IpAddr, lease: &Lease| {
+        lease.users.is_empty() || asker.unique || asker.wish == Some(address)
+    };
+    if let Some((address, _)) = own.clone().find(|(address, lease)| shared(**address, lease)) {
+        return Some(*address);
+    }
+    let room = leases.len() < MAX_LEASES;
+    let free = |address: &IpAddr| room && pool.contains(*address) && !leases.contains_key(address);
+    if let Some(wish) = asker.wish.filter(free) {
+        return Some(wish);
+    }
+    let size = pool.size();
+    if size == 0 {
+        return None;
+    }
+    let start = start_of(asker.peer) % size;
+    // Among one more than are taken, one is free.
+    let tries = size.min(leases.len() as u128 + 1);
+    let found = (0..tries).find_map(|step| {
+        let offset = start.checked_add(step).map_or(0, |offset| offset % size);
+        pool.address(offset).filter(free)
+    });
+    // Else the one whose peer is gone longest.
+    found.or_else(|| {
+        let idle =
+            leases.iter().filter(|(address, lease)| lease.users.is_empty() && pool.contains(**address));
+        idle.min_by_key(|(_, lease)| lease.released).map(|(address, _)| *address)
+    })
+}
+
+fn start_of(peer: &[u8]) -> u128 {
+    let hash = digest::digest(&digest::SHA256, peer);
+    hash.as_ref().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(first: &str, last: &str) -> Pool {
+        Pool {
+            name: "p".into(),
+            first: first.parse().expect("address"),
+            last: last.parse().expect("address"),
+        }
+    }
+
+    fn asker(ike: u64, peer: &str) -> Asker<'_> {
+        Asker { ike: IkeHandle(ike), peer: peer.as_bytes(), wish: None, unique: true }
+    }
+
+    #[test]
+    fn every_address_is_given_once_and_the_next_peer_gets_none() {
+        let (pool, mut leases) = (pool("10.9.0.10", "10.9.0.13"), Leases::default());
+        let mut given: Vec<_> =
+            (0..4).map(|n| leases.take(&pool, asker(n, &format!("peer {n}"))).expect("free")).collect();
+        given.sort_unstable();
+        assert_eq!(given, [10, 11, 12, 13].map(|host| IpAddr::from([10, 9, 0, host])));
+        assert_eq!(leases.take(&pool, asker(9, "one too many")), None);
+        leases.release(IkeHandle(2));
+        let address = leases.take(&pool, asker(9, "one too many")).expect("that of the one who left");
+        assert!(given.contains(&address));
+        assert_eq!(leases.in_use(), 4);
+        assert_eq!(leases.take(&pool, asker(10, "peer 2")), None, "its reservation is gone");
+    }
+
+    #[test]
+    fn a_peer_gets_its_own_address_again() {
+        let (pool, mut leases) = (pool("fd00::1:0", "fd00::1:ffff"), Leases::default());
+        let address = leases.take(&pool, asker(1, "clinic")).expect("free");
+        assert_eq!(leases.take(&pool, asker(2, "clinic")), Some(address), "while one replaces the other");
+        leases.release(IkeHandle(1));
+        assert_eq!(leases.in_use(), 1, "the second still has it");
+        leases.release(IkeHandle(2));
+        for n in 10..100 {
+            leases.take(&pool, asker(n, &format!("other {n}"))).expect("room for all");
+        }
+        assert_eq!(leases.take(&pool, asker(3, "clinic")), Some(address));
+        assert_eq!(Leases::default().take(&pool, asker(1, "clinic")), Some(address), "after a restart too");
+    }
+
+    #[test]
+    fn devices_that_share_an_identity_do_not_share_an_address() {
+        let (pool, mut leases) = (pool("10.9.0.10", "10.9.0.13"), Leases::default());
+        let device = |ike, wish| Asker { unique: false, wish, ..asker(ike, "staff") };
+        let first = leases.take(&pool, device(1, None)).expect("free");
+        let second = leases.take(&pool, device(2, None)).expect("free");
+        assert_ne!(first, second);
+        assert_eq!(leases.take(&pool, device(3, Some(second))), Some(second), "its own, anew");
+    }
+
+    #[test]
+    fn a_wish_is_granted_where_it_can_be() {
+        let (pool, mut leases) = (pool("10.9.0.10", "10.9.0.13"), Leases::default());
+        let wish = |ike, peer, text: &str| Asker { wish: text.parse().ok(), ..asker(ike, peer) };
+        let wanted: IpAddr = "10.9.0.12".parse().expect("address");
+        assert_eq!(leases.take(&pool, wish(1, "a", "10.9.0.12")), Some(wanted));
+        let other = leases.take(&pool, wish(2, "b", "10.9.0.12")).expect("another");
+        assert_ne!(other, wanted);
+        for outside in ["10.9.0.14", "192.0.2.1", "fd00::1", "0.0.0.0"] {
+            assert!(pool.contains(leases.take(&pool, wish(2, "b", outside)).expect("its own")));
+        }
+    }
+
+    #[test]
+    fn hostile_pools_are_empty() {
+        for (first, last) in [("10.9.0.13", "10.9.0.10"), ("10.9.0.1", "fd00::1"), ("fd00::1", "10.9.0.1")] {
+            assert_eq!(Leases::default().take(&pool(first, last), asker(1, "a")), None);
+        }
+        let all = pool("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
+        assert!(Leases::default().take(&all, asker(1, "a")).is_some());
+    }
+}
