@@ -20,7 +20,7 @@ const SPI: u32 = 0x1234_5678;
 const ROOM: usize = 128;
 
 static KEYS: LazyLock<Vec<(SealingKey, OpeningKey)>> = LazyLock::new(|| {
-    let pair = |transform| {
+    let pair = |transform: Transform| {
         let (encryption, integrity) = transform.key_bytes();
         let bytes = |length| Zeroizing::new(vec![0x5a; length]);
         let keys = Keys { encryption: bytes(encryption), integrity: bytes(integrity) };
