@@ -47,7 +47,7 @@ fuzz_target!(|source: &str| {
             show(source, &warnings);
             assert!(!config.networks().is_empty());
             let _ = policy::compile(&policy::Rules::all(&config.policies, &config.sets));
-            let _ = policy::unreachable(&config.policies);
+            let _ = policy::unreachable(&config.policies, &config.sets);
             if let Err(error) = config.ike() {
                 assert!(!error.to_string().is_empty());
             }
