@@ -330,7 +330,7 @@ impl Node {
                 Event::ChildRemove { child, .. } => {
                     assert!(self.children.remove(&child).is_some(), "removed once, after it was installed");
                 }
-                Event::PathChanged { .. } | Event::CrlWanted { .. } => {}
+                Event::PathChanged { .. } | Event::CrlWanted { .. } | Event::VirtualAddresses { .. } => {}
                 Event::Failure(failure) => assert!(!failure.detail.is_empty()),
             }
         }
