@@ -7,6 +7,7 @@ mod e2e {
     pub(crate) mod control;
     pub(crate) mod lab;
     pub(crate) mod life;
+    pub(crate) mod mobility;
     pub(crate) mod nat;
     pub(crate) mod negotiation;
     pub(crate) mod operation;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::reload::trials(&stage));
     trials.extend(e2e::nat::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
+    trials.extend(e2e::mobility::trials(&stage));
     let last = stage.clone();
     trials.push(Trial::test(name("shown", ENDING.name), move || {
         stage::words(last.run(|site| {

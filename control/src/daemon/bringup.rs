@@ -120,7 +120,7 @@ impl Ground {
         // The kernel sends redirects where either this or the interface's own switch is on.
         self.kernel.set_sysctl(&mut self.ledger, "net/ipv4/conf/all/send_redirects", "0")?;
         for (port, link) in config.ports.iter().zip(self.links.iter_mut()) {
-            *link = interface(port, link, &self.kernel, &mut self.ledger).await?;
+            *link = interface(config, port, link, &self.kernel, &mut self.ledger).await?;
             answer_for(config, port, &self.kernel, &mut self.ledger).await?;
         }
         self.keep_or_start_engine(config)?;
@@ -210,7 +210,7 @@ impl Ground {
             (None, none_needed) => none_needed,
             (Some(_), true) => false,
             (Some(engine), false) => {
-                let now: BTreeSet<u32> = engine.sockets().map(|(ifindex, ..)| ifindex).collect();
+                let now: BTreeSet<u32> = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).collect();
                 let device = self.tunnel.iter().map(|(_, device)| device.index);
                 let outer = config.ports.iter().filter(|port| takes_ike(config, port)).filter_map(|port| {
                     self.links.iter().find(|link| *link.name == *port.interface).map(|link| link.index)
@@ -318,6 +318,12 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
                     mtu = now.mtu,
                     "interface changed"
                 );
+                // The kernel has dropped routes, and of IPv6 the addresses, when it went down.
+                let back = now.up && now.carrier && !(known.up && known.carrier);
+                let now = match back {
+                    true => interface(config, port, &now, &ground.kernel, &mut ground.ledger).await?,
+                    false => now,
+                };
                 ground.replace_link(position, now);
             }
             Ok(now) => {
@@ -327,12 +333,12 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
                     "another interface has the port's name: taken"
                 );
                 let mode = ground.filter.attach_port(&now)?;
-                let now = interface(port, &now, &ground.kernel, &mut ground.ledger).await?;
+                let now = interface(config, port, &now, &ground.kernel, &mut ground.ledger).await?;
                 answer_for(config, port, &ground.kernel, &mut ground.ledger).await?;
                 ground.replace_link(position, now);
                 ground.modes.insert(port.id, mode.name());
-                if ground.engine.is_some() && takes_ike(config, port) {
-                    tracing::error!(port = name, "ESP stays with the old interface: restart the daemon");
+                if takes_ike(config, port) {
+                    ground.hand_to_engine(position)?;
                 }
             }
             Err(KernelError::NoInterface(_)) if known.index == GONE => continue,
@@ -357,9 +363,25 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
 }
 
 /// In place of the ifindex of an interface that does not exist.
-const GONE: u32 = 0;
+pub(super) const GONE: u32 = 0;
 
 impl Ground {
+    /// An outer device of the engine is back as another interface. The SAs stay as they are.
+    fn hand_to_engine(&mut self, position: usize) -> anyhow::Result<()> {
+        let (Some(engine), Some(link)) = (&self.engine, self.links.get(position)) else { return Ok(()) };
+        let known: BTreeSet<u32> = self.links.iter().map(|link| link.index).collect();
+        let device = self.tunnel.as_ref().map_or(GONE, |(_, device)| device.index);
+        let former = engine
+            .sockets()
+            .into_iter()
+            .map(|(ifindex, ..)| ifindex)
+            .find(|ifindex| *ifindex != device && !known.contains(ifindex));
+        let Some(former) = former else { return Ok(()) };
+        engine.replace_device(former, engine_link(link)).context("ESP does not follow to the interface")?;
+        self.sockets = hand_over_sockets(engine, &mut self.maps)?;
+        Ok(())
+    }
+
     fn replace_link(&mut self, position: usize, link: Link) {
         if let Some(place) = self.links.get_mut(position) {
             *place = link;
@@ -442,7 +464,13 @@ async fn answer_for(
 }
 
 /// Sysctls, addresses and routes of a port; the interface as it is then.
-async fn interface(port: &Port, link: &Link, kernel: &Kernel, ledger: &mut Ledger) -> anyhow::Result<Link> {
+async fn interface(
+    config: &Config,
+    port: &Port,
+    link: &Link,
+    kernel: &Kernel,
+    ledger: &mut Ledger,
+) -> anyhow::Result<Link> {
     let name = &link.name;
     kernel.keep_vlan_tags(ledger, name)?;
     for (key, value) in [
@@ -481,7 +509,10 @@ async fn interface(port: &Port, link: &Link, kernel: &Kernel, ledger: &mut Ledge
             IpAddr::V4(_) => IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?,
             IpAddr::V6(_) => IpNet::new(Ipv6Addr::UNSPECIFIED.into(), 0)?,
         };
-        kernel.add_route(ledger, &plain_route(all, gateway, name)).await?;
+        // Each uplink has a default route of its own; the first in the file is the kernel's choice.
+        let rank = config.ports.iter().filter(|other| other.uplink && other.id < port.id).count();
+        let route = Route { rank: u32::try_from(rank)?, ..plain_route(all, gateway, name) };
+        kernel.add_route(ledger, &route).await?;
     }
     Ok(kernel.link(&port.interface).await?)
 }
@@ -494,6 +525,7 @@ fn plain_route(prefix: IpNet, via: IpAddr, interface: &str) -> Route {
         interface: interface.to_owned(),
         onlink: false,
         source: None,
+        rank: 0,
         mtu: None,
     }
 }
@@ -536,6 +568,7 @@ async fn routes_behind_vpn(
                 interface: inner.name.clone(),
                 onlink: true,
                 source,
+                rank: 0,
                 mtu: Some(tunnel_mtu(config, port, links)),
             };
             kernel.add_route(ledger, &route).await?;
@@ -565,13 +598,16 @@ fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link]) -> u16 {
     (payload & !15).saturating_sub(2)
 }
 
-fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) -> anyhow::Result<Engine> {
-    let engine_link = |link: &Link| EngineLink {
+fn engine_link(link: &Link) -> EngineLink {
+    EngineLink {
         ifindex: link.index,
         name: link.name.clone(),
         queues: link.rx_queues,
         mtu: u32::from(link.mtu),
-    };
+    }
+}
+
+fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) -> anyhow::Result<Engine> {
     let outer = config
         .ports
         .iter()
@@ -583,18 +619,19 @@ fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) ->
     Ok(engine)
 }
 
-/// Whether a connection ends on this port.
-fn takes_ike(config: &Config, port: &Port) -> bool {
+/// Whether a connection ends on this port, or may come to.
+pub(super) fn takes_ike(config: &Config, port: &Port) -> bool {
     port.addresses
         .iter()
         .any(|net| config.connections.iter().any(|connection| connection.local.address == net.addr()))
+        || (port.uplink && config.connections.iter().any(|connection| connection.mobike))
 }
 
 /// First index in `SOCKETS` and number of sockets, by ifindex.
 type SocketRanges = BTreeMap<u32, (u16, u16)>;
 
 fn hand_over_sockets(engine: &Engine, maps: &mut Maps) -> anyhow::Result<SocketRanges> {
-    let mut sockets: Vec<_> = engine.sockets().collect();
+    let mut sockets = engine.sockets();
     sockets.sort_by_key(|(ifindex, queue, _)| (*ifindex, *queue));
     let mut ranges = SocketRanges::new();
     for (index, (ifindex, _, socket)) in sockets.into_iter().enumerate() {

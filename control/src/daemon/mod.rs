@@ -22,6 +22,7 @@ mod reload;
 mod report;
 mod sockets;
 mod tunnels;
+mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
@@ -54,6 +55,7 @@ use self::tunnels::Tunnels;
 use crate::api::{self, Answer, Pending, Request};
 use crate::config::{Config, Datapath};
 use crate::filter::{Events, Filter, FlowSweeper};
+use crate::kernel::Watch;
 use crate::status;
 
 /// Requests of operators and scrapers waiting for the loop.
@@ -200,7 +202,7 @@ impl Daemon {
         let (sender, sa_events) = mpsc::channel(REQUESTS_MAX);
         let sa_event_thread = forward_sa_events(Arc::downgrade(&table), sender)?;
         let (inlet, datagrams) = sockets::channels(endpoint.known_spis());
-        let locals: BTreeSet<IpAddr> = config.connections.iter().map(|c| c.local.address).collect();
+        let locals: BTreeSet<IpAddr> = uplinks::configured(&config).collect();
         let sockets = Sockets::bind(locals, inlet)?;
         let (crl_sender, crls) = mpsc::channel(crl::FETCHED_MAX);
         Ok(Daemon {
@@ -240,6 +242,8 @@ impl Daemon {
         for due in [&mut watch_due, &mut neighbours_due] {
             due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
+        let watch = Watch::open()?;
+        self.follow_uplinks().await;
         let mut filter_events = self.filter_events.take();
         let (reader, mut read) = mpsc::channel(1);
         tracing::info!(gateway = &*self.config.gateway.name, "ready");
@@ -282,16 +286,14 @@ impl Daemon {
                     if self.ground.engine.as_ref().is_some_and(|engine| !engine.is_running()) {
                         anyhow::bail!("the user-space ESP engine's thread has ended: no tunnel carries anything");
                     }
-                    if let Err(error) = bringup::watch_ports(&self.config, &mut self.ground).await {
-                        tracing::error!("a port's interface changed, and the port does not follow: {error:#}");
-                    }
                     self.follow_schedules();
-                    self.refresh_paths().await;
+                    self.follow_uplinks().await;
                     self.tunnels.watch(Instant::now(), &mut self.endpoint);
                 }
                 Some(Fetched { url, crl }) = self.crls.recv() => {
                     self.endpoint.handle_crl(Instant::now(), &url, crl.as_deref().map_err(Clone::clone));
                 }
+                () = watch.changed() => self.follow_uplinks().await,
                 _ = neighbours_due.tick() => {
                     self.crl_files.follow(Instant::now(), &self.config, &mut self.endpoint);
                     if let Err(error) = paths::keep_neighbours(&self.ground.kernel, &self.ground.links).await {
@@ -345,7 +347,7 @@ impl Daemon {
         for url in self.tunnels.crls_wanted.drain(..) {
             crl::fetch(url, self.crl_sender.clone());
         }
-        let is_new = self.tunnels.peers().any(|(peer, _)| !self.paths.has_asked(peer));
+        let is_new = self.tunnels.peers().any(|(peer, local)| !self.paths.has_asked(peer, local));
         if is_new {
             self.refresh_paths().await;
         }
@@ -355,7 +357,7 @@ impl Daemon {
         let Some(engine) = &self.ground.engine else { return };
         let peers: BTreeMap<IpAddr, IpAddr> = self.tunnels.peers().collect();
         let Ground { kernel, links, .. } = &self.ground;
-        if let Err(error) = self.paths.refresh(kernel, engine, links, &peers).await {
+        if let Err(error) = self.paths.refresh(kernel, engine, links, &self.tunnels.uplinks, &peers).await {
             tracing::warn!(%error, "ways to the peers not refreshed");
         }
     }

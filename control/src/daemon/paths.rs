@@ -3,19 +3,21 @@
 //! The kernel answers "which way?" (route lookup) and "which Ethernet address?" (neighbour table). Neither XDP nor
 //! AF_XDP makes the kernel confirm a neighbour, so stale entries that are in use are asked for again here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use sekisho_esp::engine::{Engine, L2Path};
 
+use super::uplinks::Uplinks;
 use crate::kernel::{Kernel, KernelError, Link, Neighbour};
 
 /// What the engine was last told.
 #[derive(Default)]
 pub(super) struct Paths {
     known: BTreeMap<IpAddr, L2Path>,
-    /// Looked up at least once. What was not found then is looked up again by the clock, and not at every event.
-    asked: BTreeSet<IpAddr>,
+    /// Looked up at least once, and from which address of ours. What was not found then is looked up again by the clock,
+    /// and not at every event.
+    asked: BTreeMap<IpAddr, IpAddr>,
 }
 
 impl Paths {
@@ -25,20 +27,23 @@ impl Paths {
         kernel: &Kernel,
         engine: &Engine,
         links: &[Link],
+        uplinks: &Uplinks,
         peers: &BTreeMap<IpAddr, IpAddr>,
     ) -> Result<(), KernelError> {
-        self.asked.retain(|peer| peers.contains_key(peer));
+        self.asked.retain(|peer, _| peers.contains_key(peer));
         if peers.is_empty() && self.known.is_empty() {
             return Ok(());
         }
         let neighbours = kernel.neighbours().await?;
         for (&peer, &local) in peers {
-            self.asked.insert(peer);
+            self.asked.insert(peer, local);
             // One peer's trouble is not the others'.
-            let found = way(kernel, links, &neighbours, local, peer).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, %peer, "way to the peer not found");
-                None
-            });
+            let found = way(kernel, links, &neighbours, uplinks.interface(local), (local, peer))
+                .await
+                .unwrap_or_else(|error| {
+                    tracing::warn!(%error, %peer, "way to the peer not found");
+                    None
+                });
             match (found, self.known.get(&peer)) {
                 (Some(path), Some(known)) if path == *known => {}
                 (Some(path), _) => {
@@ -60,21 +65,21 @@ impl Paths {
         Ok(())
     }
 
-    /// Whether the way to this peer was looked up.
-    pub(super) fn has_asked(&self, peer: IpAddr) -> bool {
-        self.asked.contains(&peer)
+    /// Whether the way from our address to this peer was looked up.
+    pub(super) fn has_asked(&self, peer: IpAddr, local: IpAddr) -> bool {
+        self.asked.get(&peer) == Some(&local)
     }
 }
 
-/// The way to one peer as the kernel would go, if its neighbour is known; a stale or unknown one is asked for.
+/// The way to one peer as the kernel would go by the interface of our address, if its neighbour is known; a stale or unknown one is asked for.
 async fn way(
     kernel: &Kernel,
     links: &[Link],
     neighbours: &[Neighbour],
-    local: IpAddr,
-    peer: IpAddr,
+    leaving: Option<u32>,
+    (local, peer): (IpAddr, IpAddr),
 ) -> Result<Option<L2Path>, KernelError> {
-    let Some(hop) = kernel.next_hop(local, peer).await? else { return Ok(None) };
+    let Some(hop) = kernel.next_hop(local, peer, leaving).await? else { return Ok(None) };
     let Some(link) = links.iter().find(|link| link.index == hop.interface) else { return Ok(None) };
     let neighbour =
         neighbours.iter().find(|entry| entry.interface == hop.interface && entry.address == hop.neighbour);

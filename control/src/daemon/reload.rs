@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::change::{Change, Changes};
 use super::crl::CrlFiles;
-use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at};
+use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at, uplinks};
 use crate::api::Answer;
 use crate::config::{self, Config};
 use crate::nat::NatSet;
@@ -189,7 +189,7 @@ impl Daemon {
             );
             self.end_engine();
         }
-        let locals: BTreeSet<IpAddr> = config.connections.iter().map(|c| c.local.address).collect();
+        let locals: BTreeSet<IpAddr> = uplinks::configured(&config).collect();
         let outcome = match self.change_ground(&config, &rules, changes).await {
             Ok(()) => self.sockets.bind_more(locals.iter().copied()).map_err(anyhow::Error::from),
             Err(error) => Err(error),

@@ -100,13 +100,16 @@ pub(super) struct Sockets {
     /// Writing sides: plain non-blocking sockets, for a datagram is sent at once or lost.
     by_local: BTreeMap<SocketAddr, std::net::UdpSocket>,
     tasks: BTreeMap<SocketAddr, JoinHandle<()>>,
+    /// The interface (ifindex) that an address's sockets are bound to.
+    devices: BTreeMap<IpAddr, u32>,
     inlet: Inlet,
 }
 
 impl Sockets {
     /// Binds both ports of every address.
     pub(super) fn bind(addresses: impl IntoIterator<Item = IpAddr>, inlet: Inlet) -> io::Result<Sockets> {
-        let mut sockets = Sockets { by_local: BTreeMap::new(), tasks: BTreeMap::new(), inlet };
+        let (by_local, tasks, devices) = Default::default();
+        let mut sockets = Sockets { by_local, tasks, devices, inlet };
         for address in addresses {
             sockets.bind_address(address)?;
         }
@@ -127,8 +130,40 @@ impl Sockets {
         Ok(())
     }
 
+    /// Has the sockets of an address, and has them on this interface alone. Where the interface is another than before,
+    /// they are opened anew: a socket of one that is gone hears nothing more.
+    pub(super) fn hold(&mut self, address: IpAddr, ifindex: u32, name: &str) -> io::Result<()> {
+        let ports = [IKE_PORT, NAT_T_PORT].map(|port| SocketAddr::new(address, port));
+        let open = ports.iter().all(|local| self.by_local.contains_key(local));
+        match self.devices.get(&address) {
+            Some(known) if *known == ifindex && open => return Ok(()),
+            None if open => {}
+            _ => {
+                self.close(address);
+                self.bind_address(address)?;
+            }
+        }
+        for socket in ports.iter().filter_map(|local| self.by_local.get(local)) {
+            setsockopt(socket, sockopt::BindToDevice, &name.into()).map_err(io::Error::from)?;
+        }
+        self.devices.insert(address, ifindex);
+        Ok(())
+    }
+
+    fn close(&mut self, address: IpAddr) {
+        self.devices.remove(&address);
+        self.by_local.retain(|local, _| local.ip() != address);
+        self.tasks.retain(|local, task| {
+            if local.ip() == address {
+                task.abort();
+            }
+            local.ip() != address
+        });
+    }
+
     /// Closes the sockets of all other addresses.
     pub(super) fn keep_only(&mut self, addresses: &BTreeSet<IpAddr>) {
+        self.devices.retain(|address, _| addresses.contains(address));
         self.by_local.retain(|local, _| addresses.contains(&local.ip()));
         self.tasks.retain(|local, task| {
             let keep = addresses.contains(&local.ip());

@@ -23,6 +23,7 @@ use sekisho_ike::status::Phase;
 use sekisho_ike::wire::ts::{Ports, TrafficSelector};
 
 use super::sockets::Sockets;
+use super::uplinks::Uplinks;
 use crate::config::{self, Config, Life, Start};
 use crate::filter::Maps;
 
@@ -39,6 +40,8 @@ pub(super) struct Tunnels {
     leaving: Vec<(Instant, IpAddr, u32)>,
     /// CRLs that the IKE engine asked for, by URL.
     pub(super) crls_wanted: Vec<String>,
+    /// Our own addresses.
+    pub(super) uplinks: Uplinks,
 }
 
 /// One connection.
@@ -49,6 +52,8 @@ pub(super) struct Tunnel {
     pub(super) port: PortId,
     start: Start,
     local: IpAddr,
+    /// It may begin at another address where that one cannot be used.
+    mobike: bool,
     remote: Option<IpAddr>,
     /// Whether it shall be up now: by configuration, traffic or an operator.
     wanted: bool,
@@ -99,7 +104,7 @@ impl Tunnels {
     /// All connections of a configuration, none of them up.
     pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, now: Instant) -> Tunnels {
         let all = config.connections.iter().map(|connection| Tunnel::new(config, connection, now)).collect();
-        Tunnels { table, all, leaving: Vec::new(), crls_wanted: Vec::new() }
+        Tunnels { table, all, leaving: Vec::new(), crls_wanted: Vec::new(), uplinks: Uplinks::default() }
     }
 
     /// Goes on with the connections of another configuration. The engine has closed the SAs of those that it does not
@@ -149,7 +154,7 @@ impl Tunnels {
         for tunnel in &mut self.all {
             if tunnel.next_try.is_some_and(|at| at <= now) {
                 tunnel.next_try = None;
-                tunnel.initiate(now, endpoint);
+                tunnel.initiate(now, endpoint, &self.uplinks);
             }
         }
         self.leaving.retain(|(at, destination, spi)| {
@@ -165,6 +170,7 @@ impl Tunnels {
 
     /// An operator wants a connection up.
     pub(super) fn up(&mut self, now: Instant, name: &str, endpoint: &mut Endpoint) -> Result<String, String> {
+        let uplinks = self.uplinks.clone();
         let tunnel = self.named(name)?;
         if tunnel.remote.is_none() {
             if !mem::take(&mut tunnel.held_down) {
@@ -179,7 +185,7 @@ impl Tunnels {
         }
         tunnel.wait = life::RETRY_FIRST;
         tunnel.next_try = None;
-        tunnel.initiate(now, endpoint);
+        tunnel.initiate(now, endpoint, &uplinks);
         Ok(format!("{name} is coming up"))
     }
 
@@ -301,7 +307,7 @@ impl Tunnels {
                 {
                     tracing::info!(connection = &*tunnel.name, %source, %destination, "traffic asks for the tunnel");
                     tunnel.wanted = true;
-                    tunnel.initiate(now, endpoint);
+                    tunnel.initiate(now, endpoint, &self.uplinks);
                 }
             }
             // The engine knows whether a NAT may do that (RFC 7296 section 2.23).

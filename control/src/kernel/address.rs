@@ -50,6 +50,30 @@ impl Kernel {
         }
     }
 
+    /// Addresses of an interface that can be used now: those whose duplicate detection is over and found none.
+    pub async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, KernelError> {
+        let mut found = Vec::new();
+        let mut addresses = self.handle.address().get().set_link_index_filter(index).execute();
+        while let Some(message) =
+            addresses.try_next().await.map_err(KernelError::netlink("cannot list addresses"))?
+        {
+            let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+            if message.header.index != index || message.header.flags.intersects(unusable) {
+                continue;
+            }
+            let (mut local, mut other) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Local(address) => local = Some(*address),
+                    AddressAttribute::Address(address) => other = Some(*address),
+                    _ => {}
+                }
+            }
+            found.extend(local.or(other));
+        }
+        Ok(found)
+    }
+
     async fn find_address(
         &self,
         interface: &str,

@@ -123,7 +123,7 @@ impl Ledger {
     /// old one would take the new one, for the kernel tells them apart by network and metric alone.
     pub fn is_replaced(&self, stale: &Made) -> bool {
         let network = |made: &Made| match made {
-            Made::Route(route) => Some((route.destination, route.prefix)),
+            Made::Route(route) => Some((route.destination, route.prefix, route.rank)),
             _ => None,
         };
         network(stale).is_some() && self.wanted.iter().any(|made| network(made) == network(stale))
@@ -198,6 +198,7 @@ mod tests {
                 interface: "sekisho0".into(),
                 onlink: true,
                 source: None,
+                rank: 0,
                 mtu,
             })
         };

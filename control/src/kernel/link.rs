@@ -23,6 +23,8 @@ pub struct Link {
     pub rx_queues: u32,
     /// Administratively up.
     pub up: bool,
+    /// There is a cable, and somebody at its other end.
+    pub carrier: bool,
     /// An XDP program runs on it.
     pub xdp: bool,
 }
@@ -139,6 +141,7 @@ fn parse(name: &str, message: &LinkMessage) -> Result<Link, KernelError> {
         mtu: 0,
         rx_queues: 1,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         xdp: false,
     };
     let mut ethernet = false;

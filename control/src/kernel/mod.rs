@@ -10,6 +10,7 @@ mod link;
 mod neighbour;
 mod route;
 mod sysctl;
+mod watch;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -21,6 +22,7 @@ pub use ledger::{Ledger, LedgerError, Made};
 pub use link::Link;
 pub use neighbour::Neighbour;
 pub use route::{NextHop, Route};
+pub use watch::Watch;
 
 /// A refused request to the kernel: what was tried, and the kernel's answer.
 #[derive(Debug, thiserror::Error)]

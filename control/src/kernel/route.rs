@@ -31,6 +31,9 @@ pub struct Route {
     pub onlink: bool,
     /// Source of the gateway's own packets.
     pub source: Option<IpAddr>,
+    /// Among routes of ours to the same network: the lowest is taken.
+    #[serde(default)]
+    pub rank: u32,
     /// Largest packet, if smaller than the device's.
     pub mtu: Option<u16>,
 }
@@ -66,9 +69,14 @@ impl Kernel {
     }
 
     /// The way from one of our addresses to `address`, or `None` if there is no route. The source counts where an
-    /// administrator routes by it.
-    pub async fn next_hop(&self, source: IpAddr, address: IpAddr) -> Result<Option<NextHop>, KernelError> {
-        let message = RouteMessageBuilder::<IpAddr>::new()
+    /// administrator routes by it. `leaving`: by this ifindex and no other.
+    pub async fn next_hop(
+        &self,
+        source: IpAddr,
+        address: IpAddr,
+        leaving: Option<u32>,
+    ) -> Result<Option<NextHop>, KernelError> {
+        let mut message = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(address, host_prefix(address))
             .and_then(|message| message.source_prefix(source, host_prefix(source)))
             .map_err(|error| KernelError::Io {
@@ -76,6 +84,7 @@ impl Kernel {
                 source: std::io::Error::other(error),
             })?
             .build();
+        message.attributes.extend(leaving.map(RouteAttribute::Oif));
         let mut routes = self.handle.route().get(message).execute();
         // ENETUNREACH and EHOSTUNREACH are answers: no way there now.
         let Ok(Some(message)) = routes.try_next().await else { return Ok(None) };
@@ -98,13 +107,13 @@ impl Kernel {
                 .destination_prefix(destination, route.prefix)
                 .gateway(gateway)
                 .output_interface(index)
-                .priority(METRIC)
+                .priority(METRIC.saturating_add(route.rank))
                 .build(),
             (IpAddr::V6(destination), IpAddr::V6(gateway)) => RouteMessageBuilder::<Ipv6Addr>::new()
                 .destination_prefix(destination, route.prefix)
                 .gateway(gateway)
                 .output_interface(index)
-                .priority(METRIC)
+                .priority(METRIC.saturating_add(route.rank))
                 .build(),
             (destination, gateway) => {
                 return Err(KernelError::Io {

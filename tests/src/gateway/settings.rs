@@ -91,6 +91,10 @@ pub struct Settings {
     pub remote_anywhere: bool,
     /// ESP in UDP without a NAT.
     pub force_udp: bool,
+    /// Further addresses of the WAN port.
+    pub more_wan: Vec<String>,
+    /// A second line: port `wan2`, 198.51.100.10/30.
+    pub second_uplink: bool,
     /// `auto`, `kernel`, `engine`.
     pub datapath: String,
     /// What the daemon logs. Debug output costs time where throughput is measured.
@@ -128,6 +132,8 @@ impl Settings {
             idle: None,
             remote_anywhere: false,
             force_udp: false,
+            more_wan: Vec::new(),
+            second_uplink: false,
             datapath: "auto".into(),
             log_level: "debug",
         }
@@ -160,14 +166,24 @@ impl Settings {
         };
         for port in ports {
             let Interface { device, v4, v6 } = port;
+            let more = match *device == "wan" {
+                true => self.more_wan.iter().map(|address| format!(", \"{address}\"")).collect(),
+                false => String::new(),
+            };
             let _ = writeln!(
                 out,
-                "\n[ports.{device}]\ninterface = \"{device}\"\naddresses = [\"{v4}\", \"{v6}\"]"
+                "\n[ports.{device}]\ninterface = \"{device}\"\naddresses = [\"{v4}\", \"{v6}\"{more}]"
             );
             if *device == "wan" {
                 let _ =
                     writeln!(out, "uplink = true\ngateways = [\"{}\", \"{}\"]", next_hops[0], next_hops[1]);
             }
+        }
+        if self.second_uplink {
+            out.push_str(
+                "\n[ports.wan2]\ninterface = \"wan2\"\naddresses = [\"198.51.100.10/30\"]\nuplink = true\n\
+                 gateways = [\"198.51.100.9\"]\n",
+            );
         }
         let connection = self.connection();
         let _ = writeln!(out, "\n[zones.{connection}]\nvpn = \"{connection}\"");

@@ -89,6 +89,11 @@ impl Connection<'_> {
         (text(self.0, "/ike/spi_i").to_owned(), text(self.0, "/ike/spi_r").to_owned())
     }
 
+    /// Outer addresses and ports of the IKE SA, ours and the peer's; empty while there is none.
+    pub fn path(&self) -> (String, String) {
+        (text(self.0, "/ike/local").to_owned(), text(self.0, "/ike/remote").to_owned())
+    }
+
     /// Algorithms of the IKE SA.
     pub fn ike_suite(&self) -> &str {
         text(self.0, "/ike/suite")

@@ -34,7 +34,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -57,7 +57,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// A running engine. Dropping it stops the thread, closes the sockets and wipes all keys.
 #[derive(Debug)]
 pub struct Engine {
-    sockets: Vec<Handle>,
+    sockets: Mutex<Vec<Handle>>,
     drops: Arc<DropCells>,
     pairs: Mutex<HashMap<u32, Arc<PairCells>>>,
     events: Mutex<Receiver<SaEvent>>,
@@ -119,6 +119,8 @@ impl Engine {
             inner,
             outer,
             fill_target,
+            ring_size: config.ring_size,
+            mode: config.mode,
             requests: request_receiver,
             wake: wake.clone(),
             drops: drops.clone(),
@@ -128,7 +130,7 @@ impl Engine {
             .spawn(move || worker.run())
             .map_err(|source| EngineError::Io { context: "starting the engine's thread".into(), source })?;
         Ok(Self {
-            sockets: handles,
+            sockets: Mutex::new(handles),
             drops,
             pairs: Mutex::default(),
             events: Mutex::new(events),
@@ -139,8 +141,29 @@ impl Engine {
     }
 
     /// Every socket as (ifindex, receive queue, descriptor): what belongs into the XSKMAP `SOCKETS`.
-    pub fn sockets(&self) -> impl Iterator<Item = (u32, u32, BorrowedFd<'_>)> {
-        self.sockets.iter().map(|socket| (socket.ifindex, socket.queue, socket.fd.as_fd()))
+    pub fn sockets(&self) -> Vec<(u32, u32, Arc<OwnedFd>)> {
+        let handles = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.iter().map(|socket| (socket.ifindex, socket.queue, socket.fd.clone())).collect()
+    }
+
+    /// A device that was gone is back, as another interface: the engine receives from it and sends through it in place of
+    /// the former one, with all SAs as they are. The caller then puts [`Engine::sockets`] into the XSKMAP and tells the
+    /// paths anew.
+    pub fn replace_device(&self, former: u32, link: Link) -> Result<(), EngineError> {
+        let stopped = |_| EngineError::Config("it has stopped".into());
+        let (ifindex, name) = (link.ifindex, link.name.clone());
+        let (opened, answer) = mpsc::sync_channel(1);
+        self.ask(Command::Replace { former, link, opened }).map_err(|_| stopped(()))?;
+        let opened = answer.recv_timeout(ANSWER_MAX).map_err(|_| stopped(()))??;
+        let mut handles = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let replaced = handles.iter_mut().filter(|handle| handle.ifindex == former);
+        for (handle, socket) in replaced.zip(opened) {
+            handle.ifindex = ifindex;
+            handle.name.clone_from(&name);
+            handle.fd = socket.fd;
+            handle.zero_copy = socket.zero_copy;
+        }
+        Ok(())
     }
 
     /// From now on ESP for this peer address leaves that way. It may be told before or after the SAs that use it.
@@ -161,7 +184,13 @@ impl Engine {
     /// The state in numbers.
     pub fn statistics(&self) -> EngineStatistics {
         EngineStatistics {
-            sockets: self.sockets.iter().map(Handle::statistics).collect(),
+            sockets: self
+                .sockets
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .map(Handle::statistics)
+                .collect(),
             drops: self.drops.snapshot(),
         }
     }

@@ -393,6 +393,18 @@ impl Table {
         self.lingering.iter().map(|(until, _)| *until).min()
     }
 
+    /// Which of the outer devices has this index.
+    pub(crate) fn device(&self, ifindex: u32) -> Option<usize> {
+        self.devices.iter().position(|device| device.ifindex == ifindex)
+    }
+
+    /// A device is another from now on. Paths over it are looked up anew by the caller.
+    pub(crate) fn replace_device(&mut self, device: usize, ifindex: u32, mtu: u32) {
+        if let Some(device) = self.devices.get_mut(device) {
+            *device = Device { ifindex, mtu: usize::try_from(mtu).unwrap_or(usize::MAX) };
+        }
+    }
+
     pub(crate) fn set_path(&mut self, remote: IpAddr, path: L2Path) -> Result<(), SaError> {
         let found = self.devices.iter().enumerate().find(|(_, device)| device.ifindex == path.ifindex);
         let Some((index, device)) = found else {

@@ -4,6 +4,7 @@
 //! to the kernel (fill or transmit ring) consumes it and taking it back (receive or completion ring) makes it anew.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 
 use super::config::EngineError;
@@ -21,6 +22,8 @@ pub(crate) struct Umem {
     frames: u32,
     frame_size: u32,
     free: Vec<Frame>,
+    /// Which socket's rings hold each frame.
+    held: Vec<Option<RawFd>>,
 }
 
 #[derive(Debug)]
@@ -64,7 +67,8 @@ impl Umem {
             .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))
             .and_then(Area::new)
             .map_err(|source| EngineError::MemoryLock { bytes, source })?;
-        Ok(Self { area, frames, frame_size, free: (0..frames).map(|index| Frame { index }).collect() })
+        let held = (0..frames).map(|_| None).collect();
+        Ok(Self { area, frames, frame_size, free: (0..frames).map(|index| Frame { index }).collect(), held })
     }
 
     /// Address of the mapping, for the kernel.
@@ -96,6 +100,26 @@ impl Umem {
         u64::from(frame.index) * u64::from(self.frame_size)
     }
 
+    /// A frame has gone into a ring of this socket.
+    pub(crate) fn lend(&mut self, frame: Frame, socket: RawFd) {
+        if let Some(holder) = self.held.get_mut(frame.index as usize) {
+            *holder = Some(socket);
+        }
+    }
+
+    /// Takes back every frame that the rings of a socket hold.
+    ///
+    /// # Safety
+    /// The socket's device is gone and its rings are no longer mapped: the kernel touches its frames no more.
+    pub(crate) unsafe fn recover(&mut self, socket: RawFd) {
+        for (index, holder) in (0..).zip(&mut self.held) {
+            if *holder == Some(socket) {
+                *holder = None;
+                self.free.push(Frame { index });
+            }
+        }
+    }
+
     /// A frame's bytes.
     pub(crate) fn buffer<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
         let size = self.frame_size as usize;
@@ -113,9 +137,12 @@ impl Umem {
     /// # Safety
     /// The kernel has just given the address in a receive or completion ring, and this is the only time it is taken
     /// for that.
-    pub(crate) unsafe fn reclaim(&self, address: u64) -> Option<(Frame, usize)> {
+    pub(crate) unsafe fn reclaim(&mut self, address: u64) -> Option<(Frame, usize)> {
         let size = u64::from(self.frame_size);
         let index = u32::try_from(address / size).ok().filter(|index| *index < self.frames)?;
+        if let Some(holder) = self.held.get_mut(index as usize) {
+            *holder = None;
+        }
         Some((Frame { index }, (address % size) as usize))
     }
 }

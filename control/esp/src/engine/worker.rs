@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::config::L2Path;
+use super::config::{EngineError, L2Path, Link, XskMode};
 use super::counters::{DropCells, DropReason, SocketCells};
 use super::pipeline::Pipeline;
 use super::table::Pair;
@@ -33,12 +33,35 @@ const CONGESTED: Duration = Duration::from_millis(1);
 /// What the control plane asks for. Answered once it is in force.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Install { pair: Box<Pair>, activate: bool },
-    Activate { spi_in: u32 },
-    Repath { spi_in: u32, outer: Outer, header: OuterHeader },
-    Remove { spi_in: u32, linger: Duration },
-    SetPath { remote: IpAddr, path: L2Path },
-    ClearPath { remote: IpAddr },
+    Install {
+        pair: Box<Pair>,
+        activate: bool,
+    },
+    Activate {
+        spi_in: u32,
+    },
+    Repath {
+        spi_in: u32,
+        outer: Outer,
+        header: OuterHeader,
+    },
+    Remove {
+        spi_in: u32,
+        linger: Duration,
+    },
+    SetPath {
+        remote: IpAddr,
+        path: L2Path,
+    },
+    ClearPath {
+        remote: IpAddr,
+    },
+    /// A device has come back under another index.
+    Replace {
+        former: u32,
+        link: Link,
+        opened: SyncSender<Result<Vec<Opened>, EngineError>>,
+    },
     Stop,
 }
 
@@ -47,6 +70,13 @@ pub(crate) enum Command {
 pub(crate) struct Request {
     pub(crate) command: Command,
     pub(crate) answer: SyncSender<Result<(), SaError>>,
+}
+
+/// A socket that took the place of another.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) fd: Arc<OwnedFd>,
+    pub(crate) zero_copy: bool,
 }
 
 /// What a socket is for.
@@ -85,6 +115,8 @@ pub(crate) struct Worker {
     pub(crate) outer: Vec<Range<usize>>,
     /// Frames kept in each fill ring.
     pub(crate) fill_target: u32,
+    pub(crate) ring_size: u32,
+    pub(crate) mode: XskMode,
     pub(crate) requests: Receiver<Request>,
     pub(crate) wake: Arc<OwnedFd>,
     pub(crate) drops: Arc<DropCells>,
@@ -125,6 +157,10 @@ impl Worker {
             };
             let table = &mut self.pipeline.table;
             let result = match request.command {
+                Command::Replace { former, link, opened } => {
+                    let _ = opened.try_send(self.replace(former, &link));
+                    Ok(())
+                }
                 Command::Install { pair, activate } => table.install(pair, activate),
                 Command::Activate { spi_in } => table.activate(spi_in),
                 Command::Repath { spi_in, outer, header } => table.repath(spi_in, outer, header),
@@ -139,6 +175,46 @@ impl Worker {
             // The caller may have gone away; what it asked for holds all the same.
             let _ = request.answer.try_send(result);
         }
+    }
+
+    /// Opens sockets on a device in place of those on a former one that is gone.
+    fn replace(&mut self, former: u32, link: &Link) -> Result<Vec<Opened>, EngineError> {
+        let refuse = |what: String| EngineError::Config(what);
+        let device = self.pipeline.table.device(former);
+        let device = device.ok_or_else(|| refuse(format!("interface {former} is none of its devices")))?;
+        let stations = self.outer.get(device).cloned().unwrap_or_default();
+        if stations.len() != link.queues as usize {
+            let (before, now) = (stations.len(), link.queues);
+            return Err(refuse(format!("{} had {before} receive queues and has {now} now", link.name)));
+        }
+        // Before the new sockets are bound: binding waits for a device that is just being taken down (both hold the
+        // kernel's lock of devices), and when that is over, its sockets are off it.
+        if device_exists(former) {
+            return Err(refuse(format!(
+                "the former interface of {} is still there under another name",
+                link.name
+            )));
+        }
+        let mut sockets: Vec<Socket> = Vec::new();
+        for queue in 0..link.queues {
+            let socket = Socket::open(&self.umem, link, queue, self.ring_size, self.mode, sockets.first())?;
+            sockets.push(socket);
+        }
+        let mut opened = Vec::new();
+        let places = self.stations.get_mut(stations).unwrap_or_default();
+        for (station, socket) in places.iter_mut().zip(sockets) {
+            opened.push(Opened { fd: socket.fd().clone(), zero_copy: socket.zero_copy() });
+            let before = mem::replace(&mut station.socket, socket);
+            (station.failing, station.gone) = (false, false);
+            let closed = before.fd().as_raw_fd();
+            drop(before);
+            // SAFETY: its device is gone, as looked up above; the kernel took the socket off the device then, and waited
+            // for those who still used it. Nobody else maps its rings. Its number is not in use again: the engine's
+            // handle holds the descriptor until this has been answered.
+            unsafe { self.umem.recover(closed) };
+        }
+        self.pipeline.table.replace_device(device, link.ifindex, link.mtu);
+        Ok(opened)
     }
 
     /// One batch of one socket; returns how many frames there were.
@@ -225,10 +301,7 @@ impl Worker {
             for (station, polled) in self.stations.iter_mut().zip(rest) {
                 if polled.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 && !station.gone {
                     station.gone = true;
-                    tracing::error!(
-                        queue = station.queue,
-                        "a device of the engine is gone: restart the daemon once it is back"
-                    );
+                    tracing::error!(queue = station.queue, "a device of the engine is gone");
                 }
             }
         }
@@ -242,6 +315,15 @@ impl Worker {
             tracing::warn!("the engine's eventfd cannot be read");
         }
     }
+}
+
+/// Whether an interface has this index in our network namespace.
+fn device_exists(ifindex: u32) -> bool {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the length that the call demands, and outlives it.
+    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) };
+    // Any other error says nothing: then it may well be there.
+    !found.is_null() || io::Error::last_os_error().raw_os_error() != Some(libc::ENXIO)
 }
 
 /// Queues a frame on the device's socket that belongs to the queue it came from.

@@ -118,6 +118,7 @@ impl Socket {
                 umem.give(frame);
                 break;
             }
+            umem.lend(frame, self.fd.as_raw_fd());
         }
         self.fill.publish();
     }
@@ -140,14 +141,18 @@ impl Socket {
     }
 
     /// Queues a frame; it leaves at the next [`Socket::flush`]. A full ring gives it back.
-    pub(crate) fn queue(&mut self, umem: &Umem, frame: Frame, place: &Range<usize>) -> Result<(), Frame> {
+    pub(crate) fn queue(&mut self, umem: &mut Umem, frame: Frame, place: &Range<usize>) -> Result<(), Frame> {
         let descriptor = libc::xdp_desc {
             addr: umem.offset(&frame) + place.start as u64,
             // A place lies within a frame.
             len: place.len() as u32,
             options: 0,
         };
-        if self.transmit.push(descriptor) { Ok(()) } else { Err(frame) }
+        if !self.transmit.push(descriptor) {
+            return Err(frame);
+        }
+        umem.lend(frame, self.fd.as_raw_fd());
+        Ok(())
     }
 
     /// Takes back the frames that were sent.

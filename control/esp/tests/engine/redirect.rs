@@ -24,11 +24,12 @@ pub(crate) struct Redirect {
 
 /// Redirects every queue of every device of an engine into its socket.
 pub(crate) fn all(engine: &Engine) -> Vec<Redirect> {
-    let devices: BTreeSet<u32> = engine.sockets().map(|(ifindex, ..)| ifindex).collect();
+    let devices: BTreeSet<u32> = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).collect();
     devices
         .into_iter()
         .map(|device| {
-            let sockets: Vec<_> = engine.sockets().filter(|(ifindex, ..)| *ifindex == device).collect();
+            let sockets: Vec<_> =
+                engine.sockets().into_iter().filter(|(ifindex, ..)| *ifindex == device).collect();
             let map = map_create(sockets.len() as u32).unwrap();
             for (_, queue, fd) in sockets {
                 map_update(&map, queue, fd.as_raw_fd() as u32).unwrap();

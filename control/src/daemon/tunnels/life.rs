@@ -12,6 +12,7 @@ use sekisho_ike::event::CloseReason;
 use super::{Tunnel, Tunnels};
 use crate::config::{self, Config, DpdAction, Start};
 use crate::daemon::sockets::IKE_PORT;
+use crate::daemon::uplinks::Uplinks;
 
 /// First wait before a connection that failed is tried again; doubles up to the last.
 pub(super) const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -53,6 +54,7 @@ impl Tunnel {
             port: config.vpn_port(&connection.name).map_or(0, |port| port.id),
             start: connection.start,
             local: connection.local.address,
+            mobike: connection.mobike,
             remote: connection.remote.address,
             wanted,
             held_down: false,
@@ -108,12 +110,13 @@ impl Tunnel {
         self.networks.iter().any(|child| has(&child.local, source) && has(&child.remote, destination))
     }
 
-    pub(super) fn initiate(&mut self, now: Instant, endpoint: &mut Endpoint) {
+    pub(super) fn initiate(&mut self, now: Instant, endpoint: &mut Endpoint, uplinks: &Uplinks) {
         let Some(remote) = self.remote else { return };
         if self.ike.is_some() {
             return;
         }
-        let (local, remote) = (SocketAddr::new(self.local, IKE_PORT), SocketAddr::new(remote, IKE_PORT));
+        let local = uplinks.usable(self.local, self.mobike);
+        let (local, remote) = (SocketAddr::new(local, IKE_PORT), SocketAddr::new(remote, IKE_PORT));
         match endpoint.initiate(now, &self.name, local, remote) {
             Ok(ike) => {
                 tracing::info!(connection = &*self.name, peer = %remote, "connecting");
@@ -219,6 +222,7 @@ mod tests {
             port: 9,
             start: Start::Always,
             local: "198.51.100.2".parse().expect("address"),
+            mobike: true,
             remote: None,
             wanted: true,
             held_down: false,

@@ -1,0 +1,188 @@
+//! The outside of the tunnel moves while packets flow inside: addresses change, lines break, interfaces go and come back.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use sekisho_tests::lab::patience::until;
+use sekisho_tests::lab::plan::{Family, Place};
+use sekisho_tests::lab::topology::ip_show;
+use sekisho_tests::scenario::site::Site;
+use sekisho_tests::stage::{self, Stage, Test};
+use sekisho_tests::traffic::ping::{self, Stream};
+
+use super::negotiation::{psk, usual};
+
+/// For the daemon to see it, both engines to speak of it, and neighbours to be found.
+const PATIENCE: Duration = Duration::from_secs(20);
+const INTERVAL: Duration = Duration::from_millis(10);
+
+pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
+    let tests: [(&str, Test); 5] = [
+        ("the_clinics_address_changes", clinic_moves),
+        ("the_centres_address_changes", centre_moves),
+        ("the_line_goes_down_and_comes_back", line_down_and_up),
+        ("the_wan_interface_vanishes_and_comes_back", interface_comes_back),
+        ("the_second_uplink_takes_over", second_uplink),
+    ];
+    let trial = |(name, test): (&str, Test)| {
+        let stage = stage.clone();
+        Trial::test(format!("mobility::{name}"), move || stage::words(stage.run(test)))
+    };
+    tests.map(trial).into()
+}
+
+/// What was there before and must be there after: nothing was negotiated anew.
+fn sas(site: &Site) -> Result<(Vec<String>, u64)> {
+    let status = site.clinic.status()?;
+    let connection = status.connection("centre")?;
+    Ok((connection.child_spis(), connection.established()))
+}
+
+fn pings_pass(site: &Site) -> Result<()> {
+    for family in Family::BOTH {
+        let (reception, server) = (site.at(Place::Lan1), Place::Server.address(family));
+        until(PATIENCE, "an answer through the tunnel", || {
+            Ok((ping::ping(&reception, server, 1, INTERVAL)?.lost() == 0).then_some(()))
+        })?;
+        let echo = ping::ping(&reception, server, 50, INTERVAL)?;
+        ensure!(echo.lost() == 0, "{family}: {echo}");
+    }
+    Ok(())
+}
+
+/// Does something to the outside with pings under way, until the clinic's end is as `there` says.
+fn while_pinging(
+    site: &Site,
+    what: &str,
+    change: impl FnOnce() -> Result<()>,
+    there: impl Fn(&str, &str) -> bool,
+) -> Result<String> {
+    let before = sas(site)?;
+    let server = Place::Server.address(Family::V4);
+    let stream = Stream::start(&site.at(Place::Lan1), server, INTERVAL)?;
+    std::thread::sleep(Duration::from_millis(300));
+    change()?;
+    let moved = until(PATIENCE, what, || {
+        let status = site.clinic.status()?;
+        let (local, remote) = status.connection("centre")?.path();
+        Ok(there(&local, &remote).then_some(()))
+    });
+    let passing = moved.and_then(|((), time)| pings_pass(site).map(|()| time));
+    let outcome = stream.stop()?;
+    let time = passing.with_context(|| format!("pings meanwhile: {outcome}"))?;
+    ensure!(sas(site)? == before, "SAs were made anew");
+    Ok(format!(
+        "after {:.1} s; {} of {} pings lost, {outcome}",
+        time.as_secs_f64(),
+        outcome.lost(),
+        outcome.sent
+    ))
+}
+
+fn clinic_moves(site: &mut Site) -> Result<String> {
+    let [mut clinic, centre] = psk(site)?;
+    clinic.more_wan = vec!["198.51.100.6/30".into()];
+    let router = site.at(Place::Internet);
+    ip_show(&router, &["addr", "add", "198.51.100.5/30", "dev", "clinic"])?;
+    site.reconfigure(&clinic, &centre)?;
+    site.await_tunnel()?;
+    pings_pass(site)?;
+    let gateway = site.at(Place::Clinic);
+    let renumber = || ip_show(&gateway, &["addr", "del", "198.51.100.2/30", "dev", "wan"]).map(drop);
+    let figure = while_pinging(site, "the IKE SA at the other address", renumber, |local, _| {
+        local.starts_with("198.51.100.6:")
+    });
+    ip_show(&router, &["addr", "del", "198.51.100.5/30", "dev", "clinic"])?;
+    usual(site)?;
+    figure
+}
+
+fn centre_moves(site: &mut Site) -> Result<String> {
+    let [clinic, mut centre] = psk(site)?;
+    centre.more_wan = vec!["203.0.113.6/30".into()];
+    let router = site.at(Place::Internet);
+    ip_show(&router, &["addr", "add", "203.0.113.5/30", "dev", "centre"])?;
+    site.reconfigure(&clinic, &centre)?;
+    site.await_tunnel()?;
+    pings_pass(site)?;
+    let gateway = site.at(Place::Centre);
+    let renumber = || ip_show(&gateway, &["addr", "del", "203.0.113.2/30", "dev", "wan"]).map(drop);
+    let figure = while_pinging(site, "the IKE SA to the centre's other address", renumber, |_, remote| {
+        remote.starts_with("203.0.113.6:")
+    });
+    ip_show(&router, &["addr", "del", "203.0.113.5/30", "dev", "centre"])?;
+    usual(site)?;
+    figure
+}
+
+fn line_down_and_up(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    pings_pass(site)?;
+    let gateway = site.at(Place::Clinic);
+    let change = || {
+        ip_show(&gateway, &["link", "set", "wan", "down"])?;
+        std::thread::sleep(Duration::from_secs(2));
+        ip_show(&gateway, &["link", "set", "wan", "up"]).map(drop)
+    };
+    while_pinging(site, "the IKE SA", change, |local, _| !local.is_empty())
+}
+
+/// Somebody pulls the adapter of the line and plugs it in again.
+fn interface_comes_back(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    pings_pass(site)?;
+    let (gateway, router) = (site.at(Place::Clinic), site.at(Place::Internet));
+    let change = || {
+        ip_show(&gateway, &["link", "del", "wan"])?;
+        until(PATIENCE, "the log about the interface that is gone", || {
+            Ok(site.clinic.log().contains("interface is gone").then_some(()))
+        })?;
+        lay_line(&gateway, &router, ("wan", "clinic"), &["198.51.100.1/30", "2001:db8:1::1/64"])?;
+        ip_show(&gateway, &["link", "set", "wan", "up"])?;
+        Ok(())
+    };
+    while_pinging(site, "the IKE SA", change, |local, _| !local.is_empty())
+}
+
+/// A cable from the clinic's gateway to the router.
+fn lay_line(
+    gateway: &sekisho_tests::lab::namespace::Namespace,
+    router: &sekisho_tests::lab::namespace::Namespace,
+    (near, far): (&str, &str),
+    addresses: &[&str],
+) -> Result<()> {
+    ip_show(gateway, &["link", "add", near, "type", "veth", "peer", "name", far, "netns", router.name()])?;
+    ip_show(router, &["link", "set", far, "up"])?;
+    for address in addresses {
+        ip_show(
+            router,
+            &["addr", "add", address, "dev", far, "nodad"][..if address.contains(':') { 6 } else { 5 }],
+        )?;
+    }
+    for features in [&["tso", "off", "gso", "off", "tx", "off", "gro", "off"][..], &["gro", "on"][..]] {
+        router.output(Command::new("ethtool").arg("-K").arg(far).args(features))?;
+    }
+    Ok(())
+}
+
+/// The provider's line is dead though the link is up: nobody tells the gateway.
+fn second_uplink(site: &mut Site) -> Result<String> {
+    let [mut clinic, centre] = psk(site)?;
+    let (gateway, router) = (site.at(Place::Clinic), site.at(Place::Internet));
+    lay_line(&gateway, &router, ("wan2", "clinic2"), &["198.51.100.9/30"])?;
+    clinic.second_uplink = true;
+    clinic.dpd = "1s";
+    site.reconfigure(&clinic, &centre)?;
+    site.await_tunnel()?;
+    pings_pass(site)?;
+    let break_line = || ip_show(&router, &["addr", "del", "198.51.100.1/30", "dev", "clinic"]).map(drop);
+    let figure = while_pinging(site, "the IKE SA over the second uplink", break_line, |local, _| {
+        local.starts_with("198.51.100.10:")
+    });
+    ip_show(&router, &["addr", "add", "198.51.100.1/30", "dev", "clinic"])?;
+    usual(site)?;
+    ip_show(&gateway, &["link", "del", "wan2"])?;
+    figure
+}
