@@ -25,7 +25,8 @@ use crate::{
     vm::Kernel,
 };
 
-/// What can be run by name; without a name all of them run, in this order, but fuzz only where all is asked for.
+/// What can be run by name; without a name all of them run, in this order, but kernels and fuzz only where all is asked
+/// for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
     /// Formatting, clippy, dependencies
@@ -56,7 +57,7 @@ const INTERRUPTED: u8 = 130;
 /// Runs the named suites, or all.
 pub(crate) fn run(root: &Path, named: &[Suite], slow_too: bool) -> Result<ExitCode> {
     let wanted = |suite: &Suite| match named {
-        [] => *suite != Suite::Fuzz || slow_too,
+        [] => !matches!(suite, Suite::Kernels | Suite::Fuzz) || slow_too,
         named => named.contains(suite),
     };
     let chosen: Vec<Suite> = Suite::value_variants().iter().copied().filter(wanted).collect();
