@@ -8,16 +8,20 @@ use std::{env, fs};
 mod ebpf_build;
 
 fn main() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    // Cargo runs it in the package's folder. Nothing here may remember where the tree lay when it was compiled.
+    let Some(root) = env::current_dir().ok().and_then(|package| package.parent().map(Path::to_owned)) else {
+        println!("cargo::error=the package's folder has no parent");
+        return ExitCode::FAILURE;
+    };
     let tracked =
         ["Cargo.lock", "Cargo.toml", "dataplane-ebpf", "rust-toolchain.toml", "xtask/src/ebpf_build.rs"];
     for path in tracked {
-        println!("cargo::rerun-if-changed={}", root.join(path).display());
+        println!("cargo::rerun-if-changed=../{path}");
     }
     for variable in ["SEKISHO_CACHE", "SEKISHO_BPF_LINKER"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    match embedded(root) {
+    match embedded(&root) {
         Ok(object) => {
             println!("cargo::rustc-env=SEKISHO_EBPF_OBJECT={}", object.display());
             ExitCode::SUCCESS

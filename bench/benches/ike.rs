@@ -111,10 +111,10 @@ fn benchmark(criterion: &mut Criterion) {
     ];
     let message = write_clear(&header, &payloads).unwrap();
     criterion.bench_function("IKE_SA_INIT build", |b| {
-        b.iter(|| black_box(write_clear(&header, black_box(&payloads)).unwrap()))
+        b.iter(|| black_box(write_clear(&header, black_box(&payloads)).unwrap()));
     });
     criterion.bench_function("IKE_SA_INIT parse", |b| {
-        b.iter(|| black_box(Outer::parse(black_box(&message)).unwrap()))
+        b.iter(|| black_box(Outer::parse(black_box(&message)).unwrap()));
     });
     let mut random = SystemRandom::new();
     let share = KeyShare::generate(Group::X25519, &mut random).unwrap();
@@ -122,7 +122,7 @@ fn benchmark(criterion: &mut Criterion) {
     let suite = suite();
     let exchanged = Exchanged { nonce_i: &[1; 32], nonce_r: &[2; 32], spi_i: 1, spi_r: 2 };
     criterion.bench_function("IKE keys", |b| {
-        b.iter(|| black_box(IkeKeys::derive(&suite, &secret, exchanged).unwrap()))
+        b.iter(|| black_box(IkeKeys::derive(&suite, &secret, exchanged).unwrap()));
     });
     for group in Group::ALL {
         criterion.bench_function(&format!("key exchange, both sides: {group}"), |b| {

@@ -109,7 +109,7 @@ pub struct Piece {
 /// fragment header of IPv6.
 #[inline(always)]
 pub const fn piece(offset: u16, length: u32, more: bool) -> Result<Piece, Verdict> {
-    if length == 0 || (more && length % 8 != 0) {
+    if length == 0 || (more && !length.is_multiple_of(8)) {
         return Err(Verdict::DropFragmentInconsistent);
     }
     // The datagram with its header must be a packet (the "ping of death").

@@ -213,7 +213,8 @@ fn talk(
     mut stranger: impl FnMut(&mut Filter, &[Endpoint; 2]),
 ) {
     // On the way to the filter, and from there: packet, from the client.
-    let (mut before, mut behind): (Vec<(Packet, bool)>, Vec<(Packet, bool)>) = Default::default();
+    let mut before: Vec<(Packet, bool)> = Vec::new();
+    let mut behind: Vec<(Packet, bool)> = Vec::new();
     let scales = [ends[0].scale, ends[1].scale];
     for &act in acts {
         let send = |end: &Endpoint, sequence: u32, bytes: u16, flags: u8| end.packet(sequence, bytes, flags);
@@ -257,7 +258,8 @@ fn talk(
             }
             Act::Finish { side } => {
                 let end = &mut ends[usize::from(side)];
-                if !end.fin_sent && !after(end.nxt, end.edge) {
+                // It takes a number, which must lie within the window as any other.
+                if !end.fin_sent && after(end.edge, end.nxt) {
                     before.push((send(end, end.nxt, 0, ACK | FIN), !side));
                     end.nxt = end.nxt.wrapping_add(1);
                     end.fin_sent = true;

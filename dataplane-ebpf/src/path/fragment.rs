@@ -100,7 +100,7 @@ fn begin(key: &fragment::FragmentKey, packet: &Packet, admitted: bool, now_ns: u
     if admitted {
         new.admit(packet);
     }
-    maps::FRAGMENTS.insert(key, &*new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFragmentOrphan)
+    maps::FRAGMENTS.insert(key, *new, u64::from(BPF_ANY)).map_err(|_| Verdict::DropFragmentOrphan)
 }
 
 /// Where a fragment may go that comes before its first.

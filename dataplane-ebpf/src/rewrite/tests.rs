@@ -262,8 +262,12 @@ proptest! {
         prop_assert_eq!(&got[..start + 2], &expected[..start + 2]);
         let outer_sum = covered(sample.version, if sample.version == 4 { 1 } else { 58 }, &outer, &got[start..]);
         prop_assert_eq!(sum(&outer_sum), 0xffff);
-        let at = sample.checksum_at().map(|at| at + header).filter(|at| at + 2 <= got.len() - start - 8);
-        prop_assert!(same(&got[start + 8..], &expected[start + 8..], at, sample.protocol == 17));
+        let (got, expected) = (&got[start + 8..], &expected[start + 8..]);
+        let at = sample.checksum_at().map(|at| at + header);
+        // Half a checksum is none: whoever gets it can do nothing with it.
+        let length = if at.is_some_and(|at| at + 1 == got.len()) { got.len() - 1 } else { got.len() };
+        let at = at.filter(|at| at + 2 <= length);
+        prop_assert!(same(&got[..length], &expected[..length], at, sample.protocol == 17));
     }
 
     /// Whatever the bytes, a write goes nowhere else.
