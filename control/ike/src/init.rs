@@ -3,11 +3,12 @@
 pub(crate) mod initiator;
 pub(crate) mod responder;
 
+use crate::config::Connection;
 use crate::context::Context;
 use crate::crypto::keys::IkeKeys;
 use crate::crypto::signature::HASH_ALGORITHMS;
 use crate::crypto::suite::Group;
-use crate::event::Path;
+use crate::event::{CloseReason, Event, FailureKind, IkeHandle, Path};
 use crate::intermediate::Intermediate;
 use crate::nat;
 use crate::wire::ke::KeyExchange;
@@ -50,4 +51,18 @@ fn announcements(
 
 pub(crate) fn ke_payload(group: Group, public: &[u8]) -> Payload {
     Payload::Ke(KeyExchange::new(KeId::from(group.number()), public.to_vec()))
+}
+
+/// An attempt has failed before IKE_AUTH. The peer does not believe in the IKE SA yet, so nothing is to be deleted there.
+pub(crate) fn fail(
+    ctx: &mut Context<'_>,
+    ike: IkeHandle,
+    connection: &Connection,
+    path: Path,
+    kind: FailureKind,
+    detail: String,
+) {
+    ctx.out.failure(path, Some(&connection.name), kind, detail);
+    let connection = connection.name.clone();
+    ctx.out.event(Event::IkeClosed { ike, connection, reason: CloseReason::Failed });
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Agreed, announcements, ke_payload};
+use super::{Agreed, announcements, fail, ke_payload};
 use crate::channel::{Channel, ChannelParts};
 use crate::config::Connection;
 use crate::content::Content;
@@ -256,7 +256,7 @@ impl InitSent {
         let Self { handle, connection, path, spi_i, nonce, share, request, started, .. } = *self;
         let spi_r = header.spi_r.0;
         let failed = |ctx: &mut Context<'_>, kind, detail| {
-            close(ctx, handle, &connection, path, kind, detail);
+            fail(ctx, handle, &connection, path, kind, detail);
             None
         };
         let secret = match share.agree(&ke.data) {
@@ -340,7 +340,7 @@ impl InitSent {
     }
 
     fn fail(self: Box<Self>, ctx: &mut Context<'_>, kind: FailureKind, detail: String) -> Option<State> {
-        close(ctx, self.handle, &self.connection, self.path, kind, detail);
+        fail(ctx, self.handle, &self.connection, self.path, kind, detail);
         None
     }
 
@@ -385,17 +385,4 @@ impl InitSent {
             children: Vec::new(),
         }
     }
-}
-
-fn close(
-    ctx: &mut Context<'_>,
-    ike: IkeHandle,
-    connection: &Connection,
-    path: Path,
-    kind: FailureKind,
-    detail: String,
-) {
-    ctx.out.failure(path, Some(&connection.name), kind, detail);
-    let connection = connection.name.clone();
-    ctx.out.event(Event::IkeClosed { ike, connection, reason: CloseReason::Failed });
 }

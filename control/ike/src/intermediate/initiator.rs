@@ -10,7 +10,7 @@ use crate::config::Connection;
 use crate::context::Context;
 use crate::crypto::dh::KeyShare;
 use crate::event::{CloseReason, Event, FailureKind, IkeHandle, Path};
-use crate::init::{Agreed, ke_payload};
+use crate::init::{Agreed, fail, ke_payload};
 use crate::sa::State;
 use crate::status::{IkeStatus, Phase};
 use crate::timer::Timer;
@@ -44,7 +44,7 @@ impl IntermediateSent {
         let share = match KeyShare::generate(method, ctx.random) {
             Ok(share) => share,
             Err(error) => {
-                fail(ctx, handle, &connection, &channel, FailureKind::Internal, error.to_string());
+                fail(ctx, handle, &connection, channel.path, FailureKind::Internal, error.to_string());
                 return None;
             }
         };
@@ -98,12 +98,12 @@ impl IntermediateSent {
         let secret = match share.agree(&ke.data) {
             Ok(secret) => secret,
             Err(error) => {
-                fail(ctx, handle, &connection, &channel, FailureKind::Malformed, error.to_string());
+                fail(ctx, handle, &connection, channel.path, FailureKind::Malformed, error.to_string());
                 return None;
             }
         };
         if let Err(detail) = conclude(&mut agreed, &mut channel, &request, &message.octets, &secret) {
-            fail(ctx, handle, &connection, &channel, FailureKind::Internal, detail);
+            fail(ctx, handle, &connection, channel.path, FailureKind::Internal, detail);
             return None;
         }
         Self::begin(ctx, handle, connection, channel, agreed, started)
@@ -122,9 +122,8 @@ impl IntermediateSent {
         Some(State::IntermediateSent(self))
     }
 
-    /// The peer does not believe in the IKE SA before IKE_AUTH, so there is nothing to delete there: it will forget it.
     fn fail(self: Box<Self>, ctx: &mut Context<'_>, kind: FailureKind, detail: String) -> Option<State> {
-        fail(ctx, self.handle, &self.connection, &self.channel, kind, detail);
+        fail(ctx, self.handle, &self.connection, self.channel.path, kind, detail);
         None
     }
 
@@ -152,17 +151,4 @@ impl IntermediateSent {
         let connection = Some(self.connection.name.clone());
         self.channel.status(self.handle, connection, Phase::Initiating, self.started)
     }
-}
-
-fn fail(
-    ctx: &mut Context<'_>,
-    ike: IkeHandle,
-    connection: &Connection,
-    channel: &Channel,
-    kind: FailureKind,
-    detail: String,
-) {
-    ctx.out.failure(channel.path, Some(&connection.name), kind, detail);
-    let connection = connection.name.clone();
-    ctx.out.event(Event::IkeClosed { ike, connection, reason: CloseReason::Failed });
 }
