@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::UnixTime;
 
 use crate::config::EndpointConfig;
+use crate::connections::Connections;
 use crate::crypto::random::Random;
 use crate::crypto::x509::CrlSource;
 use crate::directory::Directory;
@@ -23,6 +24,8 @@ pub(crate) struct Context<'a> {
     /// The time since 1970 by which certificates are judged.
     pub(crate) unix_time: Duration,
     pub(crate) config: &'a EndpointConfig,
+    /// Those of `config`, to be looked up.
+    pub(crate) connections: &'a Connections,
     pub(crate) random: &'a mut dyn Random,
     pub(crate) out: &'a mut Outbox,
     pub(crate) numbers: &'a mut Numbers,
@@ -67,6 +70,7 @@ impl Context<'_> {
             now: self.now,
             unix_time: self.unix_time,
             config: self.config,
+            connections: self.connections,
             random: &mut *self.random,
             out: &mut *self.out,
             numbers: &mut *self.numbers,
@@ -145,11 +149,13 @@ const MINIMUM_LIFETIME: Duration = Duration::from_secs(1);
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+    use crate::config::{Connection, LocalAuth, Psk, RemoteAuth, Uniqueness, Wanted};
     use crate::crypto::random::SeededRandom;
 
     pub(crate) struct World {
         pub(crate) now: Instant,
         pub(crate) config: EndpointConfig,
+        connections: Connections,
         pub(crate) out: Outbox,
         pub(crate) timers: TimerTable,
         pub(crate) spawned: Vec<IkeSa>,
@@ -165,6 +171,7 @@ pub(crate) mod testing {
             Self {
                 now: Instant::now(),
                 config: EndpointConfig::default(),
+                connections: Connections::default(),
                 out: Outbox::default(),
                 timers: TimerTable::default(),
                 spawned: Vec::new(),
@@ -181,6 +188,7 @@ pub(crate) mod testing {
                 now: self.now,
                 unix_time: Duration::from_secs(1_780_000_000),
                 config: &self.config,
+                connections: &self.connections,
                 random: &mut self.random,
                 out: &mut self.out,
                 numbers: &mut self.numbers,
@@ -196,6 +204,28 @@ pub(crate) mod testing {
         /// What was sent since the last time.
         pub(crate) fn sent(&mut self) -> Vec<Vec<u8>> {
             self.out.transmits.drain(..).map(|transmit| transmit.bytes).collect()
+        }
+    }
+    /// A tunnel by a pre-shared key, with any address.
+    pub(crate) fn connection() -> Connection {
+        Connection {
+            name: "tunnel".into(),
+            local_address: None,
+            remote_address: None,
+            local_id: "a.example".parse().expect("identity"),
+            remote_id: "b.example".parse().expect("identity"),
+            local_auth: LocalAuth::Psk(Psk::new(vec![1; 32])),
+            remote_auth: RemoteAuth::Psk(Psk::new(vec![1; 32])),
+            ike_proposals: vec!["aes128gcm16-prfsha256-x25519".parse().expect("proposal")],
+            children: Vec::new(),
+            ike_rekey_after: Duration::from_secs(3600),
+            reauth_after: Duration::ZERO,
+            uniqueness: Uniqueness::default(),
+            dpd_after: Duration::from_secs(30),
+            force_encapsulation: false,
+            mobike: false,
+            assigns: None,
+            wants: Wanted::default(),
         }
     }
 }

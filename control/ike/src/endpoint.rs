@@ -6,7 +6,7 @@
 
 mod duplicates;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustls_pki_types::UnixTime;
 
 use crate::config::{Connection, ConnectionName, EndpointConfig, RemoteAuth};
+use crate::connections::Connections;
 use crate::context::{Context, Numbers};
 use crate::cookie::CookieJar;
 use crate::crypto::random::Random;
@@ -63,13 +64,12 @@ pub struct Endpoint {
     answers: Meter,
     first_requests: Meter,
     known: KnownSpis,
-    /// That connections name.
-    peer_addresses: HashSet<IpAddr>,
 }
 
 /// What every IKE SA works with.
 struct Shared {
     config: EndpointConfig,
+    connections: Connections,
     random: Box<dyn Random>,
     /// One moment on both clocks.
     clock: (Instant, Duration),
@@ -93,6 +93,7 @@ impl Shared {
             now,
             unix_time: unix.saturating_add(now.saturating_duration_since(base)),
             config: &self.config,
+            connections: &self.connections,
             random: &mut *self.random,
             out: &mut self.out,
             numbers: &mut self.numbers,
@@ -166,11 +167,12 @@ impl Endpoint {
     /// plus what has passed since `now`.
     pub fn new(config: EndpointConfig, mut random: Box<dyn Random>, now: Instant, wall: SystemTime) -> Self {
         let jar = CookieJar::new(&mut *random, now);
-        let peer_addresses = addresses_of_peers(&config);
+        let connections = Connections::new(&config.connections);
         let unix_time = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self {
             shared: Shared {
                 config,
+                connections,
                 random,
                 clock: (now, unix_time),
                 out: Outbox::default(),
@@ -189,7 +191,6 @@ impl Endpoint {
             answers: Meter::new(STRANGER_ANSWERS.0, STRANGER_ANSWERS.1),
             first_requests: Meter::new(FIRST_REQUESTS, FIRST_REQUESTS_OF_SOURCE),
             known: KnownSpis::default(),
-            peer_addresses,
         }
     }
 
@@ -271,7 +272,7 @@ impl Endpoint {
                 Some(state)
             });
         }
-        let configured = self.peer_addresses.contains(&path.remote.ip().to_canonical());
+        let configured = self.shared.connections.name_peer(path.remote.ip());
         if !self.first_requests.admits(now, Source::of(path.remote.ip()), configured) {
             self.shared.out.stranger_failure(now, path, None, FailureKind::Overload, || {
                 format!("{} sends first requests faster than they are looked at", path.remote.ip())
@@ -343,7 +344,7 @@ impl Endpoint {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Result<IkeHandle, CommandError> {
-        let known = self.shared.config.connections.iter().find(|known| *known.name == *connection);
+        let known = self.shared.connections.named(connection);
         let connection = known.ok_or_else(|| CommandError::UnknownConnection(connection.to_owned()))?.clone();
         let handle = self.shared.numbers.ike();
         let (mut timers, mut spawned) = (TimerTable::default(), Vec::new());
@@ -462,17 +463,18 @@ impl Endpoint {
 
     /// Works from another configuration from now on. IKE SAs whose connection vanished or changed are closed.
     pub fn set_config(&mut self, now: Instant, config: EndpointConfig) {
+        let connections = Connections::new(&config.connections);
         let mut stale = Vec::new();
         for entry in self.sas.values_mut() {
-            if !matches!(entry.sa.state, State::Retired(_)) && !entry.sa.state.adopt(&config.connections) {
+            if !matches!(entry.sa.state, State::Retired(_)) && !entry.sa.state.adopt(&connections) {
                 stale.push(entry.sa.spi);
             }
         }
         for spi in stale {
             self.with_sa(now, spi, |state, ctx| state.close(ctx, CloseReason::Local));
         }
-        self.peer_addresses = addresses_of_peers(&config);
         self.shared.config = config;
+        self.shared.connections = connections;
         self.judge_peers(now);
     }
 
@@ -679,11 +681,6 @@ impl Endpoint {
         }
         Some(entry)
     }
-}
-
-fn addresses_of_peers(config: &EndpointConfig) -> HashSet<IpAddr> {
-    let addresses = config.connections.iter().filter_map(|connection| connection.remote_address);
-    addresses.map(|address| address.to_canonical()).collect()
 }
 
 /// RFC 7296 section 3.1: the initiator's first message, before the responder has an SPI.

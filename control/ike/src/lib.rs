@@ -14,6 +14,7 @@ mod auth;
 mod channel;
 mod child;
 pub mod config;
+mod connections;
 mod content;
 mod context;
 mod cookie;

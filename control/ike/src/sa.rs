@@ -13,6 +13,7 @@ use crate::auth::Patience;
 use crate::auth::initiator::AuthSent;
 use crate::auth::responder::AwaitAuth;
 use crate::config::Connection;
+use crate::connections::Connections;
 use crate::context::Context;
 use crate::established::Established;
 use crate::event::{CloseReason, IkeHandle, Path};
@@ -134,14 +135,12 @@ impl State {
     }
 
     /// Works from another configuration on, if what it rests on stands there as it was.
-    pub(crate) fn adopt(&mut self, connections: &[Arc<Connection>]) -> bool {
+    pub(crate) fn adopt(&mut self, connections: &Connections) -> bool {
         if let State::AwaitAuth(state) = self {
             return state.adopt(connections);
         }
         let Some(ours) = self.connection() else { return true };
-        let Some(new) = connections.iter().find(|known| known.is_same_as(ours)).cloned() else {
-            return false;
-        };
+        let Some(new) = connections.successor(ours) else { return false };
         match self {
             State::InitSent(state) => state.adopt(new),
             State::IntermediateSent(state) => state.adopt(new),

@@ -7,6 +7,7 @@ use super::{AuthFault, Patience, Proof, Side, prove, readable, verify};
 use crate::channel::{Channel, Inbound, Message, MessageError};
 use crate::child::{self, ChildError, Proposed};
 use crate::config::{Connection, Uniqueness};
+use crate::connections::Connections;
 use crate::content::Content;
 use crate::context::Context;
 use crate::crypto::keys::ChildKeymat;
@@ -120,9 +121,8 @@ impl AwaitAuth {
     }
 
     /// Another configuration is in force, in which each candidate stands as it was.
-    pub(crate) fn adopt(&mut self, connections: &[Arc<Connection>]) -> bool {
-        let successor = |old: &Arc<Connection>| connections.iter().find(|new| new.is_same_as(old)).cloned();
-        match self.candidates.iter().map(successor).collect() {
+    pub(crate) fn adopt(&mut self, connections: &Connections) -> bool {
+        match self.candidates.iter().map(|old| connections.successor(old)).collect() {
             Some(candidates) => {
                 self.candidates = candidates;
                 true

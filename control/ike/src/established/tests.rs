@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::channel::tests::{channels, forge, path};
-use crate::config::{LocalAuth, Psk, RemoteAuth, Wanted};
-use crate::context::testing::World;
+use crate::context::testing::{World, connection};
 use crate::wire::NotifyType;
 use crate::wire::sa::SecurityAssociation;
 
@@ -11,28 +10,6 @@ struct Case {
     world: World,
     state: Option<State>,
     peer: Channel,
-}
-
-fn connection() -> Connection {
-    Connection {
-        name: "tunnel".into(),
-        local_address: None,
-        remote_address: None,
-        local_id: "a.example".parse().expect("identity"),
-        remote_id: "b.example".parse().expect("identity"),
-        local_auth: LocalAuth::Psk(Psk::new(vec![1; 32])),
-        remote_auth: RemoteAuth::Psk(Psk::new(vec![1; 32])),
-        ike_proposals: vec!["aes128gcm16-prfsha256-x25519".parse().expect("proposal")],
-        children: Vec::new(),
-        ike_rekey_after: Duration::from_secs(3600),
-        reauth_after: Duration::ZERO,
-        uniqueness: crate::config::Uniqueness::default(),
-        dpd_after: Duration::from_secs(30),
-        force_encapsulation: false,
-        mobike: false,
-        assigns: None,
-        wants: Wanted::default(),
-    }
 }
 
 impl Case {

@@ -15,7 +15,6 @@ use crate::crypto::suite::Group;
 use crate::event::{FailureKind, Path};
 use crate::intermediate::Intermediate;
 use crate::nat;
-use crate::select;
 use crate::strangers::{Source, Strangers};
 use crate::timer::Timer;
 use crate::wire::nonce::Nonce;
@@ -82,7 +81,7 @@ pub(crate) fn answer(
             return None;
         }
     }
-    let mut candidates = select::by_addresses(ctx.config, path);
+    let mut candidates = ctx.connections.for_path(path);
     if candidates.is_empty() {
         ctx.out.stranger_failure(ctx.now, path, None, FailureKind::NoConnection, || {
             format!("{} asks for a connection, but none is configured for its address", path.remote.ip())
