@@ -2,9 +2,10 @@
 //! and from bytes, and key derivation. The aim is that cryptography is at least 60 % of a handshake.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::Criterion;
+use sekisho_bench::cpu_time;
 use sekisho_bench::tunnels::{Auth, Tunnels, key_pair};
 use sekisho_ike::crypto::dh::{KeyShare, respond};
 use sekisho_ike::crypto::keys::{Exchanged, IkeKeys};
@@ -29,13 +30,13 @@ const SETUPS: [(&str, Auth, &str, &[Group]); 4] = [
     ),
 ];
 
-/// Mean time of one call.
+/// Mean CPU time of one call.
 fn mean(calls: u32, mut work: impl FnMut()) -> Duration {
-    let began = Instant::now();
+    let began = cpu_time();
     for _ in 0..calls {
         work();
     }
-    began.elapsed() / calls
+    (cpu_time() - began) / calls
 }
 
 /// The asymmetric operations of one handshake, both sides: each makes a key and the secret of every key exchange, and

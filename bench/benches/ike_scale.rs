@@ -3,9 +3,10 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
+use sekisho_bench::cpu_time;
 use sekisho_bench::tunnels::{Auth, Tunnels};
+use sekisho_ike::event::Path;
 
 /// The system's allocator, and how many bytes are out.
 struct Counting;
@@ -30,36 +31,102 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const TUNNELS: u32 = 10_000;
+/// How many tunnels an engine holds.
+const COUNTS: [u32; 4] = [10, 100, 1000, 10_000];
+/// The engines are measured in turn, so often, each time on so many tunnels.
+const ROUNDS: u32 = 15;
+const SAMPLE: u32 = 10;
+const PROPOSAL: &str = "aes128gcm16-prfsha256-x25519";
 
-fn main() {
-    let proposal = "aes128gcm16-prfsha256-x25519";
-    println!("{:>8} {:>14} {:>14} {:>16}", "tunnels", "bytes each", "handshake µs", "rekey of one µs");
-    for count in [10, 100, 1000, TUNNELS] {
-        let mut tunnels = Tunnels::new(count, Auth::Psk, proposal);
+/// An engine with tunnels, and what was measured on it: microseconds of CPU time, both sides where both have work.
+struct Population {
+    count: u32,
+    bytes: usize,
+    tunnels: Tunnels,
+    /// What the last clinics of the fill have sent last.
+    sent: Vec<(Path, Vec<u8>)>,
+    handshakes: Vec<f64>,
+    messages: Vec<f64>,
+    rekeys: Vec<f64>,
+}
+
+/// Mean CPU time of one, in microseconds.
+fn each(many: u32, work: impl FnOnce()) -> f64 {
+    let began = cpu_time();
+    work();
+    (cpu_time() - began).as_secs_f64() * 1e6 / f64::from(many)
+}
+
+/// Lowest, median and highest.
+fn spread(samples: &mut [f64]) -> String {
+    samples.sort_by(f64::total_cmp);
+    let last = samples.len() - 1;
+    format!("{:.1} ({:.1}–{:.1})", samples[last / 2], samples[0], samples[last])
+}
+
+impl Population {
+    fn new(count: u32) -> Self {
+        let mut tunnels = Tunnels::new(count + ROUNDS * SAMPLE, Auth::Psk, PROPOSAL);
+        let mut sent = Vec::new();
         let before = BYTES.load(Ordering::Relaxed);
-        let began = Instant::now();
         for number in 0..count {
             tunnels.connect(number);
+            if number >= count - SAMPLE {
+                sent.extend(tunnels.last.take());
+            }
         }
-        let handshake = began.elapsed() / count;
         // Both ends live in this process: a tunnel is counted twice.
         let bytes = (BYTES.load(Ordering::Relaxed) - before) / (2 * count as usize);
-        let sample: Vec<_> = tunnels.up.iter().copied().take(10).collect();
-        let began = Instant::now();
-        for (ike, child) in &sample {
-            tunnels.rekey(*ike, *child);
-        }
-        let rekey = began.elapsed() / 10;
-        println!("{count:>8} {bytes:>14} {:>14} {:>16}", handshake.as_micros(), rekey.as_micros());
-        if count == TUNNELS {
-            let rest: Vec<_> = tunnels.up.iter().copied().skip(10).collect();
-            let began = Instant::now();
-            for (ike, child) in rest {
+        let [handshakes, messages, rekeys] = [const { Vec::new() }; 3];
+        Self { count, bytes, tunnels, sent, handshakes, messages, rekeys }
+    }
+
+    fn measure(&mut self, round: u32) {
+        let Self { tunnels, sent, .. } = self;
+        self.messages.push(each(SAMPLE * 100, || {
+            for message in sent.iter().cycle().take(SAMPLE as usize * 100) {
+                tunnels.repeat(message);
+            }
+        }));
+        let first = self.count + round * SAMPLE;
+        self.handshakes.push(each(SAMPLE, || {
+            for number in first..first + SAMPLE {
+                tunnels.connect(number);
+            }
+        }));
+        let fresh: Vec<_> = tunnels.up.iter().copied().rev().take(SAMPLE as usize).collect();
+        self.rekeys.push(each(SAMPLE, || {
+            for (ike, child) in fresh {
                 tunnels.rekey(ike, child);
             }
-            let elapsed = began.elapsed().as_secs_f64();
-            println!("full rekey of {count} IKE SAs and child SAs, both sides: {elapsed:.1} s");
+        }));
+    }
+}
+
+fn main() {
+    let mut all = COUNTS.map(Population::new);
+    for round in 0..ROUNDS {
+        for population in &mut all {
+            population.measure(round);
         }
     }
+    println!("CPU time in µs: median of {ROUNDS} rounds (lowest–highest)");
+    println!(
+        "{:>8} {:>12} {:>24} {:>24} {:>24}",
+        "tunnels", "bytes each", "handshake, both sides", "a message repeated", "rekey of both SAs"
+    );
+    for Population { count, bytes, handshakes, messages, rekeys, .. } in &mut all {
+        let [handshakes, messages, rekeys] = [handshakes, messages, rekeys].map(|samples| spread(samples));
+        println!("{count:>8} {bytes:>12} {handshakes:>24} {messages:>24} {rekeys:>24}");
+    }
+    let [.., largest] = &mut all;
+    let tunnels = &mut largest.tunnels;
+    let everybody: Vec<_> = tunnels.up.iter().copied().take(largest.count as usize).collect();
+    let one = each(largest.count, || {
+        for (ike, child) in everybody {
+            tunnels.rekey(ike, child);
+        }
+    });
+    let seconds = one * f64::from(largest.count) / 1e6;
+    println!("full rekey of {} IKE SAs and child SAs, both sides: {seconds:.1} s", largest.count);
 }

@@ -80,6 +80,8 @@ pub struct Tunnels {
     pub now: Instant,
     /// Established IKE SAs and child SAs of the clinics, in the order in which they came up.
     pub up: Vec<(IkeHandle, ChildHandle)>,
+    /// The last message of a clinic, as the centre got it.
+    pub last: Option<(Path, Vec<u8>)>,
 }
 
 /// Virtual time between two handshakes: the rate to which strangers are held is not what is measured.
@@ -139,7 +141,7 @@ impl Tunnels {
             let config = EndpointConfig { connections, limits, ..EndpointConfig::default() };
             Endpoint::new(config, Box::new(SystemRandom::new()), now, SystemTime::now())
         };
-        Self { clinics: endpoint(0), centre: endpoint(1), now, up: Vec::new() }
+        Self { clinics: endpoint(0), centre: endpoint(1), now, up: Vec::new(), last: None }
     }
 
     /// Brings one clinic's tunnel up.
@@ -170,6 +172,7 @@ impl Tunnels {
             while let Some(transmit) = to_centre.pop_front() {
                 let path = Path { local: transmit.path.remote, remote: transmit.path.local };
                 self.centre.handle_datagram(self.now, path, &transmit.bytes);
+                self.last = Some((path, transmit.bytes));
             }
             drain(&mut self.centre, &mut Vec::new());
             while let Some(transmit) = self.centre.poll_transmit() {
@@ -181,6 +184,13 @@ impl Tunnels {
                 return;
             }
         }
+    }
+
+    /// The centre gets a message once more: it finds the IKE SA, sees what it is, and may repeat its answer.
+    pub fn repeat(&mut self, (path, bytes): &(Path, Vec<u8>)) {
+        self.centre.handle_datagram(self.now, *path, bytes);
+        while self.centre.poll_event().is_some() {}
+        while self.centre.poll_transmit().is_some() {}
     }
 
     /// Rekeys a tunnel's IKE SA and its child SA.
