@@ -16,9 +16,11 @@ use sekisho_abi::map::{Config as FilterConfig, config_flags};
 use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
 
+use super::kernel_path;
 use super::layout::Layout;
 use crate::config::{Config, Port, VpnPort};
 use crate::filter::{Filter, Maps, Mode};
+use crate::kernel::xfrm::XfrmTable;
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
 use crate::nat::NatSet;
 use crate::policy::RuleSet;
@@ -51,12 +53,20 @@ pub(super) struct Ground {
     /// Both ends of the engine's veth pair.
     tunnel: Option<(Link, Link)>,
     sockets: SocketRanges,
-    /// The engine, if there is a VPN zone.
+    /// The engine, if there is a VPN zone and it is the data path.
     pub(super) engine: Option<Arc<Engine>>,
+    /// The kernel's SAs, if they are the data path.
+    pub(super) xfrm: Option<Arc<XfrmTable>>,
+    /// Their interfaces, by VPN port.
+    pub(super) xfrm_interfaces: BTreeMap<u16, Link>,
 }
 
 /// Puts a configuration in force.
-pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::Result<Ground> {
+pub(super) async fn bring_up(
+    config: &Config,
+    run_directory: &Path,
+    xfrm: Option<Arc<XfrmTable>>,
+) -> anyhow::Result<Ground> {
     let kernel = Kernel::open()?;
     let ledger = Ledger::open(&run_directory.join(LEDGER))?;
     // Known before anything is changed: an interface that does not exist is the commonest mistake.
@@ -81,6 +91,8 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
         tunnel: None,
         sockets: SocketRanges::new(),
         engine: None,
+        xfrm,
+        xfrm_interfaces: BTreeMap::new(),
     };
     ground.maps.clear_spis()?;
     ground.put_in_force(config, &config.rules(SystemTime::now())?, run_directory).await?;
@@ -116,7 +128,10 @@ impl Ground {
         self.filter.begin();
 
         self.modes = attach_ports(config, &self.links, &mut self.filter)?;
-        self.make_tunnel(config).await?;
+        match self.xfrm {
+            Some(_) => self.make_xfrm_interfaces(config).await?,
+            None => self.make_tunnel(config).await?,
+        }
         // The kernel sends redirects where either this or the interface's own switch is on.
         self.kernel.set_sysctl(&mut self.ledger, "net/ipv4/conf/all/send_redirects", "0")?;
         for (port, link) in config.ports.iter().zip(self.links.iter_mut()) {
@@ -125,7 +140,7 @@ impl Ground {
         }
         self.keep_or_start_engine(config)?;
 
-        self.maps.set_ports(&ports(config, &self.links, self.tunnel.as_ref(), &self.sockets))?;
+        self.maps.set_ports(&self.filter_ports(config))?;
         let networks: Vec<_> =
             config.networks().into_iter().map(|(net, owner)| (net.addr(), net.prefix_len(), owner)).collect();
         self.maps.set_networks(&networks)?;
@@ -142,11 +157,14 @@ impl Ground {
         let generation = self.maps.set_rules(rules)?;
         tracing::info!(generation, networks = networks.len(), "rules in force");
 
-        if let Some((inner, _)) = &self.tunnel {
-            for port in &config.vpn_ports {
-                routes_behind_vpn(config, port, &self.links, inner, &self.kernel, &mut self.ledger).await?;
-            }
+        for port in &config.vpn_ports {
+            let device = match &self.tunnel {
+                Some((inner, _)) => inner,
+                None => self.xfrm_interfaces.get(&port.id).context("a VPN port without a device")?,
+            };
+            routes_behind_vpn(config, port, &self.links, device, &self.kernel, &mut self.ledger).await?;
         }
+        self.set_traps(config)?;
         layout.put_in_force()?;
         // Only now is everything there by which a packet is judged: open.
         let in_force = self.maps.config()?;
@@ -206,6 +224,9 @@ impl Ground {
     /// Whether the engine that runs can go on under this configuration, or none runs and none is needed. It cannot take
     /// up another port while it runs.
     pub(super) fn keeps_engine(&self, config: &Config) -> bool {
+        if self.xfrm.is_some() {
+            return true;
+        }
         match (&self.engine, config.vpn_ports.is_empty()) {
             (None, none_needed) => none_needed,
             (Some(_), true) => false,
@@ -355,7 +376,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         changed = true;
     }
     if changed {
-        ground.maps.set_ports(&ports(config, &ground.links, ground.tunnel.as_ref(), &ground.sockets))?;
+        ground.maps.set_ports(&ground.filter_ports(config))?;
         // Known flows are held against the ports only when they are judged again.
         ground.maps.set_rules(&config.rules(SystemTime::now())?)?;
     }
@@ -380,6 +401,13 @@ impl Ground {
         engine.replace_device(former, engine_link(link)).context("ESP does not follow to the interface")?;
         self.sockets = hand_over_sockets(engine, &mut self.maps)?;
         Ok(())
+    }
+
+    fn filter_ports(&self, config: &Config) -> Vec<(PortKey, FilterPort)> {
+        let mut all = ports(config, &self.links, self.tunnel.as_ref(), &self.sockets);
+        let mtu = |port: &VpnPort| tunnel_mtu(config, port, &self.links);
+        all.extend(kernel_path::ports(config, &self.xfrm_interfaces, mtu));
+        all
     }
 
     fn replace_link(&mut self, position: usize, link: Link) {
@@ -545,7 +573,9 @@ async fn routes_behind_vpn(
         IpAddr::V4(Ipv4Addr::new(169, 254, high, low)),
         IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5e50, port.id)),
     ];
-    for hop in hops.into_iter().filter(|hop| hop.is_ipv4() || kernel.has_ipv6()) {
+    // An xfrm interface has no neighbours.
+    let has_neighbours = inner.name == INNER_DEVICE;
+    for hop in hops.into_iter().filter(|hop| has_neighbours && (hop.is_ipv4() || kernel.has_ipv6())) {
         kernel.set_neighbour(inner.index, hop, engine_mac(port.id)).await?;
     }
     let children = port
