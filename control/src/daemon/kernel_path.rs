@@ -29,7 +29,11 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
         Datapath::Engine => ("engine", "configured".to_owned(), None),
         Datapath::Auto if config.vpn_ports.is_empty() => ("engine", "there is no VPN zone".to_owned(), None),
         Datapath::Auto => match open().await {
-            Ok(table) => ("kernel", format!("this kernel has ESP and xfrm interfaces, {}", table.features()), Some(table)),
+            Ok(table) => (
+                "kernel",
+                format!("this kernel has ESP and xfrm interfaces, {}", table.features()),
+                Some(table),
+            ),
             Err(error) => ("engine", format!("the kernel's own ESP cannot be used: {error:#}"), None),
         },
         Datapath::Kernel => {
@@ -152,7 +156,11 @@ mod tests {
 
     #[test]
     fn statistics_are_read_by_name() {
-        let read = read_statistics("XfrmInError             \t0\nXfrmInNoStates    7\nbroken\nXfrmOutError x\n");
-        assert_eq!(read.into_iter().collect::<Vec<_>>(), [("xfrm-in-error".into(), 0), ("xfrm-in-no-states".into(), 7)]);
+        let read =
+            read_statistics("XfrmInError             \t0\nXfrmInNoStates    7\nbroken\nXfrmOutError x\n");
+        assert_eq!(
+            read.into_iter().collect::<Vec<_>>(),
+            [("xfrm-in-error".into(), 0), ("xfrm-in-no-states".into(), 7)]
+        );
     }
 }

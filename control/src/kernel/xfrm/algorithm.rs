@@ -102,7 +102,9 @@ impl<'a> Shown<'a> {
     }
 
     fn is(&self, name: &str, icv: Option<u32>, key: &[u8]) -> bool {
-        self.name == name.as_bytes() && self.icv == icv && bool::from(subtle::ConstantTimeEq::ct_eq(self.key, key))
+        self.name == name.as_bytes()
+            && self.icv == icv
+            && bool::from(subtle::ConstantTimeEq::ct_eq(self.key, key))
     }
 }
 

@@ -14,6 +14,9 @@
 //!     tmpl src 192.0.2.1 dst 192.0.2.2 proto esp reqid 7 mode tunnel
 //! policy update (the same with dst 192.0.2.9 in the template), policy delete
 //! ```
+//!
+//! The events are what a socket of the groups 1 and 8 read there: of a packet from 10.1.0.1 that found a policy with the
+//! template `src 127.0.0.1 dst 240.0.0.1 spi 0x5e`, and of ESP in UDP from port 4501 for an SA that had 4500.
 
 use super::wire::{HEADER, Request};
 
@@ -27,10 +30,16 @@ pub(super) const NEWPOLICY: &str = include_str!("testdata/newpolicy.hex");
 pub(super) const UPDPOLICY: &str = include_str!("testdata/updpolicy.hex");
 pub(super) const DELPOLICY: &str = include_str!("testdata/delpolicy.hex");
 
+pub(super) const ACQUIRE: &str = include_str!("testdata/acquire.hex");
+pub(super) const MAPPING: &str = include_str!("testdata/mapping.hex");
+
 /// The bytes of a recording.
 pub(super) fn bytes(hex: &str) -> Vec<u8> {
     let hex = hex.trim();
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal"))
+        .collect()
 }
 
 /// Holds a request against a recording.

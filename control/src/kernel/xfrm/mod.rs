@@ -31,7 +31,7 @@ pub fn interface_id(port: PortId) -> u32 {
 
 /// Removes every SA and policy of our xfrm interfaces, whoever has left them.
 pub(super) fn remove_ours() -> Result<(), SaError> {
-    let mut socket =
-        socket::Socket::open().map_err(|error| refusal::explained("cannot open a socket of XFRM", error.into()))?;
+    let mut socket = socket::Socket::open()
+        .map_err(|error| refusal::explained("cannot open a socket of XFRM", error.into()))?;
     table::remove_all(&mut socket, |id| plan::port(id).is_some())
 }

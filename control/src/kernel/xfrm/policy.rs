@@ -105,7 +105,8 @@ impl PolicyId {
     /// Reads the name in the body of an XFRM_MSG_NEWPOLICY.
     pub(super) fn read(body: Bytes<'_>) -> Option<PolicyId> {
         let attributes = body.from(POLICY)?.attributes();
-        let if_id = attributes.filter(|(kind, _)| *kind == attribute::IF_ID).find_map(|(_, value)| value.u32(0));
+        let if_id =
+            attributes.filter(|(kind, _)| *kind == attribute::IF_ID).find_map(|(_, value)| value.u32(0));
         Some(PolicyId {
             direction: PolicyDirection::of(body.u8(DIRECTION)?)?,
             if_id: if_id.unwrap_or(0),

@@ -36,7 +36,9 @@ fn remedy(errno: i32) -> Option<&'static str> {
             "this kernel lacks the feature: load the module xfrm_interface (CONFIG_XFRM_INTERFACE), or write \
              datapath = \"engine\""
         }
-        libc::EEXIST => "another SA or policy with this name is there already; `ip xfrm state` and `ip xfrm policy` list them",
+        libc::EEXIST => {
+            "another SA or policy with this name is there already; `ip xfrm state` and `ip xfrm policy` list them"
+        }
         _ => return None,
     })
 }
@@ -44,7 +46,9 @@ fn remedy(errno: i32) -> Option<&'static str> {
 /// The kernel has done otherwise than it was told.
 pub(super) fn otherwise(tried: &str, what: &str) -> SaError {
     SaError::Io {
-        context: format!("{tried}: the kernel has {what} otherwise than written; report this kernel's version"),
+        context: format!(
+            "{tried}: the kernel has {what} otherwise than written; report this kernel's version"
+        ),
         source: io::Error::from(io::ErrorKind::InvalidData),
     }
 }

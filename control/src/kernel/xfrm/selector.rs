@@ -129,7 +129,10 @@ fn prefixes(range: &RangeInclusive<IpAddr>) -> Vec<Prefix> {
     };
     blocks(start, end, bits)
         .into_iter()
-        .map(|(value, free)| Prefix { address: address(value), length: u8::try_from(bits.saturating_sub(free)).unwrap_or(u8::MAX) })
+        .map(|(value, free)| Prefix {
+            address: address(value),
+            length: u8::try_from(bits.saturating_sub(free)).unwrap_or(u8::MAX),
+        })
         .collect()
 }
 

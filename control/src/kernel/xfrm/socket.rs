@@ -131,11 +131,7 @@ impl Socket {
     }
 
     /// Reads the events that are there, waiting `patience` milliseconds for the first.
-    pub(super) fn events(
-        &mut self,
-        patience: u16,
-        mut each: impl FnMut(&Received<'_>),
-    ) -> io::Result<()> {
+    pub(super) fn events(&mut self, patience: u16, mut each: impl FnMut(&Received<'_>)) -> io::Result<()> {
         let mut polled = [PollFd::new(self.inner.as_fd(), PollFlags::POLLIN)];
         if poll(&mut polled, PollTimeout::from(patience))? == 0 {
             return Ok(());

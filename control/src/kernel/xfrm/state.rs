@@ -258,13 +258,16 @@ impl<'a> Found<'a> {
                 attribute::ENCAP => found.udp = Some((value.u16_be(2)?, value.u16_be(4)?)),
                 attribute::REPLAY_VAL => found.sequence.sent = value.u32(0)?.into(),
                 attribute::REPLAY_ESN_VAL => {
-                    let whole = |low, high| Some(u64::from(value.u32(high)?) << 32 | u64::from(value.u32(low)?));
+                    let whole =
+                        |low, high| Some(u64::from(value.u32(high)?) << 32 | u64::from(value.u32(low)?));
                     let bitmap = value.from(24)?.0.chunks_exact(4);
                     found.window = value.u32(20)?;
                     found.sequence = Sequence {
                         sent: whole(4, 12)?,
                         received: whole(8, 16)?,
-                        bitmap: bitmap.filter_map(|word| word.try_into().ok().map(u32::from_ne_bytes)).collect(),
+                        bitmap: bitmap
+                            .filter_map(|word| word.try_into().ok().map(u32::from_ne_bytes))
+                            .collect(),
                     };
                 }
                 attribute::ALG_CRYPT | attribute::ALG_AEAD | attribute::ALG_AUTH_TRUNC => {
@@ -289,7 +292,10 @@ impl<'a> Found<'a> {
             ("its replay window", self.window != window),
             ("its UDP ports", self.udp != written.udp),
             ("its direction", self.direction.is_some_and(|direction| direction != written.direction as u8)),
-            ("its algorithms or keys", !algorithm::matches(&self.algorithms, written.transform, written.keys)),
+            (
+                "its algorithms or keys",
+                !algorithm::matches(&self.algorithms, written.transform, written.keys),
+            ),
         ];
         differences.into_iter().find_map(|(what, differs)| differs.then_some(what))
     }
@@ -357,11 +363,7 @@ mod tests {
             transform: Transform::Aes128CbcHmacSha256,
             esn: false,
             udp: Some((4500, 4501)),
-            lifetimes: Lifetimes {
-                soft_bytes: Some(1000),
-                hard_packets: Some(2000),
-                ..Lifetimes::default()
-            },
+            lifetimes: Lifetimes { soft_bytes: Some(1000), hard_packets: Some(2000), ..Lifetimes::default() },
             ..gcm_esn(keys)
         }
     }

@@ -140,13 +140,13 @@ pub(super) fn remove_all(socket: &mut Socket, meant: impl Fn(u32) -> bool) -> Re
     });
     listed.map_err(|refusal| explained("cannot list the kernel's policies", refusal))?;
     for id in policies {
-        gone(socket.tell(id.delete()))
-            .map_err(|refusal| explained("cannot remove a policy", refusal))?;
+        gone(socket.tell(id.delete())).map_err(|refusal| explained("cannot remove a policy", refusal))?;
     }
     let mut states = Vec::new();
     let listed = socket.dump(state::dump(), |received| {
         if received.kind == message::NEWSA {
-            states.extend(Found::read(received.body).filter(|found| meant(found.if_id)).map(|found| found.id));
+            states
+                .extend(Found::read(received.body).filter(|found| meant(found.if_id)).map(|found| found.id));
         }
     });
     listed.map_err(|refusal| explained("cannot list the kernel's SAs", refusal))?;
@@ -212,7 +212,8 @@ impl Inner {
     }
 
     fn activate(&mut self, spi_in: u32) -> Result<(), SaError> {
-        let pair = self.pairs.get(&spi_in).filter(|pair| !pair.is_leaving()).ok_or(SaError::Unknown(spi_in))?;
+        let pair =
+            self.pairs.get(&spi_in).filter(|pair| !pair.is_leaving()).ok_or(SaError::Unknown(spi_in))?;
         if pair.active {
             return Ok(());
         }
@@ -314,7 +315,8 @@ impl Inner {
                 tracing::error!(%error, spi_in = format!("{spi_in:#010x}"), "inbound SA stays in the kernel");
             }
         }
-        let waiting: Vec<u32> = self.pairs.values().filter(|pair| pair.awaits_first()).map(Pair::spi_in).collect();
+        let waiting: Vec<u32> =
+            self.pairs.values().filter(|pair| pair.awaits_first()).map(Pair::spi_in).collect();
         for spi_in in waiting {
             let received = self.counters(spi_in).is_ok_and(|counters| counters.inbound.packets > 0);
             if let (true, Some(pair)) = (received, self.pairs.get_mut(&spi_in)) {

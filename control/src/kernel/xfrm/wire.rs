@@ -259,7 +259,10 @@ mod tests {
         let found: Vec<_> = messages(&bytes).collect();
         assert_eq!((found.len(), found[0].kind, found[0].sequence), (1, message::NEWSA, 9));
         let attributes: Vec<_> = found[0].body.from(4).expect("there").attributes().collect();
-        assert_eq!((attributes.len(), attributes[0].0, attributes[0].1.u32(0)), (1, attribute::IF_ID, Some(7)));
+        assert_eq!(
+            (attributes.len(), attributes[0].0, attributes[0].1.u32(0)),
+            (1, attribute::IF_ID, Some(7))
+        );
         for length in 0..bytes.len() {
             assert_eq!(messages(&bytes[..length]).count(), 0, "a message of {length} bytes");
         }

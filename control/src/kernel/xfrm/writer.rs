@@ -30,7 +30,8 @@ impl Writer {
     /// Opens the socket and makes an SA for each family that leads nowhere, to see what this kernel can. They are gone
     /// again when this returns.
     pub(super) fn open(has_ipv6: bool) -> Result<Writer, SaError> {
-        let socket = Socket::open().map_err(|error| explained("cannot open a socket of XFRM", error.into()))?;
+        let socket =
+            Socket::open().map_err(|error| explained("cannot open a socket of XFRM", error.into()))?;
         let mut writer = Writer { socket, directed: true };
         // Addresses for documentation (RFC 5737, RFC 3849).
         let families = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
@@ -87,7 +88,10 @@ impl Writer {
         let tried = || {
             let (id, way) = (state.id, if state.direction == Direction::In { "in" } else { "out" });
             let algorithm = Algorithm::of(state.transform).names();
-            format!("cannot make the SA {:#010x} ({way}bound, {} to {}, {algorithm})", id.spi, id.source, id.destination)
+            format!(
+                "cannot make the SA {:#010x} ({way}bound, {} to {}, {algorithm})",
+                id.spi, id.source, id.destination
+            )
         };
         let mut state = State { directed: self.directed, ..state.clone() };
         let mut outcome = self.socket.tell(state.add());
@@ -150,11 +154,7 @@ impl Writer {
         self.found(id, |found| found.counters)
     }
 
-    fn found<T>(
-        &mut self,
-        id: &StateId,
-        mut of: impl FnMut(&Found<'_>) -> T,
-    ) -> Result<Option<T>, SaError> {
+    fn found<T>(&mut self, id: &StateId, mut of: impl FnMut(&Found<'_>) -> T) -> Result<Option<T>, SaError> {
         let read = |received: &Received<'_>| Found::read(received.body).map(|found| of(&found));
         match self.socket.ask(id.get(), read) {
             Ok(found) => Ok(found),
