@@ -168,6 +168,16 @@ pub fn expect_silence(namespace: &Namespace, to: SocketAddr) -> Result<()> {
     })
 }
 
+/// Holds if a connection comes to nothing: no answer at all, or a router's word that there is no way. A reset shows that
+/// the SYN arrived.
+pub fn expect_no_way(namespace: &Namespace, to: SocketAddr) -> Result<()> {
+    namespace.run(|| match TcpStream::connect_timeout(&to, REFUSAL) {
+        Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable) => Ok(()),
+        Err(error) => bail!("TCP to {to} should come to nothing but got: {error}"),
+        Ok(_) => bail!("TCP to {to} should come to nothing but was accepted"),
+    })
+}
+
 /// A connection to an echo service that stays open.
 #[derive(Debug)]
 pub struct Conversation {
