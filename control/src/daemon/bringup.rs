@@ -164,7 +164,7 @@ impl Ground {
             };
             routes_behind_vpn(config, port, &self.links, device, &self.kernel, &mut self.ledger).await?;
         }
-        self.set_traps(config)?;
+        self.configure_xfrm(config)?;
         layout.put_in_force()?;
         // Only now is everything there by which a packet is judged: open.
         let in_force = self.maps.config()?;

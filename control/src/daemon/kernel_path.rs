@@ -81,8 +81,8 @@ impl Ground {
         Ok(())
     }
 
-    /// Has the kernel tell of packets for connections that wait for them.
-    pub(super) fn set_traps(&self, config: &Config) -> anyhow::Result<()> {
+    /// Has the kernel tell of packets for connections that wait for them, and know whether addresses are translated.
+    pub(super) fn configure_xfrm(&self, config: &Config) -> anyhow::Result<()> {
         let Some(table) = &self.xfrm else { return Ok(()) };
         let waits = |connection: &&Connection| {
             connection.start == Start::OnDemand || connection.life.dpd_action == DpdAction::Trap
@@ -94,7 +94,7 @@ impl Ground {
             };
             connection.children.iter().filter_map(child)
         });
-        table.set_traps(&traps.collect::<Vec<_>>())?;
+        table.configure(&traps.collect::<Vec<_>>(), config.nat.is_some())?;
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use sekisho_esp::sa::{Outer, PortId};
 
 use super::policy::{Policy, PolicyDirection, PolicyId, Template};
-use super::selector::XfrmSelector;
+use super::selector::{PortMask, Prefix, XfrmSelector};
 use super::wire::unspecified;
 
 /// What the kernel calls our VPN ports: recognisable in `ip xfrm`, and nobody else's by chance.
@@ -46,10 +46,12 @@ pub(super) struct Wanted<'a> {
     pub(super) active: bool,
 }
 
-/// Everything that shall be there.
+/// Everything that shall be there. `translates`: the filter changes destinations of what was decrypted before the kernel
+/// looks at them.
 pub(super) fn policies<'a>(
     pairs: impl Iterator<Item = Wanted<'a>>,
     traps: &[Policy],
+    translates: bool,
 ) -> BTreeMap<PolicyId, Policy> {
     let mut all: BTreeMap<PolicyId, Policy> = traps.iter().map(|trap| (trap.id, *trap)).collect();
     for pair in pairs {
@@ -66,6 +68,7 @@ pub(super) fn policies<'a>(
             }
         }
         for selector in pair.inbound {
+            let selector = &if translates { to_anywhere(selector) } else { *selector };
             // By its reqid, wherever the peer is just now.
             for direction in [PolicyDirection::In, PolicyDirection::Forward] {
                 put(direction, selector, unspecified(ours), ours);
@@ -73,6 +76,15 @@ pub(super) fn policies<'a>(
         }
     }
     all
+}
+
+/// The same sources, to any destination: which, the filter's rules say.
+fn to_anywhere(selector: &XfrmSelector) -> XfrmSelector {
+    XfrmSelector {
+        destination: Prefix { address: unspecified(selector.destination.address), length: 0 },
+        destination_port: PortMask { value: 0, mask: 0 },
+        ..*selector
+    }
 }
 
 /// A policy that makes the kernel tell of a packet for a connection that is not up. Nothing is ever sent by it.
@@ -92,7 +104,6 @@ pub(super) fn trap(port: PortId, selector: XfrmSelector, number: u32) -> Policy 
 
 #[cfg(test)]
 mod tests {
-    use super::super::selector::{PortMask, Prefix};
     use super::*;
 
     fn selector(from: &str, to: &str, length: u8) -> XfrmSelector {
@@ -127,7 +138,7 @@ mod tests {
             active,
         };
         let directions = |active| -> Vec<PolicyDirection> {
-            policies([wanted(active)].into_iter(), &[]).keys().map(|id| id.direction).collect()
+            policies([wanted(active)].into_iter(), &[], false).keys().map(|id| id.direction).collect()
         };
         assert_eq!(directions(false), [PolicyDirection::In, PolicyDirection::Forward]);
         assert_eq!(
@@ -153,10 +164,29 @@ mod tests {
         let all = policies(
             [pair(std::slice::from_ref(&there)), pair(std::slice::from_ref(&host))].into_iter(),
             &[trap],
+            false,
         );
         let mut order: Vec<&Policy> = all.values().collect();
         order.sort_by_key(|policy| policy.priority);
         assert_eq!(order.iter().map(|policy| policy.id.selector).collect::<Vec<_>>(), [host, there, trapped]);
+    }
+
+    #[test]
+    fn where_addresses_are_translated_the_source_alone_names_the_sa() {
+        let back = selector("10.2.0.0", "10.1.0.0", 24);
+        let pair = Wanted {
+            port: 3,
+            reqid: 7,
+            outer: outer("192.0.2.2:500"),
+            outbound: &[],
+            inbound: std::slice::from_ref(&back),
+            active: false,
+        };
+        let all = policies([pair].into_iter(), &[], true);
+        assert_eq!(all.len(), 2);
+        for id in all.keys() {
+            assert_eq!((id.selector.source, id.selector.destination.length), (back.source, 0));
+        }
     }
 
     #[test]

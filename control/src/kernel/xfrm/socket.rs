@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 use netlink_sys::protocols::NETLINK_XFRM;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
@@ -133,8 +134,11 @@ impl Socket {
     /// Reads the events that are there, waiting `patience` milliseconds for the first.
     pub(super) fn events(&mut self, patience: u16, mut each: impl FnMut(&Received<'_>)) -> io::Result<()> {
         let mut polled = [PollFd::new(self.inner.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut polled, PollTimeout::from(patience))? == 0 {
-            return Ok(());
+        match poll(&mut polled, PollTimeout::from(patience)) {
+            // A signal is for another thread.
+            Ok(0) | Err(Errno::EINTR) => return Ok(()),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
         }
         let length = self.datagram()?;
         for received in messages(self.buffer.get(..length).unwrap_or_default()) {

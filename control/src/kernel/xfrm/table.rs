@@ -53,6 +53,7 @@ struct Inner {
     /// One for each name, for as long as this lives: a rekeyed pair takes its predecessor's place under the same policies.
     reqids: BTreeMap<Arc<str>, u32>,
     traps: Vec<Policy>,
+    translates: bool,
     /// In the kernel.
     policies: BTreeMap<PolicyId, Policy>,
     /// The kernel's notes of acquires, and when they are to be forgotten.
@@ -73,6 +74,7 @@ impl XfrmTable {
             pairs: BTreeMap::new(),
             reqids: BTreeMap::new(),
             traps: Vec::new(),
+            translates: false,
             policies: BTreeMap::new(),
             acquired: Vec::new(),
             looked: Instant::now(),
@@ -81,8 +83,9 @@ impl XfrmTable {
         Ok(XfrmTable { inner: Mutex::new(inner), events: Mutex::new(events) })
     }
 
-    /// From now on packets of these are told of as [`SaEvent::Acquire`] where they have no SA.
-    pub fn set_traps(&self, traps: &[Trap]) -> Result<(), SaError> {
+    /// From now on packets of these are told of as [`SaEvent::Acquire`] where they have no SA. `translates`: the filter changes
+    /// destinations of what was decrypted, so that the kernel cannot hold them against selectors.
+    pub fn configure(&self, traps: &[Trap], translates: bool) -> Result<(), SaError> {
         let any = |net: &IpNet| Selector {
             addresses: net.network()..=net.broadcast(),
             protocol: 0,
@@ -97,6 +100,7 @@ impl XfrmTable {
         }
         let mut inner = self.inner();
         inner.traps = all;
+        inner.translates = translates;
         inner.settle_policies()
     }
 
@@ -170,7 +174,7 @@ pub(super) fn gone(outcome: Result<(), super::socket::Refusal>) -> Result<(), su
 impl Inner {
     /// Makes the kernel's policies those that the pairs and traps ask for: first what is new, then what is not wanted.
     fn settle_policies(&mut self) -> Result<(), SaError> {
-        let wanted = plan::policies(self.pairs.values().map(Pair::wanted), &self.traps);
+        let wanted = plan::policies(self.pairs.values().map(Pair::wanted), &self.traps, self.translates);
         for (id, policy) in &wanted {
             if self.policies.get(id) != Some(policy) {
                 self.writer.put_policy(policy)?;
