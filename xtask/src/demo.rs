@@ -43,7 +43,9 @@ pub(crate) fn run(root: &Path, keep: bool, peer: Peer, datapath: Datapath) -> Re
         println!("This kernel has no xfrm interfaces: in a virtual machine with another one.");
         let programs = programs()?;
         let lab = programs.join(LAB);
-        let command = ["env", &format!("SEKISHO_BIN_DIR={}", programs.display()), &lab.to_string_lossy()];
+        let bin_dir = format!("SEKISHO_BIN_DIR={}", programs.display());
+        let patience = format!("SEKISHO_PATIENCE={}", vm::patience());
+        let command = ["env", &bin_dir, &patience, &lab.to_string_lossy()];
         let command: Vec<String> = command.into_iter().chain(arguments).map(str::to_owned).collect();
         return vm::run(root, Kernel::V6_12, GUEST_LIMIT, &command);
     }

@@ -22,7 +22,7 @@ use crate::{
     process::{self, Ending},
     setup::{self, Purpose},
     tally::{Counts, Tally, closing_line},
-    vm::Kernel,
+    vm::{self, Kernel},
 };
 
 /// What can be run by name; without a name all of them run, in this order, but kernels, xfrm and fuzz only where all is
@@ -248,6 +248,7 @@ fn xfrm(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
         cargo.env("SEKISHO_BIN_DIR", &products.programs);
         cargo.env("SEKISHO_EBPF_OBJECT", &products.object);
         cargo.env("SEKISHO_DATAPATH", "kernel");
+        cargo.env("SEKISHO_PATIENCE", vm::patience());
         suite(root, &format!("xfrm-{}", target.name()), &mut cargo, tally)?;
     }
     Ok(())
