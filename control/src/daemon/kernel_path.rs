@@ -34,7 +34,7 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
                 format!("this kernel has ESP and xfrm interfaces, {}", table.features()),
                 Some(table),
             ),
-            Err(error) => ("engine", format!("the kernel's own ESP cannot be used: {error:#}"), None),
+            Err(error) => ("engine", format!("the kernel's own ESP cannot be used: {error}"), None),
         },
         Datapath::Kernel => {
             let table = open().await.context("datapath = \"kernel\"")?;
