@@ -56,6 +56,7 @@ impl Tunnel {
             local: connection.local.address,
             mobike: connection.mobike,
             remote: connection.remote.address,
+            gives: !connection.pools.is_empty(),
             wanted,
             held_down: false,
             ike: None,
@@ -107,7 +108,10 @@ impl Tunnel {
     /// Whether a packet is one of its children's.
     pub(super) fn carries(&self, source: IpAddr, destination: IpAddr) -> bool {
         let has = |networks: &[IpNet], address: IpAddr| networks.iter().any(|net| net.contains(&address));
-        self.networks.iter().any(|child| has(&child.local, source) && has(&child.remote, destination))
+        // Before an address has been given no packet can have it.
+        self.networks.iter().any(|child| {
+            (child.local_dynamic || has(&child.local, source)) && has(&child.remote, destination)
+        })
     }
 
     pub(super) fn initiate(&mut self, now: Instant, endpoint: &mut Endpoint, uplinks: &Uplinks) {
@@ -215,6 +219,10 @@ mod tests {
         with_seed(now, 1)
     }
 
+    fn child(name: &str, local: Vec<IpNet>, remote: Vec<IpNet>) -> config::Child {
+        config::Child { name: name.into(), local, remote, local_dynamic: false, remote_dynamic: false }
+    }
+
     fn with_seed(now: Instant, seed: u64) -> Tunnel {
         let nets = |text: &str| vec![text.parse::<IpNet>().expect("a network")];
         Tunnel {
@@ -224,12 +232,13 @@ mod tests {
             local: "198.51.100.2".parse().expect("address"),
             mobike: true,
             remote: None,
+            gives: false,
             wanted: true,
             held_down: false,
             ike: None,
             networks: vec![
-                config::Child { name: "a".into(), local: nets("10.1.0.0/24"), remote: nets("10.2.0.0/24") },
-                config::Child { name: "b".into(), local: nets("10.3.0.0/24"), remote: nets("10.4.0.0/24") },
+                child("a", nets("10.1.0.0/24"), nets("10.2.0.0/24")),
+                child("b", nets("10.3.0.0/24"), nets("10.4.0.0/24")),
             ],
             up_since: None,
             next_try: Some(now),
@@ -329,5 +338,13 @@ mod tests {
         assert!(carries("10.1.0.9", "10.2.0.9") && carries("10.3.0.9", "10.4.0.9"));
         assert!(!carries("10.1.0.9", "10.4.0.9"), "a child's networks belong together");
         assert!(!carries("10.1.0.9", "10.5.0.9") && !carries("fd00::1", "10.2.0.9"));
+        let mut asking = tunnel;
+        asking.networks = vec![config::Child {
+            local_dynamic: true,
+            ..child("c", Vec::new(), vec!["10.2.0.0/24".parse().expect("a network")])
+        }];
+        assert!(
+            asking.carries("192.168.1.9".parse().expect("address"), "10.2.0.9".parse().expect("address"))
+        );
     }
 }
