@@ -63,9 +63,21 @@ impl Ground {
             }
         }
         let held: Vec<IpAddr> = self.given.values().flatten().copied().collect();
-        for address in former.values().flatten().filter(|address| !held.contains(address)) {
-            let (interface, prefix) = (INNER_DEVICE.to_owned(), host_prefix(*address));
-            let made = Made::Address { interface, address: *address, prefix };
+        let gone: Vec<IpAddr> =
+            former.values().flatten().copied().filter(|address| !held.contains(address)).collect();
+        // The routes with such a source are no more: others have taken their place.
+        let replaced = |made: &&Made| match made {
+            Made::Route(route) => {
+                route.interface == INNER_DEVICE && route.source.is_some_and(|source| gone.contains(&source))
+            }
+            _ => false,
+        };
+        for made in self.ledger.entries().iter().filter(replaced).cloned().collect::<Vec<_>>() {
+            self.ledger.strike(&made)?;
+        }
+        for address in gone {
+            let (interface, prefix) = (INNER_DEVICE.to_owned(), host_prefix(address));
+            let made = Made::Address { interface, address, prefix };
             self.kernel.undo(&made).await?;
             self.ledger.strike(&made)?;
         }

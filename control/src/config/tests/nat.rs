@@ -64,8 +64,8 @@ fn a_tunnel_under_another_name() {
 #[test]
 fn an_address_that_was_given_is_the_interfaces() {
     let source = CLINIC
-        .replacen("local = [\"192.168.1.0/24\", \"192.168.2.0/24\"]", "local = \"dynamic\"", 1)
-        .replacen("start = \"always\"", "start = \"always\"\nrequest = \"ipv4\"", 1)
+        .replacen(CHILD_LOCAL, "local = \"dynamic\"", 1)
+        .replacen("start = \"always\"", "start = \"always\"\nrequest = [\"ipv4\", \"ipv6\"]", 1)
         .replacen(
             HERE,
             &with("[[nat.source]]\nfrom = \"lan1\"\nto = \"centre\"\naddress = \"interface\""),

@@ -143,7 +143,7 @@ fn mistakes_of_those_who_give() {
 #[test]
 fn mistakes_of_those_who_ask() {
     let asking = asking();
-    refuses_in(&asking, "[\"ipv4\", \"ipv6\"]", "[\"ipv4\", ¦\"ipv5\"]", "`request` cannot be");
+    refuses_in(&asking, "[\"ipv4\", \"ipv6\"]", "[\"ipv4\", \"ipv6\", ¦\"ipv5\"]", "`request` cannot be");
     refuses_in(&asking, "request = [\"ipv4\", \"ipv6\"]", "¦request = []", "asks for nothing");
     refuses_in(&asking, "start = \"always\"\nrequest", "start = \"answer\"\n¦request", "who opens");
     let nothing = asking.replacen("request = [\"ipv4\", \"ipv6\"]\n", "", 1);
