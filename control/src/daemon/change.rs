@@ -310,6 +310,13 @@ allow = ["tcp/8600"]
     }
 
     #[test]
+    fn a_pool_is_a_change_of_its_own() {
+        let (changes, list) = changes(&format!("{BEFORE}[pools.p]\naddresses = \"10.9.0.0/24\"\n"));
+        assert_eq!(list, ["+ pool p"]);
+        assert!(changes.ground && !changes.rules && !changes.connections);
+    }
+
+    #[test]
     fn a_new_port_does_not_regroup() {
         let text = format!("{BEFORE}[ports.lan3]\ninterface = \"lan3\"\naddresses = [\"192.168.3.1/24\"]\n");
         let (changes, list) = changes(&text);
