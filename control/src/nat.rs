@@ -7,11 +7,14 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use sekisho_abi::Address;
 use sekisho_abi::nat::{
-    DESTINATION_NAT_KEY_BITS, DestinationNat, DestinationNatKey, HAIRPIN, SOURCE_NAT_KEY_BITS, SourceNat,
-    SourceNatKey, source_nat_kind,
+    DESTINATION_NAT_KEY_BITS, DestinationNat, DestinationNatKey, HAIRPIN, NAT_POOL_MAX, SOURCE_NAT_KEY_BITS,
+    SourceNat, SourceNatKey, source_nat_kind,
 };
 
 use crate::config::{Config, Match, PortId, SourceAddress, ZoneId, trie_prefix};
+
+/// Behind the end of `NAT_POOL`, in whichever of its halves: an address that is not there.
+const NO_ADDRESS: u32 = 2 * NAT_POOL_MAX;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -29,8 +32,8 @@ pub struct NatSet {
 }
 
 impl NatSet {
-    /// That of a configuration, with the addresses we have been given. Where none has been given yet, a source that is
-    /// to become it stays: what leaves with it belongs to no SA, and asks for one.
+    /// That of a configuration, with the addresses we have been given. Where none has been given yet, flows that are to
+    /// have one find no address and are refused: one made untranslated would stay so after the address has come.
     pub fn of(config: &Config, given: &Given) -> Self {
         let mut set = Self::default();
         let mut rule = 0..;
@@ -122,7 +125,11 @@ impl NatSet {
                     }
                     _ => pool,
                 };
-                let kind = if count == 0 { source_nat_kind::EXEMPT } else { source_nat_kind::POOL };
+                let (kind, index, count) = match (&source.address, count) {
+                    (SourceAddress::Keep, _) => (source_nat_kind::EXEMPT, 0, 0),
+                    (_, 0) => (source_nat_kind::POOL, NO_ADDRESS, 1),
+                    _ => (source_nat_kind::POOL, index, count),
+                };
                 let (port_first, port_last) = (*source.ports.start(), *source.ports.end());
                 let value =
                     SourceNat { rule, kind, port_first, port_last, index, count, ..SourceNat::default() };

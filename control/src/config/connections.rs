@@ -34,7 +34,7 @@ pub(super) struct ConnectionSpec {
     pub(super) start: Start,
     ike_rekey: Duration,
     rekey: Duration,
-    life: Life,
+    pub(super) life: Life,
     force_udp: bool,
     mobike: bool,
     /// Pools that its peers are given addresses of.

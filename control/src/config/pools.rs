@@ -313,6 +313,12 @@ impl ConnectionSpec {
                 .expected("expected `start` other than \"answer\"")
                 .remedy("write `start = \"always\"`; to give addresses, write `pools` in place of `request`");
         }
+        if self.start == super::Start::OnDemand || self.life.dpd_action == super::DpdAction::Trap {
+            report
+                .error(request.span(), "no packet can open it: before the address is given, none has it")
+                .expected("expected `start = \"always\"` or \"manual\", and no `dpd_action = \"trap\"`")
+                .remedy("write `start = \"always\"`");
+        }
         if !self.children.iter().any(|child| child.local_dynamic.is_some()) {
             report
                 .error(request.span(), "no child carries the address that is asked for")

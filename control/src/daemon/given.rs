@@ -122,8 +122,7 @@ impl Daemon {
             for &address in &sa.virtual_addresses.local {
                 if let Some(why) = self.config.refuses_address(name, address) {
                     let detail = format!(
-                        "the peer gives us {}, {why}: refused and closed; it must take its addresses from another network",
-                        address
+                        "the peer gives us {address}, {why}: refused and closed; it must take its addresses from another network"
                     );
                     refused.push((name.to_owned(), detail));
                     continue;

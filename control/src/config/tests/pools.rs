@@ -146,6 +146,12 @@ fn mistakes_of_those_who_ask() {
     refuses_in(&asking, "[\"ipv4\", \"ipv6\"]", "[\"ipv4\", \"ipv6\", ¦\"ipv5\"]", "`request` cannot be");
     refuses_in(&asking, "request = [\"ipv4\", \"ipv6\"]", "¦request = []", "asks for nothing");
     refuses_in(&asking, "start = \"always\"\nrequest", "start = \"answer\"\n¦request", "who opens");
+    refuses_in(
+        &asking,
+        "start = \"always\"\nrequest",
+        "start = \"on-demand\"\n¦request",
+        "no packet can open it",
+    );
     let nothing = asking.replacen("request = [\"ipv4\", \"ipv6\"]\n", "", 1);
     refuses_in(&nothing, "local = \"dynamic\"", "local = ¦\"dynamic\"", "stands for nothing");
     refuses_in(
