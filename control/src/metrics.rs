@@ -14,6 +14,8 @@
 //! | `sekisho_port_packets_total`, `sekisho_port_bytes_total` | counter | `port`, `zone`, `verdict` |
 //! | `sekisho_policy_packets_total`, `sekisho_policy_bytes_total`, `sekisho_policy_flows_total` | counter | `policy` |
 //! | `sekisho_set_prefixes` | gauge | `set` |
+//! | `sekisho_pool_addresses`, `sekisho_pool_used` | gauge | `pool` |
+//! | `sekisho_pool_exhausted_total` | counter | `pool` |
 //! | `sekisho_flows`, `sekisho_flows_max` | gauge | |
 //! | `sekisho_ike_half_open` | gauge | |
 //! | `sekisho_ike_cookies_total`, `sekisho_ike_retransmissions_total` | counter | |
@@ -37,7 +39,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::api::{self, Answer, Pending};
-use crate::status::{ChildStatus, ConnectionState, PolicyStatus, SaCount, Status};
+use crate::status::{ChildStatus, ConnectionState, PolicyStatus, PoolStatus, SaCount, Status};
 
 /// A scraper that takes longer than this is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -141,6 +143,7 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
     children(&page, status)?;
     ports(&page, status)?;
     policies(&page, status)?;
+    pools(&page, status)?;
     page.gauge("sekisho_flows", "Flows known.", &[], [(NO_LABELS, seconds(status.flows.count))])?;
     page.gauge(
         "sekisho_flows_max",
@@ -349,6 +352,26 @@ fn policies(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
     )
 }
 
+fn pools(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
+    let rows = |pick: fn(&PoolStatus) -> u64| {
+        status.pools.iter().map(move |pool| (vec![pool.name.as_str()], seconds(pick(pool))))
+    };
+    let label = ["pool"];
+    page.gauge("sekisho_pool_addresses", "Addresses the pool has.", &label, rows(|pool| pool.size))?;
+    page.gauge(
+        "sekisho_pool_used",
+        "Addresses of the pool that peers have.",
+        &label,
+        rows(|pool| pool.used),
+    )?;
+    page.counter(
+        "sekisho_pool_exhausted_total",
+        "How often a peer asked when the pool had no address left.",
+        &label,
+        status.pools.iter().map(|pool| (vec![pool.name.as_str()], pool.exhausted)),
+    )
+}
+
 /// Prometheus' numbers are floating point; counters of seconds and flows are far below 2^53.
 fn seconds(value: u64) -> f64 {
     value as f64
@@ -452,6 +475,7 @@ mod tests {
                 verdicts: BTreeMap::from([("policy".into(), Count { packets: 3, bytes: 180 })]),
                 ..PortStatus::default()
             }],
+            pools: vec![PoolStatus { name: "p".into(), size: 9, used: 2, exhausted: 1, leases: Vec::new() }],
             ..Status::default()
         };
         let text = String::from_utf8(encode(&status).expect("encodes")).expect("UTF-8");
@@ -459,6 +483,9 @@ mod tests {
             r#"sekisho_connection_up{connection="centre",zone="vpn"} 1"#,
             r#"sekisho_child_sa_packets_total{child="main",connection="centre",direction="in",spi_in="0xc0000001"} 7"#,
             r#"sekisho_child_sa_refused_total{child="main",connection="centre",direction="in",reason="replay",spi_in="0xc0000001"} 2"#,
+            r#"sekisho_pool_addresses{pool="p"} 9"#,
+            r#"sekisho_pool_used{pool="p"} 2"#,
+            r#"sekisho_pool_exhausted_total{pool="p"} 1"#,
             r#"sekisho_port_packets_total{port="lan1",verdict="policy",zone="lan1"} 3"#,
         ] {
             assert!(text.contains(line), "missing: {line}\n{text}");

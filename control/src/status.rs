@@ -30,6 +30,9 @@ pub struct Status {
     /// The policies, first match first.
     #[serde(default)]
     pub policies: Vec<PolicyStatus>,
+    /// Pools of virtual addresses.
+    #[serde(default)]
+    pub pools: Vec<PoolStatus>,
     /// Address sets with a name.
     #[serde(default)]
     pub sets: Vec<SetStatus>,
@@ -69,6 +72,32 @@ pub struct PolicyStatus {
     pub bytes: u64,
     /// Flows it has opened.
     pub flows: u64,
+}
+
+/// One pool of virtual addresses.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// How many addresses it has; a pool of IPv6 may have more than the largest number here, which then stands for them.
+    pub size: u64,
+    /// How many of them peers have now.
+    pub used: u64,
+    /// How often a peer asked when none was left.
+    pub exhausted: u64,
+    /// Who has which, by address.
+    pub leases: Vec<LeaseStatus>,
+}
+
+/// A virtual address that a peer has.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// The address.
+    pub address: String,
+    /// The identity that the peer has proved.
+    pub peer: String,
+    /// Its connection.
+    pub connection: String,
 }
 
 /// One address set.
@@ -138,6 +167,12 @@ pub struct ConnectionStatus {
     pub remote_id: String,
     /// The IKE SA, while there is one.
     pub ike: Option<IkeSaStatus>,
+    /// Virtual addresses that the peer has given us.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Name servers that the peer has named with them.
+    #[serde(default)]
+    pub name_servers: Vec<String>,
     /// The child SAs.
     pub children: Vec<ChildStatus>,
     /// How often it came up since the daemon started.
@@ -307,6 +342,15 @@ impl Status {
             let action = if *in_force { action.as_str() } else { "asleep" };
             let _ = writeln!(out, "  {name:<32} {action:<6} {flows:>12} {packets:>14} {bytes:>18}");
         }
+        if !self.pools.is_empty() {
+            let _ = writeln!(out, "\nPOOLS");
+        }
+        for PoolStatus { name, size, used, exhausted, leases } in &self.pools {
+            let _ = writeln!(out, "  {name}: {used} of {size} in use, {exhausted} turned away");
+            for LeaseStatus { address, peer, connection } in leases {
+                let _ = writeln!(out, "    {address:<39} {peer}  ({connection})");
+            }
+        }
         let _ = writeln!(out, "\nREFUSED BY REASON");
         for (reason, count) in &self.drops {
             let _ = writeln!(out, "  {reason:<24} {:>12} packets {:>14} bytes", count.packets, count.bytes);
@@ -347,6 +391,10 @@ impl ConnectionStatus {
                 duration(ike.age_s),
                 duration(ike.rekey_in_s)
             );
+        }
+        if !self.addresses.is_empty() {
+            let servers = if self.name_servers.is_empty() { "none" } else { &self.name_servers.join(", ") };
+            let _ = writeln!(out, "    given {}  name servers {servers}", self.addresses.join(", "));
         }
         for child in &self.children {
             let _ = writeln!(
@@ -428,10 +476,23 @@ mod tests {
                 ..ConnectionStatus::default()
             }],
             drops: BTreeMap::from([("policy".into(), Count { packets: 3, bytes: 180 })]),
+            pools: vec![PoolStatus {
+                name: "clinics".into(),
+                size: 254,
+                used: 1,
+                leases: vec![LeaseStatus {
+                    address: "10.9.0.7".into(),
+                    peer: "dentist.example".into(),
+                    connection: "clinics".into(),
+                }],
+                ..PoolStatus::default()
+            }],
             ..Status::default()
         };
         let table = status.render();
-        for expected in ["clinic", "lan1", "centre: down", "no answer", "policy"] {
+        for expected in
+            ["clinic", "lan1", "centre: down", "no answer", "policy", "1 of 254", "dentist.example"]
+        {
             assert!(table.contains(expected), "{expected} is missing in:\n{table}");
         }
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::gateway::certificates::Issued;
+use crate::gateway::settings::Pool;
 use crate::lab::namespace::{Namespace, output};
 use crate::lab::patience::until;
 use crate::lab::plan::Place;
@@ -60,6 +61,10 @@ pub struct Connection {
     pub local_ts: Vec<String>,
     /// The peer's.
     pub remote_ts: Vec<String>,
+    /// Virtual addresses to ask the peer for: `0.0.0.0`, `::`; with `dynamic` in `local_ts`.
+    pub vips: Vec<String>,
+    /// What the peer is given, with `dynamic` in `remote_ts`.
+    pub pools: Vec<Pool>,
 }
 
 /// A running charon.
@@ -211,13 +216,22 @@ impl Charon {
 
 impl Connection {
     fn configuration(&self) -> String {
-        let Self { local, remote, local_id, remote_id, proof, ike, esp, local_ts, remote_ts } = self;
+        let Self { local, remote, local_id, remote_id, proof, ike, esp, local_ts, remote_ts, vips, pools } =
+            self;
         let (method, extra) = match proof {
             Proof::Psk(_) => ("psk", ""),
             Proof::Certificates { .. } => ("pubkey", "certs = own.pem"),
         };
+        let mut addresses = String::new();
+        if !vips.is_empty() {
+            let _ = writeln!(addresses, "    vips = {}", vips.join(","));
+        }
+        if !pools.is_empty() {
+            let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
+            let _ = writeln!(addresses, "    pools = {}", names.join(","));
+        }
         let mut out = format!(
-            "connections {{\n  {NAME} {{\n    version = 2\n    local_addrs = {local}\n    remote_addrs = {remote}\n    \
+            "connections {{\n  {NAME} {{\n    version = 2\n{addresses}    local_addrs = {local}\n    remote_addrs = {remote}\n    \
              proposals = {ike}\n    mobike = no\n    rekey_time = 0\n    reauth_time = 0\n    \
              local {{\n      auth = {method}\n      id = {local_id}\n      {extra}\n    }}\n    \
              remote {{\n      auth = {method}\n      id = {remote_id}\n    }}\n    \
@@ -226,6 +240,10 @@ impl Connection {
             local_ts.join(","),
             remote_ts.join(","),
         );
+        if !pools.is_empty() {
+            let pools: String = pools.iter().map(pool_section).collect();
+            let _ = writeln!(out, "pools {{\n{pools}}}");
+        }
         if let Proof::Psk(key) = proof {
             let _ = writeln!(
                 out,
@@ -234,6 +252,13 @@ impl Connection {
         }
         out
     }
+}
+
+/// strongSwan knows one range or network of one family in a pool.
+fn pool_section(pool: &Pool) -> String {
+    let Pool { name, addresses, dns } = pool;
+    let servers = if dns.is_empty() { String::new() } else { format!("    dns = {}\n", dns.join(",")) };
+    format!("  {name} {{\n    addrs = {}\n{servers}  }}\n", addresses.join(","))
 }
 
 /// Only the plugins that are needed, so that another crypto plugin's presence changes nothing.

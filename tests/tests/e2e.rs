@@ -4,6 +4,7 @@
 //! here, most of them on one lab: a run that lays a lab for each would take minutes to lay labs.
 
 mod e2e {
+    pub(crate) mod addresses;
     pub(crate) mod control;
     pub(crate) mod lab;
     pub(crate) mod life;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::refusal::trials(&stage));
     trials.extend(e2e::reload::trials(&stage));
     trials.extend(e2e::nat::trials(&stage));
+    trials.extend(e2e::addresses::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
     let last = stage.clone();

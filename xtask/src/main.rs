@@ -73,7 +73,7 @@ enum Task {
     ///
     /// Suites other than lint and unit need root, or sudo: they lay networks of namespaces.
     Test {
-        /// Also run what takes long: tests marked as slow (`#[ignore]`), and the suites kernels and fuzz
+        /// Also run what takes long: tests marked as slow (`#[ignore]`), the suite kernels, and fuzz targets for half a minute each
         #[arg(long)]
         all: bool,
         /// Run only these suites

@@ -13,7 +13,8 @@ use super::policies::PolicySpec;
 use super::sets::Sets;
 use super::table::Section;
 use super::{
-    Config, Loaded, Port, connections, gateway, nat, policies, ports, schedules, selectors, timeouts, zones,
+    Config, Loaded, Port, connections, gateway, nat, policies, pools, ports, schedules, selectors, timeouts,
+    zones,
 };
 
 /// Longest configuration in bytes.
@@ -90,14 +91,17 @@ fn resolve(
     let schedules = schedules::read(&file, report);
     let policy_specs = policies::read(&file, &mut sets, &schedules, report);
     let nat = nat::read(&file, report);
+    let pools = pools::read(&file, report);
     let connections = connections::read(&file, folder, now, report);
     file.finish();
 
     connections::check(&connections, &ports, report);
-    selectors::check(&connections, &ports, &nat.outside(), report);
+    selectors::check(&connections, &ports, &pools, &nat.outside(), report);
+    pools::check(&pools, &connections, &ports, &nat.outside(), report);
     let in_force = gateway.as_ref().map(|spec| in_force(&spec.gateway.name)).unwrap_or_default();
     let numbers = zones::number(&in_force, &zone_specs, &ports, &policy_specs);
     let resolved = zones::resolve(&zone_specs, &ports, &connections, &numbers, report);
+    pools::check_zones(&resolved.vpn_ports, &pools, &connections, report);
     let policies = policies::resolve(&policy_specs, &resolved, &sets, &numbers, report);
     if let Some(gateway) = &gateway {
         gateway::check_metrics(gateway, &ports, &policies, report);
@@ -134,6 +138,7 @@ fn resolve(
         sets: sets.into_sets(),
         schedules,
         nat: super::Nat::default(),
+        pools: pools.into_iter().map(pools::PoolSpec::resolve).collect(),
         connections: connections
             .into_iter()
             .map(connections::ConnectionSpec::resolve)

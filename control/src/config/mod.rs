@@ -23,6 +23,7 @@ mod nat;
 mod networks;
 mod numbers;
 mod policies;
+mod pools;
 mod ports;
 mod schedules;
 mod selectors;
@@ -53,6 +54,7 @@ pub use load::{check, load, load_with};
 pub use nat::{DestinationNat, Nat, NatMap, SourceAddress, SourceNat};
 pub use networks::trie_prefix;
 pub use numbers::Numbers;
+pub use pools::Pool;
 pub use schedules::Schedule;
 pub use sekisho_abi::port::ZONE_GATEWAY;
 
@@ -90,6 +92,8 @@ pub struct Config {
     pub schedules: Vec<Schedule>,
     /// `[nat]`.
     pub nat: Nat,
+    /// `[pools.*]`, in the order of the file.
+    pub pools: Vec<Pool>,
     /// `[connections.*]`, in the order of the file.
     pub connections: Vec<Connection>,
 }
@@ -292,6 +296,10 @@ pub struct Connection {
     pub force_udp: bool,
     /// Changes of addresses are followed (RFC 4555), if the peer can.
     pub mobike: bool,
+    /// Names of the pools that its peers are given addresses of.
+    pub pools: Vec<Arc<str>>,
+    /// Addresses that the peer is asked for.
+    pub request: sekisho_ike::config::Wanted,
     /// What it carries.
     pub children: Vec<Child>,
 }
@@ -407,6 +415,10 @@ pub struct Child {
     pub local: Vec<IpNet>,
     /// Networks on the peer's side.
     pub remote: Vec<IpNet>,
+    /// On our side also the addresses that the peer gives us.
+    pub local_dynamic: bool,
+    /// On the peer's side also the addresses that we give it.
+    pub remote_dynamic: bool,
 }
 
 /// What [`load`] found.

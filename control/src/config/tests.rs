@@ -2,6 +2,7 @@
 //! finding must stand.
 
 mod nat;
+mod pools;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

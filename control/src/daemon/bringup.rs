@@ -20,7 +20,7 @@ use super::layout::Layout;
 use crate::config::{Config, Port, VpnPort};
 use crate::filter::{Filter, Maps, Mode};
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
-use crate::nat::NatSet;
+use crate::nat::{Given, NatSet};
 use crate::policy::RuleSet;
 
 /// The kernel's (and the filter's) end of the engine's veth pair.
@@ -49,7 +49,9 @@ pub(super) struct Ground {
     /// How XDP runs, by port id.
     pub(super) modes: BTreeMap<u16, &'static str>,
     /// Both ends of the engine's veth pair.
-    tunnel: Option<(Link, Link)>,
+    pub(super) tunnel: Option<(Link, Link)>,
+    /// Addresses that peers have given us.
+    pub(super) given: Given,
     sockets: SocketRanges,
     /// The engine, if there is a VPN zone.
     pub(super) engine: Option<Arc<Engine>>,
@@ -79,6 +81,7 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
         links: Vec::new(),
         modes: BTreeMap::new(),
         tunnel: None,
+        given: Given::new(),
         sockets: SocketRanges::new(),
         engine: None,
     };
@@ -123,11 +126,12 @@ impl Ground {
             *link = interface(config, port, link, &self.kernel, &mut self.ledger).await?;
             answer_for(config, port, &self.kernel, &mut self.ledger).await?;
         }
+        self.given.retain(|id, _| config.vpn_ports.iter().any(|port| port.id == *id));
+        self.put_given().await?;
         self.keep_or_start_engine(config)?;
 
         self.maps.set_ports(&ports(config, &self.links, self.tunnel.as_ref(), &self.sockets))?;
-        let networks: Vec<_> =
-            config.networks().into_iter().map(|(net, owner)| (net.addr(), net.prefix_len(), owner)).collect();
+        let networks = self.networks(config);
         self.maps.set_networks(&networks)?;
         let in_force = self.maps.config()?;
         let flags = if config.timeouts.tcp_pick_up { config_flags::TCP_PICK_UP } else { 0 };
@@ -138,13 +142,15 @@ impl Ground {
             flags: in_force.flags & !config_flags::TCP_PICK_UP | flags,
             lifetimes: config.timeouts.seconds,
         })?;
-        self.maps.set_nat(NatSet::of(config));
+        self.maps.set_nat(NatSet::of(config, &self.given));
         let generation = self.maps.set_rules(rules)?;
         tracing::info!(generation, networks = networks.len(), "rules in force");
 
         if let Some((inner, _)) = &self.tunnel {
             for port in &config.vpn_ports {
-                routes_behind_vpn(config, port, &self.links, inner, &self.kernel, &mut self.ledger).await?;
+                let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
+                let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
+                routes_behind_vpn(config, port, given, links, inner, kernel, ledger).await?;
             }
         }
         layout.put_in_force()?;
@@ -531,9 +537,10 @@ fn plain_route(prefix: IpNet, via: IpAddr, interface: &str) -> Route {
 }
 
 /// The kernel's routes into a VPN: they exist whether or not the tunnel is up, so that nothing ever takes another way.
-async fn routes_behind_vpn(
+pub(super) async fn routes_behind_vpn(
     config: &Config,
     port: &VpnPort,
+    given: &[IpAddr],
     links: &[Link],
     inner: &Link,
     kernel: &Kernel,
@@ -548,31 +555,25 @@ async fn routes_behind_vpn(
     for hop in hops.into_iter().filter(|hop| hop.is_ipv4() || kernel.has_ipv6()) {
         kernel.set_neighbour(inner.index, hop, engine_mac(port.id)).await?;
     }
-    let children = port
-        .connections
-        .iter()
-        .filter_map(|&index| config.connections.get(index))
-        .flat_map(|connection| &connection.children);
-    for child in children {
-        for remote in &child.remote {
-            let is_v4 = remote.addr().is_ipv4();
-            // The gateway's own packets must fit the selectors as well.
-            let source =
-                config.ports.iter().flat_map(|port| &port.addresses).map(IpNet::addr).find(|address| {
-                    child.local.iter().any(|local| local.contains(address)) && address.is_ipv4() == is_v4
-                });
-            let route = Route {
-                destination: remote.addr(),
-                prefix: remote.prefix_len(),
-                gateway: if is_v4 { hops[0] } else { hops[1] },
-                interface: inner.name.clone(),
-                onlink: true,
-                source,
-                rank: 0,
-                mtu: Some(tunnel_mtu(config, port, links)),
-            };
-            kernel.add_route(ledger, &route).await?;
-        }
+    for (remote, child) in config.behind(port) {
+        let is_v4 = remote.addr().is_ipv4();
+        // The gateway's own packets must fit the selectors as well.
+        let mut own = config.ports.iter().flat_map(|port| &port.addresses).map(IpNet::addr);
+        let source = own.find(|address| {
+            child.local.iter().any(|local| local.contains(address)) && address.is_ipv4() == is_v4
+        });
+        let mut given = given.iter().filter(|address| child.local_dynamic && address.is_ipv4() == is_v4);
+        let route = Route {
+            destination: remote.addr(),
+            prefix: remote.prefix_len(),
+            gateway: if is_v4 { hops[0] } else { hops[1] },
+            interface: inner.name.clone(),
+            onlink: true,
+            source: source.or_else(|| given.next().copied()),
+            rank: 0,
+            mtu: Some(tunnel_mtu(config, port, links)),
+        };
+        kernel.add_route(ledger, &route).await?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@
 mod bringup;
 mod change;
 mod crl;
+mod given;
 mod layout;
 mod paths;
 mod reload;
@@ -288,6 +289,7 @@ impl Daemon {
                     }
                     self.follow_schedules();
                     self.follow_uplinks().await;
+                    self.follow_given().await;
                     self.tunnels.watch(Instant::now(), &mut self.endpoint);
                 }
                 Some(Fetched { url, crl }) = self.crls.recv() => {
@@ -346,6 +348,10 @@ impl Daemon {
         self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
         for url in self.tunnels.crls_wanted.drain(..) {
             crl::fetch(url, self.crl_sender.clone());
+        }
+        if std::mem::take(&mut self.tunnels.given_changed) {
+            self.follow_given().await;
+            self.tunnels.settle(Instant::now(), &mut self.endpoint, &mut self.ground.maps, &self.sockets);
         }
         let is_new = self.tunnels.peers().any(|(peer, local)| !self.paths.has_asked(peer, local));
         if is_new {

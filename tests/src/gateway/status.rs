@@ -62,6 +62,22 @@ impl Status {
         number(&self.0, "/ike/cookies_demanded")
     }
 
+    /// Of a pool: addresses it has, and how many are in use, and how often none was left.
+    pub fn pool(&self, name: &str) -> (u64, u64, u64) {
+        let pools = self.0.pointer("/pools").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let pool = pools.iter().find(|pool| text(pool, "/name") == name);
+        let of = |pointer| pool.map(|pool| number(pool, pointer)).unwrap_or_default();
+        (of("/size"), of("/used"), of("/exhausted"))
+    }
+
+    /// Who has an address of a pool: the identity.
+    pub fn leases(&self) -> Vec<(String, String)> {
+        let pools = self.0.pointer("/pools").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let leases =
+            pools.iter().filter_map(|pool| pool.pointer("/leases").and_then(Value::as_array)).flatten();
+        leases.map(|lease| (text(lease, "/address").to_owned(), text(lease, "/peer").to_owned())).collect()
+    }
+
     /// A connection by its name.
     pub fn connection(&self, name: &str) -> Result<Connection<'_>> {
         self.0
@@ -97,6 +113,15 @@ impl Connection<'_> {
     /// Algorithms of the IKE SA.
     pub fn ike_suite(&self) -> &str {
         text(self.0, "/ike/suite")
+    }
+
+    /// Addresses that the peer has given, and name servers.
+    pub fn given(&self) -> (Vec<String>, Vec<String>) {
+        let words = |key: &str| -> Vec<String> {
+            let all = self.0.pointer(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            all.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        (words("/addresses"), words("/name_servers"))
     }
 
     /// Inbound SPIs of the child SAs.

@@ -123,6 +123,8 @@ pub(crate) fn control() -> Result<String> {
             remote_id: at_centre.local_id.clone(),
             local_ts: at_centre.remote_ts.clone(),
             remote_ts: at_centre.local_ts.clone(),
+            vips: Vec::new(),
+            pools: Vec::new(),
             ..at_centre.clone()
         };
         centre.load(&at_centre)?;
