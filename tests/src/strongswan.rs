@@ -60,6 +60,10 @@ pub struct Connection {
     pub local_ts: Vec<String>,
     /// The peer's.
     pub remote_ts: Vec<String>,
+    /// Further settings of the connection, `key = value` each; of two for a key the last counts.
+    pub options: Vec<String>,
+    /// Further children: name, own networks, the peer's.
+    pub more_children: Vec<(String, Vec<String>, Vec<String>)>,
 }
 
 /// A running charon.
@@ -139,6 +143,11 @@ impl Charon {
         self.swanctl(&["--initiate", "--child", NAME, "--timeout", "10"]).map(drop)
     }
 
+    /// Opens one more child of it.
+    pub fn initiate_child(&self, child: &str) -> Result<()> {
+        self.swanctl(&["--initiate", "--child", child, "--timeout", "10"]).map(drop)
+    }
+
     /// Closes the IKE SA and with it everything.
     pub fn terminate(&self) -> Result<()> {
         self.swanctl(&["--terminate", "--ike", NAME, "--timeout", "10"]).map(drop)
@@ -165,6 +174,11 @@ impl Charon {
     /// Renews the IKE SA's keys.
     pub fn rekey_ike(&self) -> Result<()> {
         self.swanctl(&["--rekey", "--ike", NAME]).map(drop)
+    }
+
+    /// Proves both identities anew, with keys of which the old ones tell nothing.
+    pub fn reauthenticate(&self) -> Result<()> {
+        self.swanctl(&["--rekey", "--ike", NAME, "--reauth"]).map(drop)
     }
 
     /// The SAs as `swanctl --list-sas` shows them.
@@ -211,20 +225,28 @@ impl Charon {
 
 impl Connection {
     fn configuration(&self) -> String {
-        let Self { local, remote, local_id, remote_id, proof, ike, esp, local_ts, remote_ts } = self;
+        let Self { local, remote, local_id, remote_id, proof, ike, .. } = self;
         let (method, extra) = match proof {
             Proof::Psk(_) => ("psk", ""),
             Proof::Certificates { .. } => ("pubkey", "certs = own.pem"),
         };
+        let mut children = self.child(NAME, &self.local_ts, &self.remote_ts);
+        for (name, local_ts, remote_ts) in &self.more_children {
+            children += &self.child(name, local_ts, remote_ts);
+        }
+        let mut settings: Vec<(&str, &str)> =
+            vec![("mobike", "no"), ("rekey_time", "0"), ("reauth_time", "0")];
+        for (key, value) in self.options.iter().filter_map(|option| option.split_once(" = ")) {
+            settings.retain(|(known, _)| *known != key);
+            settings.push((key, value));
+        }
+        let settings: String = settings.iter().map(|(key, value)| format!("    {key} = {value}\n")).collect();
         let mut out = format!(
             "connections {{\n  {NAME} {{\n    version = 2\n    local_addrs = {local}\n    remote_addrs = {remote}\n    \
-             proposals = {ike}\n    mobike = no\n    rekey_time = 0\n    reauth_time = 0\n    \
+             proposals = {ike}\n{settings}    \
              local {{\n      auth = {method}\n      id = {local_id}\n      {extra}\n    }}\n    \
              remote {{\n      auth = {method}\n      id = {remote_id}\n    }}\n    \
-             children {{\n      {NAME} {{\n        local_ts = {}\n        remote_ts = {}\n        \
-             esp_proposals = {esp}\n        rekey_time = 0\n      }}\n    }}\n  }}\n}}\n",
-            local_ts.join(","),
-            remote_ts.join(","),
+             children {{\n{children}    }}\n  }}\n}}\n"
         );
         if let Proof::Psk(key) = proof {
             let _ = writeln!(
@@ -234,6 +256,16 @@ impl Connection {
         }
         out
     }
+
+    fn child(&self, name: &str, local_ts: &[String], remote_ts: &[String]) -> String {
+        format!(
+            "      {name} {{\n        local_ts = {}\n        remote_ts = {}\n        \
+             esp_proposals = {}\n        rekey_time = 0\n      }}\n",
+            local_ts.join(","),
+            remote_ts.join(","),
+            self.esp
+        )
+    }
 }
 
 /// Only the plugins that are needed, so that another crypto plugin's presence changes nothing.
@@ -242,7 +274,7 @@ fn daemon_configuration(dir: &Path) -> String {
     format!(
         "charon-systemd {{\n  load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey revocation constraints hmac kdf \
          kernel-libipsec kernel-netlink socket-default vici updown\n  piddir = {dir}\n  \
-         retransmit_tries = 2\n  retransmit_timeout = 1.0\n  \
+         retransmit_tries = 2\n  retransmit_timeout = 1.0\n  make_before_break = yes\n  cookie_threshold = 1\n  \
          plugins {{\n    vici {{\n      socket = unix://{dir}/vici\n    }}\n  }}\n  \
          filelog {{\n    log {{\n      path = {dir}/charon.log\n      default = 1\n      flush_line = yes\n      \
          time_format = %T\n    }}\n  }}\n}}\n\

@@ -250,5 +250,7 @@ pub fn foreign(outer: Family, proof: Proof, ike: &str, esp: &str) -> Connection 
         esp: esp.into(),
         local_ts: SERVER_NETWORKS.map(str::to_owned).to_vec(),
         remote_ts: LAN1_NETWORKS.map(str::to_owned).to_vec(),
+        options: Vec::new(),
+        more_children: Vec::new(),
     }
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use libtest_mimic::Trial;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
@@ -16,61 +15,42 @@ use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::scenario::site::{Site, foreign};
 use sekisho_tests::scenario::tunnel;
-use sekisho_tests::stage::{self, Stage, Test};
 use sekisho_tests::strongswan::{Charon, Connection, Proof};
 
-use super::case::PSK;
-use super::table;
+use super::matrix::{Role, Row};
+use super::session::{self, ESP, IKE};
 
-const IKE: &str = "aes128gcm16-prfsha256-x25519";
-const ESP: &str = "aes128gcm16-x25519";
-
-pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 9] = [
-        ("wrong_psk::we_initiate", |site| wrong_psk(site, true)),
-        ("wrong_psk::strongswan_initiates", |site| wrong_psk(site, false)),
-        ("no_common_proposal::we_initiate", |site| no_common_proposal(site, true)),
-        ("no_common_proposal::strongswan_initiates", |site| no_common_proposal(site, false)),
-        ("selectors_without_overlap::we_initiate", |site| no_overlap(site, true)),
-        ("selectors_without_overlap::strongswan_initiates", |site| no_overlap(site, false)),
-        ("expired_certificate::we_initiate", |site| certificate(site, Fault::Expired, true)),
-        ("foreign_certificate::strongswan_initiates", |site| certificate(site, Fault::Foreign, false)),
-        ("a_stranger_changes_nothing", stranger),
-    ];
-    tests
-        .into_iter()
-        .map(|(name, test)| {
-            let stage = stage.clone();
-            Trial::test(format!("refusal::{name}"), move || {
-                let outcome = stage.run(test);
-                match &outcome {
-                    Ok(figures) => table::add(name, figures),
-                    Err(_) => table::add(name, "FAILED, see above"),
-                }
-                stage::words(outcome)
-            })
-        })
-        .collect()
-}
-
-fn usual(site: &Site, we_initiate: bool) -> Result<(Settings, Connection)> {
-    let mut clinic =
-        Settings::clinic(write_psk(&site.lab.dir().join("interop.psk"), PSK)?).proposals(IKE, ESP);
-    clinic.start = if we_initiate { "manual" } else { "answer" };
-    Ok((clinic, foreign(Family::V4, Proof::Psk(PSK.into()), IKE, ESP)))
+/// The rows.
+pub(crate) fn rows() -> Vec<Row> {
+    let row = |title: &'static str, run: fn(&mut Site, Role) -> Result<String>| {
+        Row::new("Refused, with our side's reason", title, run).with_words()
+    };
+    let shows =
+        "strongSwan is the one that shows the bad certificate: the other role is the row below or above";
+    vec![
+        row("wrong pre-shared key", wrong_psk),
+        row("no common proposal", no_common_proposal),
+        row("selectors without overlap", no_overlap),
+        row("expired certificate", |site, role| certificate(site, Fault::Expired, role))
+            .not_for(Role::StrongSwan, shows),
+        row("certificate of a foreign authority", |site, role| certificate(site, Fault::Foreign, role))
+            .not_for(Role::Ours, shows),
+        row("a stranger knocks while a tunnel is up", stranger)
+            .not_for(Role::Ours, "the stranger is the one who initiates"),
+    ]
 }
 
 /// Tries, and expects a failure of one of these kinds at our side, and nothing up at either.
 fn refused(
     site: &mut Site,
     (clinic, centre): (Settings, Connection),
-    we_initiate: bool,
+    role: Role,
     kinds: &[&'static str],
 ) -> Result<String> {
     // Logs are appended to: what an earlier case logged is not this one's.
     let log_before = site.clinic.log().len();
     site.reconfigure_foreign(&clinic, &centre)?;
-    if we_initiate {
+    if role == Role::Ours {
         site.clinic.sekisho(&["up", "centre"])?;
     } else if site.charon()?.initiate().is_ok() {
         bail!("strongSwan says that the connection came up");
@@ -97,29 +77,32 @@ fn refused(
     })
 }
 
-fn wrong_psk(site: &mut Site, we_initiate: bool) -> Result<String> {
-    let (clinic, mut centre) = usual(site, we_initiate)?;
+fn wrong_psk(site: &mut Site, role: Role) -> Result<String> {
+    let (clinic, mut centre) = session::psk(site, role, IKE, ESP)?;
     centre.proof = Proof::Psk("another key, of the same length and quality: 98765".into());
     // The initiator is told so by the responder; the responder finds it out.
-    let kinds: &[&str] =
-        if we_initiate { &["refused-by-peer", "authentication-failed"] } else { &["authentication-failed"] };
-    refused(site, (clinic, centre), we_initiate, kinds)
+    let kinds: &[&str] = if role == Role::Ours {
+        &["refused-by-peer", "authentication-failed"]
+    } else {
+        &["authentication-failed"]
+    };
+    refused(site, (clinic, centre), role, kinds)
 }
 
-fn no_common_proposal(site: &mut Site, we_initiate: bool) -> Result<String> {
-    let (clinic, mut centre) = usual(site, we_initiate)?;
+fn no_common_proposal(site: &mut Site, role: Role) -> Result<String> {
+    let (clinic, mut centre) = session::psk(site, role, IKE, ESP)?;
     centre.ike = "aes256-sha512-modp4096".into();
     let kinds: &[&str] =
-        if we_initiate { &["no-proposal-chosen", "refused-by-peer"] } else { &["no-proposal-chosen"] };
-    refused(site, (clinic, centre), we_initiate, kinds)
+        if role == Role::Ours { &["no-proposal-chosen", "refused-by-peer"] } else { &["no-proposal-chosen"] };
+    refused(site, (clinic, centre), role, kinds)
 }
 
-fn no_overlap(site: &mut Site, we_initiate: bool) -> Result<String> {
-    let (clinic, mut centre) = usual(site, we_initiate)?;
+fn no_overlap(site: &mut Site, role: Role) -> Result<String> {
+    let (clinic, mut centre) = session::psk(site, role, IKE, ESP)?;
     centre.remote_ts = vec!["192.168.2.0/24".into()];
     let kinds: &[&str] =
-        if we_initiate { &["ts-unacceptable", "refused-by-peer"] } else { &["ts-unacceptable"] };
-    refused(site, (clinic, centre), we_initiate, kinds)
+        if role == Role::Ours { &["ts-unacceptable", "refused-by-peer"] } else { &["ts-unacceptable"] };
+    refused(site, (clinic, centre), role, kinds)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,7 +112,7 @@ enum Fault {
 }
 
 /// strongSwan shows a certificate that must not be accepted.
-fn certificate(site: &mut Site, fault: Fault, we_initiate: bool) -> Result<String> {
+fn certificate(site: &mut Site, fault: Fault, role: Role) -> Result<String> {
     let dir =
         site.lab.dir().join(format!("pki-{}", if fault == Fault::Expired { "expired" } else { "stranger" }));
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
@@ -144,11 +127,10 @@ fn certificate(site: &mut Site, fault: Fault, we_initiate: bool) -> Result<Strin
     let credentials =
         Credentials::Certificates { chain: own.chain, key: own.key, peer_ca: root_file.clone() };
     let mut clinic = Settings::clinic(credentials).proposals(IKE, ESP);
-    clinic.start = if we_initiate { "manual" } else { "answer" };
+    clinic.start = if role == Role::Ours { "manual" } else { "answer" };
     let centre = foreign(Family::V4, Proof::Certificates { own: theirs, root: root_file }, IKE, ESP);
     // strongSwan may keep a certificate that it knows to be bad to itself: then its proof has no certificate.
-    let why =
-        refused(site, (clinic, centre), we_initiate, &["certificate-rejected", "authentication-failed"])?;
+    let why = refused(site, (clinic, centre), role, &["certificate-rejected", "authentication-failed"])?;
     ensure!(
         fault == Fault::Foreign || why.contains("expired"),
         "the reason should be that it has expired: {why}"
@@ -196,8 +178,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// While a tunnel is up, a host on the internet tries the gateway with the right identities and a wrong key.
-fn stranger(site: &mut Site) -> Result<String> {
-    let (clinic, centre) = usual(site, true)?;
+fn stranger(site: &mut Site, _role: Role) -> Result<String> {
+    let (clinic, centre) = session::psk(site, Role::Ours, IKE, ESP)?;
     site.reconfigure_foreign(&clinic, &centre)?;
     site.clinic.sekisho(&["up", "centre"])?;
     site.await_tunnel()?;

@@ -1,0 +1,45 @@
+//! Every algorithm and group, by itself: up, pages, and a rekey of the child SA with a key exchange of its own.
+
+use anyhow::{Context, Result};
+use sekisho_tests::scenario::site::Site;
+use sekisho_tests::scenario::tunnel;
+
+use super::matrix::{Role, Row};
+use super::session::{self, agree, delete_from_us};
+
+/// What the row is about, IKE proposal, ESP proposal: in strongSwan's words, which are ours too.
+const ALGORITHMS: [(&str, &str, &str); 11] = [
+    (
+        "AES-GCM-16-256, PRF HMAC-SHA2-384, group 20 (P-384)",
+        "aes256gcm16-prfsha384-ecp384",
+        "aes256gcm16-ecp384",
+    ),
+    ("AES-GCM-16-128, group 31 (X25519)", "aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"),
+    ("ChaCha20-Poly1305, PRF HMAC-SHA2-512", "chacha20poly1305-prfsha512-x25519", "chacha20poly1305-x25519"),
+    ("AES-CBC-128, HMAC-SHA2-256, group 14 (MODP-2048)", "aes128-sha256-modp2048", "aes128-sha256-modp2048"),
+    ("AES-CBC-256, HMAC-SHA2-256, group 19 (P-256)", "aes256-sha256-ecp256", "aes256-sha256-ecp256"),
+    ("AES-CBC-128, HMAC-SHA2-384, group 15 (MODP-3072)", "aes128-sha384-modp3072", "aes128-sha384-modp3072"),
+    ("AES-CBC-256, HMAC-SHA2-384, group 20", "aes256-sha384-ecp384", "aes256-sha384-ecp384"),
+    ("AES-CBC-128, HMAC-SHA2-512, group 31", "aes128-sha512-x25519", "aes128-sha512-x25519"),
+    ("AES-CBC-256, HMAC-SHA2-512, group 16 (MODP-4096)", "aes256-sha512-modp4096", "aes256-sha512-modp4096"),
+    ("proposals of AEAD with `sha256` for the PRF", "aes128gcm16-sha256-x25519", "aes128gcm16"),
+    ("child SAs without a key exchange of their own", "aes256gcm16-prfsha256-x25519", "aes256gcm16"),
+];
+
+/// The rows.
+pub(crate) fn rows() -> Vec<Row> {
+    ALGORITHMS
+        .iter()
+        .map(|&(title, ike, esp)| Row::new("Algorithms", title, move |site, role| used(site, role, ike, esp)))
+        .collect()
+}
+
+fn used(site: &mut Site, role: Role, ike: &str, esp: &str) -> Result<String> {
+    let ends = session::psk(site, role, ike, esp)?;
+    let figure = session::up(site, role, &ends)?;
+    session::rekey_child(site, role)?;
+    tunnel::pages(site).context("after the rekey")?;
+    agree(site)?;
+    delete_from_us(site)?;
+    Ok(figure)
+}
