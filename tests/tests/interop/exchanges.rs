@@ -82,7 +82,8 @@ fn cookie(site: &mut Site, role: Role) -> Result<String> {
     let request = first.first().and_then(|frame| frame.get(HEADERS..)).context("no IKE seen")?;
     let centre_ike = Place::Centre.socket(Family::V4, 500);
     site.at(Place::Web).run(|| {
-        UdpSocket::bind("0.0.0.0:500").and_then(|socket| socket.send_to(request, centre_ike)).map(drop)
+        UdpSocket::bind("0.0.0.0:500")?.send_to(request, centre_ike)?;
+        Ok(())
     })?;
     let before = site.charon()?.log().len();
     open(site, role)?;
