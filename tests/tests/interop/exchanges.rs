@@ -1,27 +1,26 @@
-//! What else happens between two peers: one exchange or circumstance a row.
+//! What else may happen while a connection comes up: one exchange or circumstance a row.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sekisho_tests::gateway::certificates::KeyType;
-use sekisho_tests::gateway::settings::{Child, Settings};
+use sekisho_tests::gateway::settings::Child;
 use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, LAN1_NETWORKS, Place, SERVER_NETWORKS};
+use sekisho_tests::scenario::flood::first_request;
 use sekisho_tests::scenario::site::Site;
 use sekisho_tests::scenario::tunnel;
-use sekisho_tests::strongswan::Connection;
-use sekisho_tests::traffic::frame::Kind;
+use sekisho_tests::traffic::frame::{Addressing, Kind};
+use sekisho_tests::traffic::inject::Injector;
 use sekisho_tests::traffic::tap::Tap;
 
 use super::matrix::{Role, Row};
-use super::session::{self, ESP, IKE, PATIENCE, agree, delete_from_us, open};
-
-/// Time in which strongSwan notices that we are gone: a check after 2 s, sent three times.
-const GONE: Duration = Duration::from_secs(20);
+use super::session::{self, ESP, PATIENCE, agree, delete_from_us, open, strongswan_says, up_and_down, usual};
 
 /// Ethernet, IPv4 without options, UDP.
 const HEADERS: usize = 14 + 20 + 8;
+/// Half-open IKE SAs from which on our engine asks for cookies (`Limits` in control/ike/src/config.rs), and some more.
+const STRANGERS: u32 = 40;
 
 /// The rows.
 pub(crate) fn rows() -> Vec<Row> {
@@ -29,30 +28,16 @@ pub(crate) fn rows() -> Vec<Row> {
         |title: &'static str, run: fn(&mut Site, Role) -> Result<String>| Row::new("Exchanges", title, run);
     vec![
         row("INVALID_KE_PAYLOAD: the first group is not the peer's", other_group),
-        row("cookie asked for", cookie)
-            .not_for(Role::StrongSwan, "it is our cookie then: seen in the end-to-end suite's flood"),
-        row("IKE_SA_INIT only, the first child later (RFC 6023)", childless)
+        row("a cookie is asked for", cookie),
+        row("childless start (RFC 6023)", childless)
             .not_for(Role::Ours, "our initiator sends its first child in IKE_AUTH whenever it has one"),
-        row("fragmentation (RFC 7383): RSA chain of three in fragments of at most 576 bytes", fragments),
-        row("narrowing: the peer has less than we ask for", narrower),
-        row("narrowing: the peer asks for more than we have", wider),
+        row("narrowing: the responder has less than the initiator asks for", narrowed),
+        row("narrowing: the responder has more than the initiator asks for", widened),
         row("two child SAs in one IKE SA", two_children),
-        row("reauthentication by strongSwan, make before break", reauthentication),
-        row("liveness: strongSwan finds our gateway dead", dead_peer),
-        row("INITIAL_CONTACT: our gateway crashes and comes back", crash)
-            .not_for(Role::StrongSwan, "who comes back is who initiates"),
     ]
 }
 
-fn with(options: &[&str], (clinic, mut centre): (Settings, Connection)) -> (Settings, Connection) {
-    centre.options = options.iter().map(|option| (*option).to_owned()).collect();
-    (clinic, centre)
-}
-
-fn usual(site: &Site, role: Role) -> Result<(Settings, Connection)> {
-    session::psk(site, role, IKE, ESP)
-}
-
+/// The initiator begins with X25519 and would take P-256, too.
 fn other_group(site: &mut Site, role: Role) -> Result<String> {
     let (one, both) = ("aes128gcm16-prfsha256-ecp256", "aes128gcm16-prfsha256-x25519-ecp256");
     let (ours, theirs) = match role {
@@ -61,21 +46,27 @@ fn other_group(site: &mut Site, role: Role) -> Result<String> {
     };
     let (clinic, mut centre) = session::psk(site, role, ours, ESP)?;
     centre.ike = theirs.into();
-    let figure = session::up(site, role, &(clinic, centre))?;
-    let status = site.clinic.status()?;
-    let suite = status.connection("centre")?.ike_suite().to_owned();
-    ensure!(suite.to_lowercase().contains("256"), "the IKE SA is {suite}");
-    delete_from_us(site)?;
+    let (figure, log) = strongswan_says(site, |site| up_and_down(site, role, &(clinic, centre)))?;
+    ensure!(log.contains("N(INVAL_KE)"), "strongSwan saw no INVALID_KE_PAYLOAD");
+    ensure!(log.contains("ECP_256"), "strongSwan did not use P-256");
     Ok(figure)
 }
 
-/// strongSwan asks everybody for a cookie while one IKE SA is half open: a stranger's, who has heard our first request and
-/// repeats it from elsewhere.
 fn cookie(site: &mut Site, role: Role) -> Result<String> {
-    let (clinic, centre) = usual(site, role)?;
+    match role {
+        Role::Ours => strongswans_cookie(site),
+        Role::StrongSwan => our_cookie(site),
+    }
+}
+
+/// strongSwan is told to ask for cookies while one IKE SA is half open: a stranger's, who has heard our first request and
+/// repeats it from elsewhere.
+fn strongswans_cookie(site: &mut Site) -> Result<String> {
+    let (clinic, mut centre) = usual(site, Role::Ours)?;
+    centre.remote = None;
     site.reconfigure_foreign(&clinic, &centre)?;
     let carrier = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
-    open(site, role)?;
+    open(site, Role::Ours)?;
     delete_from_us(site)?;
     let seen = carrier.stop()?;
     let first = seen.frames_to(Place::Centre.address(Family::V4), &[Kind::Ike]);
@@ -85,55 +76,87 @@ fn cookie(site: &mut Site, role: Role) -> Result<String> {
         UdpSocket::bind("0.0.0.0:500")?.send_to(request, centre_ike)?;
         Ok(())
     })?;
-    let before = site.charon()?.log().len();
-    open(site, role)?;
-    tunnel::pages(site)?;
-    let log = site.charon()?.log();
-    ensure!(
-        log.get(before..).unwrap_or_default().contains("N(COOKIE)"),
-        "strongSwan did not ask for a cookie"
-    );
-    agree(site)?;
-    delete_from_us(site)?;
+    until(PATIENCE, "the stranger half open", || {
+        Ok(site.charon()?.sas()?.contains("CONNECTING").then_some(()))
+    })?;
+    let ((), log) = strongswan_says(site, |site| {
+        open(site, Role::Ours)?;
+        tunnel::page_unseen(site)?;
+        agree(site)
+    })?;
+    ensure!(log.contains("N(COOKIE)"), "strongSwan did not ask for a cookie");
+    site.clinic.sekisho(&["down", "centre"])?;
+    site.charon()?.forget()?;
     Ok("asked for, and returned".into())
 }
 
+/// Ours asks whoever comes while many strangers are half open. They come from 45.0.0.0/8, where nobody is.
+fn our_cookie(site: &mut Site) -> Result<String> {
+    let (mut clinic, centre) = usual(site, Role::StrongSwan)?;
+    clinic.remote_anywhere = true;
+    site.reconfigure_foreign(&clinic, &centre)?;
+    let injector = Injector::open(&site.at(Place::Internet), "clinic")?;
+    let mac = (injector.mac(), site.at(Place::Clinic).mac("wan")?);
+    for number in 0..STRANGERS {
+        let [.., last] = number.to_be_bytes();
+        let ip = (IpAddr::V4(Ipv4Addr::new(45, 0, last, 1)), Place::Clinic.address(Family::V4));
+        injector.send(&Addressing { mac, ip }.udp((500, 500), &first_request(number))?)?;
+        // Below the rate at which strangers are answered at all.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let demanded = |site: &Site| Ok::<_, anyhow::Error>(site.clinic.status()?.cookies_demanded());
+    let before = demanded(site)?;
+    let (_, log) = strongswan_says(site, |site| open(site, Role::StrongSwan))?;
+    ensure!(log.contains("N(COOKIE)"), "strongSwan was not asked for a cookie");
+    ensure!(demanded(site)? > before, "our status counts no cookie");
+    tunnel::page_unseen(site)?;
+    agree(site)?;
+    delete_from_us(site)?;
+    // The strangers would hold their places for another half minute.
+    site.clinic.stop()?;
+    Ok("asked for, and returned".into())
+}
+
+/// strongSwan sends no child in IKE_AUTH and opens it in CREATE_CHILD_SA.
 fn childless(site: &mut Site, role: Role) -> Result<String> {
-    let ends = with(&["childless = force"], usual(site, role)?);
-    let figure = session::up(site, role, &ends)?;
-    delete_from_us(site)?;
-    Ok(figure)
-}
-
-fn fragments(site: &mut Site, role: Role) -> Result<String> {
-    let (mut clinic, centre) = with(
-        &["fragmentation = force", "send_cert = always"],
-        session::certificates(site, role, KeyType::Rsa, (IKE, ESP))?,
+    let (clinic, centre) = usual(site, role)?;
+    let centre = centre.option("childless = force");
+    let (figure, log) = strongswan_says(site, |site| up_and_down(site, role, &(clinic, centre)))?;
+    ensure!(
+        log.contains("generating CREATE_CHILD_SA request"),
+        "strongSwan did not open the child SA by itself"
     );
-    clinic.log_level = "debug";
-    let before = site.charon()?.log().len();
-    let figure = session::up(site, role, &(clinic, centre))?;
-    let log = site.charon()?.log();
-    let ours = log.get(before..).unwrap_or_default();
-    ensure!(ours.contains("parsed IKE_AUTH") && ours.contains("EF("), "nothing came or went in fragments");
-    delete_from_us(site)?;
     Ok(figure)
 }
 
-/// 10.2.0.0/25 holds the server's address.
-fn narrower(site: &mut Site, role: Role) -> Result<String> {
-    let (clinic, mut centre) = usual(site, role)?;
-    centre.local_ts = vec!["10.2.0.0/25".into(), "fd10:2::/65".into()];
-    let figure = session::up(site, role, &(clinic, centre))?;
-    delete_from_us(site)?;
-    Ok(figure)
+/// The responder's networks are parts of the initiator's; the hosts are in them.
+fn narrowed(site: &mut Site, role: Role) -> Result<String> {
+    differing(site, role, role)
 }
 
-fn wider(site: &mut Site, role: Role) -> Result<String> {
-    let (clinic, mut centre) = usual(site, role)?;
-    centre.local_ts = vec!["10.2.0.0/16".into(), "fd10:2::/48".into()];
-    centre.remote_ts = vec!["192.168.0.0/16".into(), "fd00:1::/32".into()];
+/// The reverse.
+fn widened(site: &mut Site, role: Role) -> Result<String> {
+    let less = if role == Role::Ours { Role::StrongSwan } else { Role::Ours };
+    differing(site, role, less)
+}
+
+/// `more`: whose networks are the larger ones. What is negotiated is the smaller ones, and both say so.
+fn differing(site: &mut Site, role: Role, more: Role) -> Result<String> {
+    let owned = |networks: [&str; 2]| networks.map(str::to_owned).to_vec();
+    let server = owned(["10.2.0.0/25", "fd10:2::/65"]);
+    let lan = owned(["192.168.1.0/25", "fd00:1::/65"]);
+    let (mut clinic, mut centre) = usual(site, role)?;
+    match more {
+        Role::Ours => (centre.local_ts, centre.remote_ts) = (server, lan),
+        Role::StrongSwan => {
+            clinic.children = vec![Child { name: "main".into(), local: lan, remote: server }];
+        }
+    }
     let figure = session::up(site, role, &(clinic, centre))?;
+    let sas = site.charon()?.sas()?;
+    for network in ["10.2.0.0/25", "fd10:2::/65", "192.168.1.0/25", "fd00:1::/65"] {
+        ensure!(sas.contains(network), "strongSwan's child SA is not for {network}: {sas}");
+    }
     delete_from_us(site)?;
     Ok(figure)
 }
@@ -152,7 +175,7 @@ fn two_children(site: &mut Site, role: Role) -> Result<String> {
     match role {
         Role::Ours => site.clinic.sekisho(&["up", "centre"]).map(drop)?,
         Role::StrongSwan => {
-            site.charon()?.initiate()?;
+            open(site, role)?;
             site.charon()?.initiate_child("six")?;
         }
     }
@@ -162,47 +185,4 @@ fn two_children(site: &mut Site, role: Role) -> Result<String> {
     agree(site)?;
     delete_from_us(site)?;
     Ok("one for each IP version".into())
-}
-
-fn reauthentication(site: &mut Site, role: Role) -> Result<String> {
-    let ends = usual(site, role)?;
-    session::up(site, role, &ends)?;
-    let before = (site.ike_spis()?, site.child_spis()?);
-    site.charon()?.reauthenticate()?;
-    until(PATIENCE, "another IKE SA and other child SAs", || {
-        let now = (site.ike_spis()?, site.child_spis()?);
-        Ok((now.0 != before.0 && now.1.len() == 1 && now.1 != before.1).then_some(()))
-    })?;
-    agree(site)?;
-    site.charon()?.await_children(1)?;
-    tunnel::pages(site)?;
-    delete_from_us(site)?;
-    Ok("one IKE SA and one child SA afterwards".into())
-}
-
-fn dead_peer(site: &mut Site, role: Role) -> Result<String> {
-    let ends = with(&["dpd_delay = 2s"], usual(site, role)?);
-    session::up(site, role, &ends)?;
-    site.clinic.crash()?;
-    until(GONE, "strongSwan without an SA", || Ok(site.charon()?.sas()?.trim().is_empty().then_some(())))?;
-    Ok("its SAs are gone".into())
-}
-
-fn crash(site: &mut Site, role: Role) -> Result<String> {
-    let (mut clinic, centre) = usual(site, role)?;
-    clinic.start = "always";
-    site.reconfigure_foreign(&clinic, &centre)?;
-    site.await_tunnel()?;
-    let before = site.ike_spis()?;
-    site.clinic.crash()?;
-    site.clinic.launch(&site.lab)?;
-    until(PATIENCE, "another IKE SA", || {
-        let now = site.ike_spis()?;
-        Ok((!now.0.is_empty() && now != before).then_some(()))
-    })?;
-    site.await_tunnel()?;
-    agree(site).context("strongSwan keeps the IKE SA of before")?;
-    tunnel::pages(site)?;
-    delete_from_us(site)?;
-    Ok("the IKE SA of before is gone".into())
 }

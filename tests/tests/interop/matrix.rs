@@ -1,13 +1,13 @@
-//! The matrix: scenarios by who initiates, what became of each, and the page that is made of it.
+//! The matrix: scenarios by who initiates, and what became of each.
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use libtest_mimic::Trial;
 use sekisho_tests::scenario::site::Site;
 use sekisho_tests::stage::{self, Stage};
+
+use super::page;
 
 /// Who initiates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    const BOTH: [Role; 2] = [Role::Ours, Role::StrongSwan];
+    pub(crate) const BOTH: [Role; 2] = [Role::Ours, Role::StrongSwan];
 
     fn name(self) -> &'static str {
         match self {
@@ -33,12 +33,14 @@ type Run = Arc<dyn Fn(&mut Site, Role) -> Result<String> + Send + Sync>;
 
 /// A scenario.
 pub(crate) struct Row {
-    group: &'static str,
-    title: &'static str,
+    pub(crate) group: &'static str,
+    pub(crate) title: &'static str,
     run: Run,
     left_out: Vec<(Role, &'static str)>,
     /// Whether what it says is the same at every run: the reason of a refusal is, a time is not.
-    lasting: bool,
+    pub(crate) lasting: bool,
+    /// Whether it waits for minutes, and runs only where all is asked for.
+    slow: bool,
 }
 
 impl Row {
@@ -47,7 +49,7 @@ impl Row {
         title: &'static str,
         run: impl Fn(&mut Site, Role) -> Result<String> + Send + Sync + 'static,
     ) -> Self {
-        Self { group, title, run: Arc::new(run), left_out: Vec::new(), lasting: false }
+        Self { group, title, run: Arc::new(run), left_out: Vec::new(), lasting: false, slow: false }
     }
 
     /// Says why there is nothing to run in one role.
@@ -62,19 +64,26 @@ impl Row {
         self
     }
 
-    fn reason(&self, role: Role) -> Option<&'static str> {
+    /// It waits for a minute or more.
+    pub(crate) fn slow(mut self) -> Self {
+        self.slow = true;
+        self
+    }
+
+    /// Why there is nothing to run in a role.
+    pub(crate) fn reason(&self, role: Role) -> Option<&'static str> {
         self.left_out.iter().find(|(left_out, _)| *left_out == role).map(|(_, reason)| *reason)
     }
 }
 
-/// All scenarios, and what became of those that ran: figure, or `None` for a failure.
+/// What became of a cell that ran: its figure, or `None` for a failure.
+type Ran = (usize, Role, Option<String>);
+
+/// All scenarios, and what became of those that ran.
 pub(crate) struct Matrix {
     rows: Vec<Row>,
-    results: Arc<Mutex<Vec<(usize, Role, Option<String>)>>>,
+    results: Arc<Mutex<Vec<Ran>>>,
 }
-
-/// Set to anything, a run of everything that passes writes the page.
-const WRITE: &str = "SEKISHO_INTEROP_WRITE";
 
 impl Matrix {
     pub(crate) fn new(rows: Vec<Row>) -> Self {
@@ -88,16 +97,22 @@ impl Matrix {
             for role in Role::BOTH.into_iter().filter(|role| row.reason(*role).is_none()) {
                 let (stage, run, results) = (stage.clone(), row.run.clone(), self.results.clone());
                 let name = format!("{}::{}", slug(row.title), role.name());
-                trials.push(Trial::test(name, move || {
+                let trial = Trial::test(name, move || {
                     let outcome = stage.run(|site| run(site, role));
+                    if let Err(error) = &outcome {
+                        println!("    {error:#}");
+                        // What it has left behind is not the next one's to meet.
+                        stage.clear();
+                    }
                     let figure = outcome.as_ref().ok().cloned();
                     results.lock().unwrap_or_else(PoisonError::into_inner).push((index, role, figure));
                     stage::words(outcome)
-                }));
+                });
+                trials.push(trial.with_ignored_flag(row.slow));
             }
         }
         let titles: Vec<&'static str> = self.rows.iter().map(|row| row.title).collect();
-        trials.push(Trial::test("the_page_has_these_rows", move || stage::words(page_has(&titles))));
+        trials.push(Trial::test("the_page_has_these_rows", move || stage::words(page::has(&titles))));
         trials
     }
 
@@ -122,73 +137,8 @@ impl Matrix {
                 println!("  {:<72} {:<20}  {words}", row.title, role.name());
             }
         }
-        if std::env::var_os(WRITE).is_some() {
-            let page = self.page(|index, role| cell(index, role).and_then(Option::as_deref))?;
-            let path = page_path();
-            std::fs::write(&path, page).with_context(|| format!("writing {}", path.display()))?;
-            println!("written: {}", path.display());
-        }
-        Ok(())
+        page::write_if_asked(&self.rows, |index, role| cell(index, role).and_then(Option::as_deref))
     }
-
-    fn page<'a>(&self, cell: impl Fn(usize, Role) -> Option<&'a str>) -> Result<String> {
-        let mut out = String::from(INTRODUCTION);
-        let mut group = "";
-        for (index, row) in self.rows.iter().enumerate() {
-            if row.group != group {
-                group = row.group;
-                let _ = writeln!(
-                    out,
-                    "\n## {group}\n\n| scenario | we initiate | strongSwan initiates |\n|---|---|---|"
-                );
-            }
-            let mut cells = Vec::new();
-            for role in Role::BOTH {
-                cells.push(match row.reason(role) {
-                    Some(reason) => format!("– ({reason})"),
-                    None => {
-                        let figure = cell(index, role).with_context(|| {
-                            format!("{} did not run or failed: nothing is written", row.title)
-                        })?;
-                        if row.lasting { figure.replace('|', "\\|") } else { "passes".into() }
-                    }
-                });
-            }
-            let _ = writeln!(out, "| {} | {} | {} |", row.title, cells[0], cells[1]);
-        }
-        Ok(out)
-    }
-}
-
-const INTRODUCTION: &str = "\
-# Interoperability with strongSwan
-
-Made by the suite itself: `SEKISHO_INTEROP_WRITE=1 cargo xtask test interop` runs every cell and writes this page; a run
-in which one fails writes nothing. The peer is Debian's strongSwan 5.9.8 (charon-systemd) with its ESP in user space
-(kernel-libipsec), in a namespace of its own; ours is `sekishod` with its engine. Unless a row says otherwise, passing
-means: the connection comes up, pages go through it both ways over IPv4 and IPv6, a capture at the router between shows
-nothing but IKE and ESP and no byte of the page, both sides name the same SAs, and nothing is left after a delete.
-Whole lives also rekey child and IKE SA from both sides, with a ping every 5 ms and TCP all the while: none may be lost.
-";
-
-fn page_path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/interop.md")
-}
-
-/// The page that lies in the tree was made of these rows.
-fn page_has(titles: &[&str]) -> Result<String> {
-    let path = page_path();
-    let page = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let rows: Vec<&str> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
-        .filter(|title| *title != "scenario")
-        .collect();
-    ensure!(
-        rows == titles,
-        "docs/interop.md has other rows than this suite; write it anew with {WRITE}=1. There: {rows:?}"
-    );
-    Ok(format!("{} rows", rows.len()))
 }
 
 /// A title as a test's name.

@@ -1,68 +1,161 @@
-//! What must fail between the two, from both roles; and a stranger who tries while a tunnel is up.
+//! What must fail between the two, from both roles, with the reason at either side; and a stranger who tries while a tunnel
+//! is up.
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
-use sekisho_tests::gateway::certificates::{Issued, write_psk};
-use sekisho_tests::gateway::settings::{CENTRE_ID, CLINIC_ID, Credentials, Settings};
+use sekisho_tests::gateway::certificates::{Issued, KeyType, write_psk};
+use sekisho_tests::gateway::settings::{CENTRE_ID, CLINIC_ID, Credentials, Settings, Side};
 use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::scenario::site::{Site, foreign};
 use sekisho_tests::scenario::tunnel;
-use sekisho_tests::strongswan::{Charon, Connection, Proof};
+use sekisho_tests::strongswan::{Charon, Connection, Demand, Proof};
 
 use super::matrix::{Role, Row};
-use super::session::{self, ESP, IKE};
+use super::session::{self, ESP, Ends, IKE, PATIENCE, start, usual};
+
+/// What must be said at either side: the kind of failure at ours, and words of strongSwan's log.
+struct Reasons {
+    ours: &'static str,
+    strongswans: &'static str,
+}
+
+/// What the end that refuses says, and what the one that is told so says.
+const fn reasons(ours: &'static str, strongswans: &'static str) -> Reasons {
+    Reasons { ours, strongswans }
+}
+
+/// Title, both ends, and the reasons for each role: we initiate, strongSwan initiates.
+type Case = (&'static str, fn(&Site, Role) -> Result<Ends>, [Reasons; 2]);
+
+const TOLD: &str = "received AUTHENTICATION_FAILED notify error";
+
+const CASES: [Case; 11] = [
+    (
+        "wrong pre-shared key",
+        wrong_psk,
+        [reasons("refused-by-peer", "MAC mismatched"), reasons("authentication-failed", TOLD)],
+    ),
+    (
+        "our identity is another than strongSwan expects",
+        our_identity,
+        [reasons("refused-by-peer", "no matching peer config found"), reasons("authentication-failed", TOLD)],
+    ),
+    (
+        "strongSwan's identity is another than we expect",
+        their_identity,
+        [reasons("refused-by-peer", "no matching peer config found"), reasons("no-connection", TOLD)],
+    ),
+    (
+        "strongSwan's certificate is of an authority we do not know",
+        their_authority,
+        [reasons("certificate-rejected", TOLD), reasons("certificate-rejected", TOLD)],
+    ),
+    (
+        "our certificate is of an authority strongSwan does not know",
+        our_authority,
+        [
+            reasons("refused-by-peer", "no issuer certificate found"),
+            reasons("refused-by-peer", "no issuer certificate found"),
+        ],
+    ),
+    (
+        "strongSwan's certificate has expired",
+        expired,
+        [reasons("certificate-rejected", TOLD), reasons("certificate-rejected", TOLD)],
+    ),
+    (
+        "strongSwan's certificate is on a CRL",
+        their_revoked,
+        [reasons("certificate-rejected", TOLD), reasons("certificate-rejected", TOLD)],
+    ),
+    (
+        "our certificate is on a CRL",
+        our_revoked,
+        [
+            reasons("refused-by-peer", "certificate was revoked"),
+            reasons("refused-by-peer", "certificate was revoked"),
+        ],
+    ),
+    (
+        "no IKE proposal in common",
+        ike_proposals,
+        [
+            reasons("no-proposal-chosen", "received proposals unacceptable"),
+            reasons("no-proposal-chosen", "received NO_PROPOSAL_CHOSEN notify error"),
+        ],
+    ),
+    (
+        "no ESP proposal in common",
+        esp_proposals,
+        [
+            reasons("no-proposal-chosen", "no acceptable proposal found"),
+            reasons("no-proposal-chosen", "received NO_PROPOSAL_CHOSEN notify"),
+        ],
+    ),
+    (
+        "selectors without overlap",
+        selectors,
+        [
+            reasons("ts-unacceptable", "unacceptable"),
+            reasons("ts-unacceptable", "received TS_UNACCEPTABLE notify"),
+        ],
+    ),
+];
 
 /// The rows.
 pub(crate) fn rows() -> Vec<Row> {
-    let row = |title: &'static str, run: fn(&mut Site, Role) -> Result<String>| {
-        Row::new("Refused, with our side's reason", title, run).with_words()
-    };
-    let shows =
-        "strongSwan is the one that shows the bad certificate: the other role is the row below or above";
-    vec![
-        row("wrong pre-shared key", wrong_psk),
-        row("no common proposal", no_common_proposal),
-        row("selectors without overlap", no_overlap),
-        row("expired certificate", |site, role| certificate(site, Fault::Expired, role))
-            .not_for(Role::StrongSwan, shows),
-        row("certificate of a foreign authority", |site, role| certificate(site, Fault::Foreign, role))
-            .not_for(Role::Ours, shows),
-        row("a stranger knocks while a tunnel is up", stranger)
+    let group = "Refused, with both sides' reasons";
+    let mut rows: Vec<Row> = CASES
+        .iter()
+        .map(|(title, ends, [ours, strongswans])| {
+            let run = move |site: &mut Site, role| {
+                let ends = ends(site, role)?;
+                refused(site, &ends, role, if role == Role::Ours { ours } else { strongswans })
+            };
+            Row::new(group, title, run).with_words()
+        })
+        .collect();
+    rows.push(
+        Row::new(group, "a stranger knocks while a tunnel is up", |site, _| stranger(site))
+            .with_words()
             .not_for(Role::Ours, "the stranger is the one who initiates"),
-    ]
+    );
+    rows
 }
 
-/// Tries, and expects a failure of one of these kinds at our side, and nothing up at either.
-fn refused(
-    site: &mut Site,
-    (clinic, centre): (Settings, Connection),
-    role: Role,
-    kinds: &[&'static str],
-) -> Result<String> {
+/// Tries, and expects failures with these reasons at both sides, and nothing up at either.
+fn refused(site: &mut Site, (clinic, centre): &Ends, role: Role, reasons: &Reasons) -> Result<String> {
+    site.reconfigure_foreign(clinic, centre)?;
     // Logs are appended to: what an earlier case logged is not this one's.
-    let log_before = site.clinic.log().len();
-    site.reconfigure_foreign(&clinic, &centre)?;
+    let (our_log, their_log) = (site.clinic.log().len(), site.charon()?.log().len());
+    let before = site.clinic.status()?.ike_failures(reasons.ours);
     if role == Role::Ours {
         site.clinic.sekisho(&["up", "centre"])?;
     } else if site.charon()?.initiate().is_ok() {
         bail!("strongSwan says that the connection came up");
     }
-    let what = format!("a failure of kind {}", kinds.join(" or "));
-    let (kind, _) = until(Duration::from_secs(10), &what, || {
-        let status = site.clinic.status()?;
-        Ok(kinds.iter().copied().find(|kind| status.ike_failures(kind) > 0))
-    })?;
+    let ours = format!("a failure of kind {} at our side", reasons.ours);
+    until(PATIENCE, &ours, || {
+        Ok((site.clinic.status()?.ike_failures(reasons.ours) > before).then_some(()))
+    })
+    .with_context(|| our_words(site))?;
     let log = site.clinic.log();
-    let mentioned = log.get(log_before..).unwrap_or_default().contains(kind);
-    ensure!(mentioned, "the log does not mention {kind}");
+    let mentioned = log.get(our_log..).unwrap_or_default().contains(reasons.ours);
+    ensure!(mentioned, "our log does not mention {}", reasons.ours);
+    let theirs = format!("\"{}\" in strongSwan's log", reasons.strongswans);
+    let (theirs, _) = until(PATIENCE, &theirs, || {
+        let log = site.charon()?.log();
+        let said = log.get(their_log..).unwrap_or_default();
+        Ok(said.lines().find(|line| line.contains(reasons.strongswans)).map(message))
+    })?;
+    let said = our_words(site);
     let status = site.clinic.status()?;
     let connection = status.connection("centre")?;
     ensure!(
@@ -70,72 +163,127 @@ fn refused(
         "our side is {}",
         connection.describe()
     );
+    site.clinic.sekisho(&["down", "centre"])?;
     ensure!(site.charon()?.child_spis()?.is_empty(), "strongSwan has child SAs");
-    Ok(match connection.last_failure() {
-        "" => kind.to_owned(),
-        failure => failure.to_owned(),
-    })
+    let ours = if said.starts_with(reasons.ours) { said } else { reasons.ours.to_owned() };
+    Ok(format!("refused. Ours: {ours}. strongSwan: {theirs}"))
 }
 
-fn wrong_psk(site: &mut Site, role: Role) -> Result<String> {
-    let (clinic, mut centre) = session::psk(site, role, IKE, ESP)?;
-    centre.proof = Proof::Psk("another key, of the same length and quality: 98765".into());
-    // The initiator is told so by the responder; the responder finds it out.
-    let kinds: &[&str] = if role == Role::Ours {
-        &["refused-by-peer", "authentication-failed"]
-    } else {
-        &["authentication-failed"]
-    };
-    refused(site, (clinic, centre), role, kinds)
+/// What our status says about the last attempt.
+fn our_words(site: &Site) -> String {
+    let words = || Ok::<_, anyhow::Error>(site.clinic.status()?.connection("centre")?.last_failure().to_owned());
+    words().unwrap_or_else(|error| format!("no status: {error:#}"))
 }
 
-fn no_common_proposal(site: &mut Site, role: Role) -> Result<String> {
-    let (clinic, mut centre) = session::psk(site, role, IKE, ESP)?;
+/// `12:00:00 09[IKE] no matching peer config found` without time, thread and subsystem.
+fn message(line: &str) -> String {
+    line.split_once("] ").map_or(line, |(_, message)| message).to_owned()
+}
+
+fn wrong_psk(site: &Site, role: Role) -> Result<Ends> {
+    let (clinic, mut centre) = usual(site, role)?;
+    let other = "another key, of the same length and quality: 98765";
+    (centre.proof, centre.demand) = (Proof::Psk(other.into()), Demand::Psk(other.into()));
+    Ok((clinic, centre))
+}
+
+fn our_identity(site: &Site, role: Role) -> Result<Ends> {
+    let (mut clinic, centre) = usual(site, role)?;
+    clinic.local_id = Some("another.example".into());
+    Ok((clinic, centre))
+}
+
+fn their_identity(site: &Site, role: Role) -> Result<Ends> {
+    let (clinic, mut centre) = usual(site, role)?;
+    centre.local_id = "another.example".into();
+    Ok((clinic, centre))
+}
+
+fn ike_proposals(site: &Site, role: Role) -> Result<Ends> {
+    let (clinic, mut centre) = usual(site, role)?;
     centre.ike = "aes256-sha512-modp4096".into();
-    let kinds: &[&str] =
-        if role == Role::Ours { &["no-proposal-chosen", "refused-by-peer"] } else { &["no-proposal-chosen"] };
-    refused(site, (clinic, centre), role, kinds)
+    Ok((clinic, centre))
 }
 
-fn no_overlap(site: &mut Site, role: Role) -> Result<String> {
-    let (clinic, mut centre) = session::psk(site, role, IKE, ESP)?;
+fn esp_proposals(site: &Site, role: Role) -> Result<Ends> {
+    let (clinic, mut centre) = usual(site, role)?;
+    centre.esp = "aes256-sha512".into();
+    Ok((clinic, centre))
+}
+
+fn selectors(site: &Site, role: Role) -> Result<Ends> {
+    let (clinic, mut centre) = usual(site, role)?;
     centre.remote_ts = vec!["192.168.2.0/24".into()];
-    let kinds: &[&str] =
-        if role == Role::Ours { &["ts-unacceptable", "refused-by-peer"] } else { &["ts-unacceptable"] };
-    refused(site, (clinic, centre), role, kinds)
+    Ok((clinic, centre))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    Expired,
-    Foreign,
+/// Each end below an authority of its own; ours knows its own only.
+fn their_authority(site: &Site, role: Role) -> Result<Ends> {
+    let (mut clinic, centre) = two_authorities(site, role)?;
+    if let Credentials::Certificates { peer_ca, .. } = &mut clinic.credentials {
+        *peer_ca = session::authority(site, KeyType::Ecdsa)?.root();
+    }
+    Ok((clinic, centre))
 }
 
-/// strongSwan shows a certificate that must not be accepted.
-fn certificate(site: &mut Site, fault: Fault, role: Role) -> Result<String> {
-    let dir =
-        site.lab.dir().join(format!("pki-{}", if fault == Fault::Expired { "expired" } else { "stranger" }));
+/// strongSwan knows another authority than that of ours.
+fn our_authority(site: &Site, role: Role) -> Result<Ends> {
+    let (clinic, mut centre) = two_authorities(site, role)?;
+    centre.demand = Demand::Authority(session::authority(site, KeyType::Ecdsa)?.root());
+    Ok((clinic, centre))
+}
+
+/// Each end below an authority of its own, and each knows the other's.
+fn two_authorities(site: &Site, role: Role) -> Result<Ends> {
+    let (ours, theirs) = (session::authority(site, KeyType::Ecdsa)?, session::authority(site, KeyType::Ecdsa)?);
+    let (mut clinic, mut centre) = usual(site, role)?;
+    let Issued { chain, key } = ours.issue(CLINIC_ID, KeyType::Ecdsa, "clinic")?;
+    clinic.credentials = Credentials::Certificates { chain, key, peer_ca: theirs.root() };
+    centre.proof = Proof::Certificate(theirs.issue(CENTRE_ID, KeyType::Ecdsa, "swan")?);
+    centre.demand = Demand::Authority(ours.root());
+    Ok((clinic, centre))
+}
+
+fn their_revoked(site: &Site, role: Role) -> Result<Ends> {
+    let authority = session::authority(site, KeyType::Ecdsa)?;
+    let mut clinic =
+        Settings::clinic(authority.credentials(Side::Clinic, KeyType::Ecdsa)?).proposals(IKE, ESP);
+    clinic.start = start(role);
+    let own = authority.issue(CENTRE_ID, KeyType::Ecdsa, "swan")?;
+    let crl = authority.revoke(&own.chain)?;
+    clinic.more[2].push(format!("crl = [\"{}\"]", crl.display()));
+    let ends = (Proof::Certificate(own), Demand::Authority(authority.root()));
+    Ok((clinic, foreign(Family::V4, ends, IKE, ESP)))
+}
+
+fn our_revoked(site: &Site, role: Role) -> Result<Ends> {
+    let authority = session::authority(site, KeyType::Ecdsa)?;
+    let credentials = authority.credentials(Side::Clinic, KeyType::Ecdsa)?;
+    let Credentials::Certificates { chain, .. } = &credentials else { bail!("an authority issues certificates") };
+    let crl = authority.revoke(chain)?;
+    let mut clinic = Settings::clinic(credentials).proposals(IKE, ESP);
+    clinic.start = start(role);
+    let own = authority.issue(CENTRE_ID, KeyType::Ecdsa, "swan")?;
+    let ends = (Proof::Certificate(own), Demand::Authority(authority.root()));
+    let mut centre = foreign(Family::V4, ends, IKE, ESP);
+    centre.crls = vec![crl];
+    Ok((clinic, centre))
+}
+
+fn expired(site: &Site, role: Role) -> Result<Ends> {
+    let dir = site.lab.dir().join(format!("pki-expired-{role:?}").to_lowercase());
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let (root, other_root) = (Root::create("lab root")?, Root::create("another root")?);
+    let root = Root::create("lab root")?;
     let root_file = dir.join("root.crt.pem");
     write(&root_file, &root.pem)?;
     let own = root.issue(&dir, "clinic", CLINIC_ID, 2100)?;
-    let theirs = match fault {
-        Fault::Expired => root.issue(&dir, "centre", CENTRE_ID, 2021)?,
-        Fault::Foreign => other_root.issue(&dir, "centre", CENTRE_ID, 2100)?,
-    };
+    let theirs = root.issue(&dir, "centre", CENTRE_ID, 2021)?;
     let credentials =
         Credentials::Certificates { chain: own.chain, key: own.key, peer_ca: root_file.clone() };
     let mut clinic = Settings::clinic(credentials).proposals(IKE, ESP);
-    clinic.start = if role == Role::Ours { "manual" } else { "answer" };
-    let centre = foreign(Family::V4, Proof::Certificates { own: theirs, root: root_file }, IKE, ESP);
-    // strongSwan may keep a certificate that it knows to be bad to itself: then its proof has no certificate.
-    let why = refused(site, (clinic, centre), role, &["certificate-rejected", "authentication-failed"])?;
-    ensure!(
-        fault == Fault::Foreign || why.contains("expired"),
-        "the reason should be that it has expired: {why}"
-    );
-    Ok(why)
+    clinic.start = start(role);
+    let ends = (Proof::Certificate(theirs), Demand::Authority(root_file));
+    Ok((clinic, foreign(Family::V4, ends, IKE, ESP)))
 }
 
 /// A root made here, for `sekisho pki` rightly issues nothing that has expired.
@@ -178,16 +326,19 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// While a tunnel is up, a host on the internet tries the gateway with the right identities and a wrong key.
-fn stranger(site: &mut Site, _role: Role) -> Result<String> {
-    let (clinic, centre) = session::psk(site, Role::Ours, IKE, ESP)?;
+fn stranger(site: &mut Site) -> Result<String> {
+    let (clinic, centre) = usual(site, Role::Ours)?;
     site.reconfigure_foreign(&clinic, &centre)?;
-    site.clinic.sekisho(&["up", "centre"])?;
-    site.await_tunnel()?;
+    session::open(site, Role::Ours)?;
     let before = (site.child_spis()?, site.ike_spis()?);
+    let counted = |site: &Site, kind: &str| Ok::<_, anyhow::Error>(site.clinic.status()?.ike_failures(kind));
+    let strangers = counted(site, "no-connection")?;
     let web = Charon::beside(&site.lab, Place::Web)?;
+    let guess = "a stranger's guess at the key, long enough though";
     web.load(&Connection {
         local: Place::Web.address(Family::V4),
-        proof: Proof::Psk("a stranger's guess at the key, long enough though".into()),
+        proof: Proof::Psk(guess.into()),
+        demand: Demand::Psk(guess.into()),
         ..centre
     })?;
     if web.initiate().is_ok() {
@@ -196,9 +347,7 @@ fn stranger(site: &mut Site, _role: Role) -> Result<String> {
     tunnel::pages(site)?;
     let after = (site.child_spis()?, site.ike_spis()?);
     ensure!(before == after, "the tunnel's SAs changed: {before:?} → {after:?}");
-    let status = site.clinic.status()?;
-    let kinds = ["no-connection", "authentication-failed", "no-proposal-chosen"];
-    let kind = kinds.into_iter().find(|kind| status.ike_failures(kind) > 0);
-    ensure!(kind.is_some(), "the attempt was not counted under any of {}", kinds.join(", "));
-    Ok(format!("counted as {}; the tunnel's SAs are the same", kind.unwrap_or_default()))
+    ensure!(counted(site, "no-connection")? > strangers, "the attempt was not counted as no-connection");
+    session::delete_from_us(site)?;
+    Ok("refused. Ours: counted as no-connection; the tunnel's SAs are the same".into())
 }

@@ -1,15 +1,16 @@
 //! What every scenario does with the pair: configure it, open it, look whether both sides agree, close it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sekisho_tests::gateway::certificates::{Authority, KeyType, write_psk};
-use sekisho_tests::gateway::settings::{CENTRE_ID, Settings, Side};
+use sekisho_tests::gateway::settings::{CENTRE_ID, CLINIC_ID, Credentials, Settings, Side};
 use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::Family;
 use sekisho_tests::scenario::site::{Site, foreign};
 use sekisho_tests::scenario::tunnel;
-use sekisho_tests::strongswan::{Connection, Proof};
+use sekisho_tests::strongswan::{Connection, Demand, Proof};
 
 use super::matrix::Role;
 
@@ -22,31 +23,62 @@ pub(crate) const ESP: &str = "aes128gcm16-x25519";
 /// For an exchange and its consequences on both sides.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Both ends' configuration with a pre-shared key.
-pub(crate) fn psk(site: &Site, role: Role, ike: &str, esp: &str) -> Result<(Settings, Connection)> {
+/// Both ends' configuration.
+pub(crate) type Ends = (Settings, Connection);
+
+/// Each authority has a folder of its own.
+static AUTHORITIES: AtomicU32 = AtomicU32::new(0);
+
+/// Both ends with the usual algorithms and a pre-shared key.
+pub(crate) fn usual(site: &Site, role: Role) -> Result<Ends> {
+    psk(site, role, IKE, ESP)
+}
+
+/// Both ends with a pre-shared key.
+pub(crate) fn psk(site: &Site, role: Role, ike: &str, esp: &str) -> Result<Ends> {
     let credentials = write_psk(&site.lab.dir().join("interop.psk"), PSK)?;
     let mut clinic = Settings::clinic(credentials).proposals(ike, esp);
     clinic.start = start(role);
-    Ok((clinic, foreign(Family::V4, Proof::Psk(PSK.into()), ike, esp)))
+    let ends = (Proof::Psk(PSK.into()), Demand::Psk(PSK.into()));
+    Ok((clinic, foreign(Family::V4, ends, ike, esp)))
 }
 
-/// Both ends' configuration with certificates below one root.
-pub(crate) fn certificates(
-    site: &Site,
-    role: Role,
-    keys: KeyType,
-    (ike, esp): (&str, &str),
-) -> Result<(Settings, Connection)> {
-    let dir = site.lab.dir().join(format!("pki-{keys:?}-{role:?}").to_lowercase());
-    let authority = Authority::create(&dir)?;
-    let own = authority.issue(CENTRE_ID, keys, "swan")?;
-    let mut clinic = Settings::clinic(authority.credentials(Side::Clinic, keys)?).proposals(ike, esp);
+/// Both ends with certificates below one root; ours with the first kind of key, strongSwan's with the second.
+pub(crate) fn certificates(site: &Site, role: Role, keys: (KeyType, KeyType)) -> Result<Ends> {
+    let authority = authority(site, keys.0)?;
+    let mut clinic = Settings::clinic(authority.credentials(Side::Clinic, keys.0)?).proposals(IKE, ESP);
     clinic.start = start(role);
-    let proof = Proof::Certificates { own, root: authority.root() };
-    Ok((clinic, foreign(Family::V4, proof, ike, esp)))
+    let proof = Proof::Certificate(authority.issue(CENTRE_ID, keys.1, "swan")?);
+    Ok((clinic, foreign(Family::V4, (proof, Demand::Authority(authority.root())), IKE, ESP)))
 }
 
-const fn start(role: Role) -> &'static str {
+/// One end with a certificate, the other with the pre-shared key.
+pub(crate) fn mixed(site: &Site, role: Role, ours: Side) -> Result<Ends> {
+    let (mut clinic, mut centre) = usual(site, role)?;
+    let Credentials::Psk(psk) = clinic.credentials else { bail!("the usual credentials are a key") };
+    let authority = authority(site, KeyType::Ecdsa)?;
+    match ours {
+        Side::Clinic => {
+            let own = authority.issue(CLINIC_ID, KeyType::Ecdsa, "clinic")?;
+            clinic.credentials = Credentials::PeerPsk { chain: own.chain, key: own.key, psk };
+            centre.demand = Demand::Authority(authority.root());
+        }
+        Side::Centre => {
+            clinic.credentials = Credentials::OwnPsk { psk, peer_ca: authority.root() };
+            centre.proof = Proof::Certificate(authority.issue(CENTRE_ID, KeyType::Ecdsa, "swan")?);
+        }
+    }
+    Ok((clinic, centre))
+}
+
+/// A new authority with keys of this kind.
+pub(crate) fn authority(site: &Site, keys: KeyType) -> Result<Authority> {
+    let number = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
+    Authority::create_with(&site.lab.dir().join(format!("pki-{number}")), keys)
+}
+
+/// What `start` is for the clinic in a role.
+pub(crate) const fn start(role: Role) -> &'static str {
     match role {
         Role::Ours => "manual",
         Role::StrongSwan => "answer",
@@ -54,12 +86,29 @@ const fn start(role: Role) -> &'static str {
 }
 
 /// Configures both, opens it, sends pages through it that nobody outside can read, and both agree on what there is.
-pub(crate) fn up(site: &mut Site, role: Role, (clinic, centre): &(Settings, Connection)) -> Result<String> {
+pub(crate) fn up(site: &mut Site, role: Role, ends: &Ends) -> Result<String> {
+    up_over(site, role, ends, &Family::BOTH)
+}
+
+/// The same with pages over these families.
+pub(crate) fn up_over(
+    site: &mut Site,
+    role: Role,
+    (clinic, centre): &Ends,
+    families: &[Family],
+) -> Result<String> {
     site.reconfigure_foreign(clinic, centre)?;
     let time = open(site, role)?;
-    tunnel::page_unseen(site)?;
+    tunnel::page_unseen_over(site, families)?;
     agree(site)?;
     Ok(format!("up {:.0} ms", time.as_secs_f64() * 1e3))
+}
+
+/// Up, and closed by us.
+pub(crate) fn up_and_down(site: &mut Site, role: Role, ends: &Ends) -> Result<String> {
+    let figure = up(site, role, ends)?;
+    delete_from_us(site)?;
+    Ok(figure)
 }
 
 /// Opens the connection from one side and waits for the other; how long it took.
@@ -106,9 +155,7 @@ pub(crate) fn delete_from_us(site: &Site) -> Result<()> {
     until(PATIENCE, "no SA left at strongSwan", || Ok(site.charon()?.sas()?.trim().is_empty().then_some(())))
         .map(drop)?;
     let state = site.clinic.status()?.connection("centre")?.state().to_owned();
-    if state != "down" {
-        bail!("after `sekisho down` the connection is {state}");
-    }
+    ensure!(state == "down", "after `sekisho down` the connection is {state}");
     Ok(())
 }
 
@@ -124,4 +171,15 @@ pub(crate) fn rekey_child(site: &Site, role: Role) -> Result<()> {
         Ok((now != before && now.len() == before.len()).then_some(()))
     })?;
     site.charon()?.await_children(before.len())
+}
+
+/// What strongSwan logs while something is done.
+pub(crate) fn strongswan_says<T>(
+    site: &mut Site,
+    work: impl FnOnce(&mut Site) -> Result<T>,
+) -> Result<(T, String)> {
+    let before = site.charon()?.log().len();
+    let done = work(site)?;
+    let log = site.charon()?.log();
+    Ok((done, log.get(before..).context("strongSwan's log became shorter")?.to_owned()))
 }
