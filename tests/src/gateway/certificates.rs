@@ -57,13 +57,13 @@ pub struct Issued {
 impl Authority {
     /// Makes a new root and intermediate in a new folder.
     pub fn create(dir: &Path) -> Result<Self> {
-        Self::create_with(dir, KeyType::Ecdsa)
+        Self::create_with(dir, "Sekisho", KeyType::Ecdsa)
     }
 
-    /// The same with keys of this kind.
-    pub fn create_with(dir: &Path, keys: KeyType) -> Result<Self> {
+    /// The same under another name, with keys of this kind.
+    pub fn create_with(dir: &Path, name: &str, keys: KeyType) -> Result<Self> {
         let mut command = Command::new(program("sekisho")?);
-        output(command.args(["pki", "init", "--dir"]).arg(dir).args(keys.options()))?;
+        output(command.args(["pki", "init", "--name", name, "--dir"]).arg(dir).args(keys.options()))?;
         Ok(Self { dir: dir.to_owned() })
     }
 

@@ -41,7 +41,7 @@ pub fn child_without_loss(site: &mut Site) -> Result<String> {
 /// These renew the child SA's keys.
 pub fn child_by(site: &Site, who: &[By]) -> Result<String> {
     let spis = |site: &Site| site.child_spis();
-    under_load(site, who, |by| {
+    under_load(site, who, false, |by| {
         changes(site, &format!("{by:?}'s rekey of the child SA"), spis, |site| match (by, &site.centre) {
             (By::Clinic, _) => site.clinic.sekisho(&["rekey", "centre"]).map(drop),
             (By::Centre, Peer::Sekisho(centre)) => centre.sekisho(&["rekey", "clinic"]).map(drop),
@@ -60,7 +60,7 @@ pub fn ike_by(site: &Site, who: &[By]) -> Result<String> {
     site.await_tunnel()?;
     let children = site.child_spis()?;
     let spis = |site: &Site| site.ike_spis();
-    let report = under_load(site, who, |by| {
+    let report = under_load(site, who, false, |by| {
         changes(site, &format!("{by:?}'s rekey of the IKE SA"), spis, |site| match (by, &site.centre) {
             (By::Clinic, _) => site.clinic.sekisho(&["rekey", "centre", "--ike"]).map(drop),
             (By::Centre, Peer::Sekisho(centre)) => centre.sekisho(&["rekey", "clinic", "--ike"]).map(drop),
@@ -77,10 +77,14 @@ pub fn reauth_without_loss(site: &mut Site) -> Result<String> {
 }
 
 /// These have both ends prove again who they are.
+///
+/// strongSwan, where it answers, sends by the new child SA before its answer has left. What comes that early is of an SPI
+/// that our gateway does not know yet, and is counted as that: so many packets may be lost, and no more.
 pub fn reauth_by(site: &Site, who: &[By]) -> Result<String> {
     site.await_tunnel()?;
     let spis = |site: &Site| Ok((site.ike_spis()?, site.child_spis()?));
-    under_load(site, who, |by| {
+    let strongswan_answers = matches!(site.centre, Peer::StrongSwan(_)) && who.contains(&By::Clinic);
+    under_load(site, who, strongswan_answers, |by| {
         changes(site, &format!("{by:?}'s reauthentication"), spis, |site| match (by, &site.centre) {
             (By::Clinic, _) => site.clinic.sekisho(&["reauth", "centre"]).map(drop),
             (By::Centre, Peer::Sekisho(centre)) => centre.sekisho(&["reauth", "clinic"]).map(drop),
@@ -105,9 +109,17 @@ fn changes<T: PartialEq>(
     .map(drop)
 }
 
-/// Echo requests and a TCP transfer all the while, and a tap at the carrier.
-fn under_load(site: &Site, who: &[By], renew: impl Fn(By) -> Result<()>) -> Result<String> {
+/// Echo requests and a TCP transfer all the while, and a tap at the carrier. `early`: whether packets may come before
+/// their SPI is known.
+fn under_load(
+    site: &Site,
+    who: &[By],
+    early: bool,
+    renew: impl Fn(By) -> Result<()>,
+) -> Result<String> {
     site.await_tunnel()?;
+    let unknown = || Ok::<_, anyhow::Error>(site.clinic.status()?.drops("esp-unknown-spi"));
+    let unknown_before = unknown()?;
     let lan1 = site.at(Place::Lan1);
     let outside = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
     let again_before = tcp::retransmitted(&lan1)?;
@@ -135,11 +147,16 @@ fn under_load(site: &Site, who: &[By], renew: impl Fn(By) -> Result<()>) -> Resu
     let again = tcp::retransmitted(&lan1)? - again_before;
     let seen = outside.stop()?;
     worked?;
-    ensure!(lost == 0, "{lost} of {sent} echo requests got no reply (longest gap {gap:?})");
+    let unknown = unknown()? - unknown_before;
+    let excused = if early { unknown } else { 0 };
+    ensure!(
+        lost as u64 <= excused,
+        "{lost} of {sent} echo requests got no reply (longest gap {gap:?}); {unknown} ESP packets of an unknown SPI"
+    );
     ensure!(bulk.bytes > 0, "TCP did not move");
     ensure!(seen.leaks().is_empty(), "the carrier saw more than IKE and ESP: {}", seen.leaks().join(", "));
     Ok(format!(
-        "{} rekeys, 0 of {sent} pings lost, longest gap {:.0} ms; TCP {:.0} Mbit/s, {again} sent again, stall {:.0} ms",
+        "{} renewals, {lost} of {sent} pings lost, longest gap {:.0} ms; TCP {:.0} Mbit/s, {again} sent again, stall {:.0} ms",
         who.len(),
         gap.as_secs_f64() * 1e3,
         bulk.megabits(),

@@ -1,14 +1,15 @@
 //! Every algorithm and group: up, pages, and a rekey of the child SA with a key exchange of its own.
 
 use anyhow::{Context, Result, bail, ensure};
+use sekisho_tests::lab::patience::until;
 use sekisho_tests::scenario::site::Site;
 use sekisho_tests::scenario::tunnel;
 
 use super::matrix::{Role, Row};
-use super::session::{self, agree, delete_from_us};
+use super::session::{self, IKE, PATIENCE, agree, close, strongswan_says};
 
 /// What the row is about, IKE proposal, ESP proposal: in strongSwan's words, which are ours too.
-const ALGORITHMS: [(&str, &str, &str); 12] = [
+const ALGORITHMS: [(&str, &str, &str); 11] = [
     (
         "AES-GCM-16-256, PRF HMAC-SHA2-384, group 20 (P-384)",
         "aes256gcm16-prfsha384-ecp384",
@@ -24,11 +25,6 @@ const ALGORITHMS: [(&str, &str, &str); 12] = [
     ("AES-CBC-256, HMAC-SHA2-512, group 16 (MODP-4096)", "aes256-sha512-modp4096", "aes256-sha512-modp4096"),
     ("`sha256` for the PRF of an AEAD proposal", "aes128gcm16-sha256-x25519", "aes128gcm16"),
     ("child SAs without a key exchange of their own", "aes256gcm16-prfsha256-x25519", "aes256gcm16"),
-    (
-        "ESN offered, and sequence numbers of 32 bits chosen",
-        "aes128gcm16-prfsha256-x25519",
-        "aes128gcm16-x25519-esn-noesn",
-    ),
 ];
 
 /// The rows.
@@ -37,6 +33,8 @@ pub(crate) fn rows() -> Vec<Row> {
         .iter()
         .map(|&(title, ike, esp)| Row::new("Algorithms", title, move |site, role| used(site, role, ike, esp)))
         .collect();
+    rows.push(Row::new("Algorithms", "ESN offered, and sequence numbers of 32 bits chosen", esn_declined));
+    rows.push(Row::new("Algorithms", "ESN", esn).with_words());
     rows.push(Row::new("Algorithms", "ML-KEM-768 beside X25519 (RFC 9370)", mlkem).with_words());
     rows
 }
@@ -47,8 +45,44 @@ fn used(site: &mut Site, role: Role, ike: &str, esp: &str) -> Result<String> {
     session::rekey_child(site, role)?;
     tunnel::pages(site).context("after the rekey")?;
     agree(site)?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok(figure)
+}
+
+/// The initiator offers both, and the responder would have only what every implementation has.
+fn esn_declined(site: &mut Site, role: Role) -> Result<String> {
+    let (both, short) = ("aes128gcm16-x25519-esn-noesn", "aes128gcm16-x25519-noesn");
+    let (ours, theirs) = if role == Role::Ours { (both, short) } else { (short, both) };
+    let (clinic, mut centre) = session::psk(site, role, IKE, ours)?;
+    centre.esp = theirs.into();
+    let (figure, log) = strongswan_says(site, |site| session::up_and_down(site, role, &(clinic, centre)))?;
+    ensure!(log.contains("/NO_EXT_SEQ"), "strongSwan's log does not say NO_EXT_SEQ");
+    Ok(figure)
+}
+
+/// Both agree on it, and then strongSwan's ESP in user space cannot do it.
+fn esn(site: &mut Site, role: Role) -> Result<String> {
+    let (clinic, centre) = session::psk(site, role, IKE, "aes128gcm16-x25519-esn")?;
+    site.reconfigure_foreign(&clinic, &centre)?;
+    let ((), log) = strongswan_says(site, |site| {
+        match role {
+            Role::Ours => site.clinic.sekisho(&["up", "centre"]).map(drop)?,
+            // It fails, which the log below shows.
+            Role::StrongSwan => drop(site.charon()?.initiate()),
+        }
+        until(PATIENCE, "strongSwan's word on ESN", || {
+            Ok(site.charon()?.log().contains("ESN not supported").then_some(()))
+        })
+        .map(drop)
+    })?;
+    for words in ["selected proposal: ESP:AES_GCM_16_128/EXT_SEQ", "IPsec SA: ESN not supported"] {
+        ensure!(log.contains(words), "strongSwan's log does not say \"{words}\"");
+    }
+    site.charon()?.forget()?;
+    if role == Role::Ours {
+        site.clinic.sekisho(&["down", "centre"])?;
+    }
+    Ok("not supported by strongSwan 5.9.8: both agree on it, then its ESP in user space says \"ESN not supported\"".into())
 }
 
 /// strongSwan knows it from version 6.0 on. That this one doesn't is seen, not assumed.

@@ -8,7 +8,9 @@ use sekisho_tests::scenario::site::Site;
 use sekisho_tests::scenario::tunnel;
 
 use super::matrix::{Role, Row};
-use super::session::{self, PATIENCE, agree, delete_from_strongswan, delete_from_us, open, usual};
+use super::session::{
+    self, PATIENCE, agree, close, delete_from_strongswan, delete_from_us, open, usual,
+};
 
 /// strongSwan asks after 2 s, and three times in 6 s.
 const GONE_FOR_STRONGSWAN: Duration = Duration::from_secs(20);
@@ -19,7 +21,8 @@ const GONE_FOR_US: Duration = Duration::from_secs(90);
 pub(crate) fn rows() -> Vec<Row> {
     let row = |title: &'static str, run: fn(&mut Site, Role) -> Result<String>| Row::new("Endings", title, run);
     vec![
-        row("strongSwan deletes the IKE SA, and it is opened again", deleted),
+        row("strongSwan deletes the IKE SA, and it is opened again", deleted_by_strongswan),
+        row("we delete the IKE SA, and it stays closed until an operator opens it", deleted_by_us),
         row("strongSwan deletes the child SA alone, and opens another", child_deleted)
             .not_for(Role::Ours, "who opens a child SA in an IKE SA that is up is strongSwan"),
         row("liveness: strongSwan finds our gateway dead", dead_gateway),
@@ -31,20 +34,37 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-fn deleted(site: &mut Site, role: Role) -> Result<String> {
+fn deleted_by_strongswan(site: &mut Site, role: Role) -> Result<String> {
     let ends = usual(site, role)?;
     session::up(site, role, &ends)?;
     delete_from_strongswan(site)?;
-    if role == Role::StrongSwan {
-        open(site, role)?;
-    } else {
+    match role {
         // What an operator has opened comes back by itself.
-        site.await_tunnel()?;
+        Role::Ours => site.await_tunnel().map(drop)?,
+        Role::StrongSwan => open(site, role).map(drop)?,
     }
     tunnel::pages(site).context("opened again")?;
     agree(site)?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok("opened again".into())
+}
+
+fn deleted_by_us(site: &mut Site, role: Role) -> Result<String> {
+    let ends = usual(site, role)?;
+    session::up(site, role, &ends)?;
+    delete_from_us(site)?;
+    // An IKE SA comes up for a moment, and is closed at once.
+    let _ = site.charon()?.initiate();
+    until(PATIENCE, "strongSwan without an SA", || {
+        Ok(site.charon()?.sas()?.trim().is_empty().then_some(()))
+    })?;
+    ensure!(site.child_spis()?.is_empty(), "child SAs are left");
+    site.clinic.sekisho(&["up", "centre"])?;
+    site.await_tunnel()?;
+    tunnel::pages(site).context("opened again")?;
+    agree(site)?;
+    delete_from_us(site)?;
+    Ok("opened again by an operator".into())
 }
 
 fn child_deleted(site: &mut Site, role: Role) -> Result<String> {
@@ -58,7 +78,7 @@ fn child_deleted(site: &mut Site, role: Role) -> Result<String> {
     site.await_tunnel()?;
     ensure!(site.ike_spis()? == ike, "the IKE SA is another one");
     tunnel::pages(site)?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok("the IKE SA stayed".into())
 }
 
@@ -97,7 +117,7 @@ fn crash(site: &mut Site, role: Role) -> Result<String> {
     ensure!(site.ike_spis()? != before, "the IKE SA is the one of before");
     agree(site).context("strongSwan keeps the IKE SA of before")?;
     tunnel::pages(site)?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok("the IKE SA of before is gone".into())
 }
 
@@ -118,6 +138,6 @@ fn strongswan_crashes(site: &mut Site, role: Role) -> Result<String> {
     let children = site.child_spis()?;
     ensure!(children.len() == 1, "{} child SAs", children.len());
     tunnel::pages(site)?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok("the IKE SA of before is gone".into())
 }

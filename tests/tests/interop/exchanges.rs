@@ -15,7 +15,7 @@ use sekisho_tests::traffic::inject::Injector;
 use sekisho_tests::traffic::tap::Tap;
 
 use super::matrix::{Role, Row};
-use super::session::{self, ESP, PATIENCE, agree, delete_from_us, open, strongswan_says, up_and_down, usual};
+use super::session::{self, ESP, PATIENCE, agree, close, open, strongswan_says, up_and_down, usual};
 
 /// Ethernet, IPv4 without options, UDP.
 const HEADERS: usize = 14 + 20 + 8;
@@ -34,6 +34,8 @@ pub(crate) fn rows() -> Vec<Row> {
         row("narrowing: the responder has less than the initiator asks for", narrowed),
         row("narrowing: the responder has more than the initiator asks for", widened),
         row("two child SAs in one IKE SA", two_children),
+        row("on demand: the first packet opens it", on_demand)
+            .not_for(Role::StrongSwan, "strongSwan's trap is its own affair: what comes to us is the handshake of other rows"),
     ]
 }
 
@@ -67,7 +69,7 @@ fn strongswans_cookie(site: &mut Site) -> Result<String> {
     site.reconfigure_foreign(&clinic, &centre)?;
     let carrier = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
     open(site, Role::Ours)?;
-    delete_from_us(site)?;
+    close(site, Role::Ours)?;
     let seen = carrier.stop()?;
     let first = seen.frames_to(Place::Centre.address(Family::V4), &[Kind::Ike]);
     let request = first.first().and_then(|frame| frame.get(HEADERS..)).context("no IKE seen")?;
@@ -111,7 +113,7 @@ fn our_cookie(site: &mut Site) -> Result<String> {
     ensure!(demanded(site)? > before, "our status counts no cookie");
     tunnel::page_unseen(site)?;
     agree(site)?;
-    delete_from_us(site)?;
+    close(site, Role::StrongSwan)?;
     // The strangers would hold their places for another half minute.
     site.clinic.stop()?;
     Ok("asked for, and returned".into())
@@ -157,7 +159,7 @@ fn differing(site: &mut Site, role: Role, more: Role) -> Result<String> {
     for network in ["10.2.0.0/25", "fd10:2::/65", "192.168.1.0/25", "fd00:1::/65"] {
         ensure!(sas.contains(network), "strongSwan's child SA is not for {network}: {sas}");
     }
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok(figure)
 }
 
@@ -183,6 +185,24 @@ fn two_children(site: &mut Site, role: Role) -> Result<String> {
     site.charon()?.await_children(2)?;
     tunnel::page_unseen(site)?;
     agree(site)?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok("one for each IP version".into())
+}
+
+fn on_demand(site: &mut Site, role: Role) -> Result<String> {
+    let (mut clinic, centre) = usual(site, role)?;
+    clinic.start = "on-demand";
+    site.reconfigure_foreign(&clinic, &centre)?;
+    // What an operator has closed stays closed; this is the way back to waiting for a packet.
+    if site.clinic.status()?.connection("centre")?.state() == "down" {
+        site.clinic.stop()?;
+        site.clinic.launch(&site.lab)?;
+    }
+    let state = site.clinic.status()?.connection("centre")?.state().to_owned();
+    ensure!(state == "waiting", "before any traffic the connection is {state}");
+    tunnel::pages(site).context("the page that opens the tunnel")?;
+    tunnel::page_unseen(site)?;
+    agree(site)?;
+    close(site, role)?;
+    Ok("opened by a page".into())
 }

@@ -93,27 +93,31 @@ impl Matrix {
     /// A trial for each cell, and one for the page.
     pub(crate) fn trials(&self, stage: &Stage) -> Vec<Trial> {
         let mut trials = Vec::new();
-        for (index, row) in self.rows.iter().enumerate() {
-            for role in Role::BOTH.into_iter().filter(|role| row.reason(*role).is_none()) {
-                let (stage, run, results) = (stage.clone(), row.run.clone(), self.results.clone());
-                let name = format!("{}::{}", slug(row.title), role.name());
-                let trial = Trial::test(name, move || {
-                    let outcome = stage.run(|site| run(site, role));
-                    if let Err(error) = &outcome {
-                        println!("    {error:#}");
-                        // What it has left behind is not the next one's to meet.
-                        stage.clear();
-                    }
-                    let figure = outcome.as_ref().ok().cloned();
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push((index, role, figure));
-                    stage::words(outcome)
-                });
-                trials.push(trial.with_ignored_flag(row.slow));
+        // Role by role: the connection of one that answers is closed by strongSwan, and ours need not start anew.
+        for role in Role::BOTH {
+            for (index, row) in self.rows.iter().enumerate().filter(|(_, row)| row.reason(role).is_none()) {
+                trials.push(self.trial(stage, index, row, role));
             }
         }
         let titles: Vec<&'static str> = self.rows.iter().map(|row| row.title).collect();
         trials.push(Trial::test("the_page_has_these_rows", move || stage::words(page::has(&titles))));
         trials
+    }
+
+    fn trial(&self, stage: &Stage, index: usize, row: &Row, role: Role) -> Trial {
+        let (stage, run, results) = (stage.clone(), row.run.clone(), self.results.clone());
+        let trial = Trial::test(format!("{}::{}", slug(row.title), role.name()), move || {
+            let outcome = stage.run(|site| run(site, role));
+            if let Err(error) = &outcome {
+                println!("    {error:#}");
+                // What it has left behind is not the next one's to meet.
+                stage.clear();
+            }
+            let figure = outcome.as_ref().ok().cloned();
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((index, role, figure));
+            stage::words(outcome)
+        });
+        trial.with_ignored_flag(row.slow)
     }
 
     /// Prints what ran, and writes the page if asked to.

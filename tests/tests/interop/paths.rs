@@ -18,7 +18,7 @@ use sekisho_tests::traffic::tap::Tap;
 
 use super::matrix::{Role, Row};
 use super::session::{
-    self, Ends, PATIENCE, agree, delete_from_us, strongswan_says, up_and_down, up_over, usual,
+    self, Ends, PATIENCE, agree, close, strongswan_says, up_and_down, up_over, usual,
 };
 
 /// For both engines to find out that a path is gone, and another one.
@@ -59,7 +59,7 @@ fn families(site: &mut Site, role: Role, outer: Family, inner: &[Family]) -> Res
     (centre.local_ts, centre.remote_ts) = (remote.clone(), local.clone());
     clinic.children = vec![Child { name: "main".into(), local, remote }];
     let figure = up_over(site, role, &(clinic, centre), inner)?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok(figure)
 }
 
@@ -138,7 +138,7 @@ fn translated(site: &mut Site, role: Role, behind: Side) -> Result<String> {
     );
     session::rekey_child(site, role)?;
     tunnel::pages(site).context("after a rekey")?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok(figure)
 }
 
@@ -152,10 +152,11 @@ fn forgotten(site: &mut Site, role: Role, behind: Side) -> Result<String> {
     let centre = if behind == Side::Centre { centre.option("dpd_delay = 3s") } else { centre };
     session::up(site, role, &(clinic, centre))?;
     let router = site.at(Place::Internet);
-    let before = ports_seen(site, behind)?;
     for timeout in TIMEOUTS {
         router.sysctl(timeout, "1")?;
     }
+    // With the first packet from now on the mapping has the shorter life.
+    let before = ports_seen(site, behind)?;
     std::thread::sleep(Duration::from_millis(2500));
     let moved = until(MOVE_PATIENCE, "pages through another mapping", || {
         tunnel::pages(site)?;
@@ -169,7 +170,7 @@ fn forgotten(site: &mut Site, role: Role, behind: Side) -> Result<String> {
     let after = after?;
     ensure!(before != after, "the NAT kept its mapping: {before:?}");
     agree(site)?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok("followed".into())
 }
 
@@ -223,7 +224,7 @@ fn moved(site: &mut Site, role: Role, whose: Side) -> Result<String> {
 fn move_over(site: &mut Site, role: Role, ends: &Ends, whose: Side) -> Result<String> {
     session::up(site, role, ends)?;
     let line = Line::of(whose);
-    let before = (site.child_spis()?, site.ike_spis()?);
+    let before = site.ike_spis()?;
     let gateway = site.at(gateway_of(whose));
     ip_show(&gateway, &["addr", "del", line.first, "dev", "wan"])?;
     if whose == Side::Centre {
@@ -241,10 +242,12 @@ fn move_over(site: &mut Site, role: Role, ends: &Ends, whose: Side) -> Result<St
         Ok((ping::ping(&lan1, server, 1, Duration::from_millis(10))?.lost() == 0).then_some(()))
     })?;
     tunnel::page_unseen(site)?;
-    ensure!((site.child_spis()?, site.ike_spis()?) == before, "SAs were made anew");
+    // The child SA may be another one: strongSwan's ESP in user space cannot move its own, and it rekeys them instead.
+    ensure!(site.ike_spis()? == before, "the IKE SA was made anew");
+    ensure!(site.child_spis()?.len() == 1, "child SAs: {:?}", site.child_spis()?);
     agree(site)?;
-    delete_from_us(site)?;
-    Ok("the same SAs at the other address".into())
+    close(site, role)?;
+    Ok("the same IKE SA at the other address".into())
 }
 
 const fn gateway_of(side: Side) -> Place {

@@ -45,7 +45,7 @@ pub(crate) fn psk(site: &Site, role: Role, ike: &str, esp: &str) -> Result<Ends>
 
 /// Both ends with certificates below one root; ours with the first kind of key, strongSwan's with the second.
 pub(crate) fn certificates(site: &Site, role: Role, keys: (KeyType, KeyType)) -> Result<Ends> {
-    let authority = authority(site, keys.0)?;
+    let authority = authority(site, "Lab", keys.0)?;
     let mut clinic = Settings::clinic(authority.credentials(Side::Clinic, keys.0)?).proposals(IKE, ESP);
     clinic.start = start(role);
     let proof = Proof::Certificate(authority.issue(CENTRE_ID, keys.1, "swan")?);
@@ -56,7 +56,7 @@ pub(crate) fn certificates(site: &Site, role: Role, keys: (KeyType, KeyType)) ->
 pub(crate) fn mixed(site: &Site, role: Role, ours: Side) -> Result<Ends> {
     let (mut clinic, mut centre) = usual(site, role)?;
     let Credentials::Psk(psk) = clinic.credentials else { bail!("the usual credentials are a key") };
-    let authority = authority(site, KeyType::Ecdsa)?;
+    let authority = authority(site, "Lab", KeyType::Ecdsa)?;
     match ours {
         Side::Clinic => {
             let own = authority.issue(CLINIC_ID, KeyType::Ecdsa, "clinic")?;
@@ -71,10 +71,10 @@ pub(crate) fn mixed(site: &Site, role: Role, ours: Side) -> Result<Ends> {
     Ok((clinic, centre))
 }
 
-/// A new authority with keys of this kind.
-pub(crate) fn authority(site: &Site, keys: KeyType) -> Result<Authority> {
+/// A new authority of this name, with keys of this kind.
+pub(crate) fn authority(site: &Site, name: &str, keys: KeyType) -> Result<Authority> {
     let number = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
-    Authority::create_with(&site.lab.dir().join(format!("pki-{number}")), keys)
+    Authority::create_with(&site.lab.dir().join(format!("pki-{number}")), name, keys)
 }
 
 /// What `start` is for the clinic in a role.
@@ -104,11 +104,19 @@ pub(crate) fn up_over(
     Ok(format!("up {:.0} ms", time.as_secs_f64() * 1e3))
 }
 
-/// Up, and closed by us.
+/// Up, and closed again.
 pub(crate) fn up_and_down(site: &mut Site, role: Role, ends: &Ends) -> Result<String> {
     let figure = up(site, role, ends)?;
-    delete_from_us(site)?;
+    close(site, role)?;
     Ok(figure)
+}
+
+/// Whoever has opened it closes it, and nothing is left at either side.
+pub(crate) fn close(site: &Site, role: Role) -> Result<()> {
+    match role {
+        Role::Ours => delete_from_us(site),
+        Role::StrongSwan => delete_from_strongswan(site),
+    }
 }
 
 /// Opens the connection from one side and waits for the other; how long it took.
