@@ -109,7 +109,7 @@ pub struct Settings {
     /// The peer's address in place of the usual one.
     pub remote_address: Option<IpAddr>,
     /// Further keys of the connection, of its `local` and of its `remote` end: `key = value` each.
-    pub more: [Vec<String>; 3],
+    pub more_keys: [Vec<String>; 3],
     /// ESP in UDP without a NAT.
     pub force_udp: bool,
     /// Further addresses of the WAN port.
@@ -153,7 +153,7 @@ impl Settings {
             idle: None,
             remote_anywhere: false,
             remote_address: None,
-            more: Default::default(),
+            more_keys: Default::default(),
             force_udp: false,
             more_wan: Vec::new(),
             second_uplink: false,
@@ -236,7 +236,7 @@ impl Settings {
             Credentials::OwnPsk { psk: file, peer_ca } => (psk(file), ca(peer_ca)),
             Credentials::PeerPsk { chain, key, psk: file } => (certificate(chain, key), psk(file)),
         };
-        let [more, more_local, more_remote] = &self.more;
+        let [more, more_local, more_remote] = &self.more_keys;
         let inline = |keys: &[String]| keys.iter().map(|key| format!(", {key}")).collect::<String>();
         let peer_address = if self.remote_anywhere {
             String::new()

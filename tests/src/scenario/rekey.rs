@@ -111,12 +111,7 @@ fn changes<T: PartialEq>(
 
 /// Echo requests and a TCP transfer all the while, and a tap at the carrier. `early`: whether packets may come before
 /// their SPI is known.
-fn under_load(
-    site: &Site,
-    who: &[By],
-    early: bool,
-    renew: impl Fn(By) -> Result<()>,
-) -> Result<String> {
+fn under_load(site: &Site, who: &[By], early: bool, renew: impl Fn(By) -> Result<()>) -> Result<String> {
     site.await_tunnel()?;
     let unknown = || Ok::<_, anyhow::Error>(site.clinic.status()?.drops("esp-unknown-spi"));
     let unknown_before = unknown()?;

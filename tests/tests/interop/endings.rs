@@ -8,9 +8,7 @@ use sekisho_tests::scenario::site::Site;
 use sekisho_tests::scenario::tunnel;
 
 use super::matrix::{Role, Row};
-use super::session::{
-    self, PATIENCE, agree, close, delete_from_strongswan, delete_from_us, open, usual,
-};
+use super::session::{self, PATIENCE, agree, close, delete_from_strongswan, delete_from_us, open, usual};
 
 /// strongSwan asks after 2 s, and three times in 6 s.
 const GONE_FOR_STRONGSWAN: Duration = Duration::from_secs(20);
@@ -19,7 +17,8 @@ const GONE_FOR_US: Duration = Duration::from_secs(90);
 
 /// The rows.
 pub(crate) fn rows() -> Vec<Row> {
-    let row = |title: &'static str, run: fn(&mut Site, Role) -> Result<String>| Row::new("Endings", title, run);
+    let row =
+        |title: &'static str, run: fn(&mut Site, Role) -> Result<String>| Row::new("Endings", title, run);
     vec![
         row("strongSwan deletes the IKE SA, and it is opened again", deleted_by_strongswan),
         row("we delete the IKE SA, and it stays closed until an operator opens it", deleted_by_us),

@@ -34,8 +34,10 @@ pub(crate) fn rows() -> Vec<Row> {
         row("narrowing: the responder has less than the initiator asks for", narrowed),
         row("narrowing: the responder has more than the initiator asks for", widened),
         row("two child SAs in one IKE SA", two_children),
-        row("on demand: the first packet opens it", on_demand)
-            .not_for(Role::StrongSwan, "strongSwan's trap is its own affair: what comes to us is the handshake of other rows"),
+        row("on demand: the first packet opens it", on_demand).not_for(
+            Role::StrongSwan,
+            "strongSwan's trap is its own affair: what comes to us is the handshake of other rows",
+        ),
     ]
 }
 

@@ -26,10 +26,7 @@ SA, are counted as `esp-unknown-spi`, and only they may be lost.
 ";
 
 /// Writes it if the environment asks for it. `cell`: what a cell that passed has said.
-pub(crate) fn write_if_asked<'a>(
-    rows: &[Row],
-    cell: impl Fn(usize, Role) -> Option<&'a str>,
-) -> Result<()> {
+pub(crate) fn write_if_asked<'a>(rows: &[Row], cell: impl Fn(usize, Role) -> Option<&'a str>) -> Result<()> {
     if std::env::var_os(WRITE).is_none() {
         return Ok(());
     }
@@ -66,8 +63,10 @@ fn text<'a>(rows: &[Row], cell: impl Fn(usize, Role) -> Option<&'a str>) -> Resu
     for (index, row) in rows.iter().enumerate() {
         if row.group != group {
             group = row.group;
-            let _ =
-                writeln!(out, "\n## {group}\n\n| scenario | we initiate | strongSwan initiates |\n|---|---|---|");
+            let _ = writeln!(
+                out,
+                "\n## {group}\n\n| scenario | we initiate | strongSwan initiates |\n|---|---|---|"
+            );
         }
         let _ = write!(out, "| {} |", row.title);
         for role in Role::BOTH {

@@ -68,7 +68,7 @@ fn same(site: &Site, role: Role, keys: KeyType) -> Result<Ends> {
 
 fn rsa_pkcs1(site: &Site, role: Role) -> Result<Ends> {
     let (mut clinic, centre) = same(site, role, KeyType::Rsa)?;
-    clinic.more[1].push("rsa = \"pkcs1\"".into());
+    clinic.more_keys[1].push("rsa = \"pkcs1\"".into());
     Ok((clinic, centre))
 }
 

@@ -44,7 +44,13 @@ const CASES: [Case; 11] = [
     (
         "wrong pre-shared key",
         wrong_psk,
-        [reasons("refused-by-peer", "tried 1 shared key for 'centre.example' - 'clinic.example', but MAC mismatched"), reasons("authentication-failed", TOLD)],
+        [
+            reasons(
+                "refused-by-peer",
+                "tried 1 shared key for 'centre.example' - 'clinic.example', but MAC mismatched",
+            ),
+            reasons("authentication-failed", TOLD),
+        ],
     ),
     (
         "our identity is another than strongSwan expects",
@@ -155,10 +161,8 @@ fn refused(site: &mut Site, (clinic, centre): &Ends, role: Role, reasons: &Reaso
         bail!("strongSwan says that the connection came up");
     }
     let ours = format!("a failure of kind {} at our side", reasons.ours);
-    until(PATIENCE, &ours, || {
-        Ok((site.clinic.status()?.ike_failures(reasons.ours) > before).then_some(()))
-    })
-    .with_context(|| our_words(site))?;
+    until(PATIENCE, &ours, || Ok((site.clinic.status()?.ike_failures(reasons.ours) > before).then_some(())))
+        .with_context(|| our_words(site))?;
     let log = site.clinic.log();
     let said = log.get(our_log..).unwrap_or_default().lines().find_map(|line| message(line, reasons.ours));
     let said = said.with_context(|| format!("our log does not mention {}", reasons.ours))?;
@@ -185,14 +189,17 @@ fn refused(site: &mut Site, (clinic, centre): &Ends, role: Role, reasons: &Reaso
 
 /// What our status says about the last attempt.
 fn our_words(site: &Site) -> String {
-    let words = || Ok::<_, anyhow::Error>(site.clinic.status()?.connection("centre")?.last_failure().to_owned());
+    let words =
+        || Ok::<_, anyhow::Error>(site.clinic.status()?.connection("centre")?.last_failure().to_owned());
     words().unwrap_or_else(|error| format!("no status: {error:#}"))
 }
 
 /// The sentence of a line about a failure of this kind: `<time> ERROR sekisho::daemon::tunnels: <sentence>
 /// connection="centre" peer=… kind="no-connection"`.
 fn message<'a>(line: &'a str, kind: &str) -> Option<&'a str> {
-    let (_, rest) = line.split_once("sekisho::daemon::tunnels: ").filter(|_| line.contains(&format!("kind=\"{kind}\"")))?;
+    let (_, rest) = line
+        .split_once("sekisho::daemon::tunnels: ")
+        .filter(|_| line.contains(&format!("kind=\"{kind}\"")))?;
     let end = [" connection=", " peer="].iter().filter_map(|field| rest.find(field)).min();
     rest.get(..end?)
 }
@@ -269,7 +276,7 @@ fn their_revoked(site: &Site, role: Role) -> Result<Ends> {
     clinic.start = start(role);
     let own = authority.issue(CENTRE_ID, KeyType::Ecdsa, "swan")?;
     let crl = authority.revoke(&own.chain)?;
-    clinic.more[2].push(format!("crl = [\"{}\"]", crl.display()));
+    clinic.more_keys[2].push(format!("crl = [\"{}\"]", crl.display()));
     let ends = (Proof::Certificate(own), Demand::Authority(authority.root()));
     Ok((clinic, foreign(Family::V4, ends, IKE, ESP)))
 }
@@ -277,7 +284,9 @@ fn their_revoked(site: &Site, role: Role) -> Result<Ends> {
 fn our_revoked(site: &Site, role: Role) -> Result<Ends> {
     let authority = session::authority(site, "Lab", KeyType::Ecdsa)?;
     let credentials = authority.credentials(Side::Clinic, KeyType::Ecdsa)?;
-    let Credentials::Certificates { chain, .. } = &credentials else { bail!("an authority issues certificates") };
+    let Credentials::Certificates { chain, .. } = &credentials else {
+        bail!("an authority issues certificates")
+    };
     let crl = authority.revoke(chain)?;
     let mut clinic = Settings::clinic(credentials).proposals(IKE, ESP);
     clinic.start = start(role);
