@@ -15,6 +15,7 @@
 //! | `sekisho_policy_packets_total`, `sekisho_policy_bytes_total`, `sekisho_policy_flows_total` | counter | `policy` |
 //! | `sekisho_set_prefixes` | gauge | `set` |
 //! | `sekisho_flows`, `sekisho_flows_max` | gauge | |
+//! | `sekisho_evidence_records_total` | counter | `outcome` |
 //! | `sekisho_ike_half_open` | gauge | |
 //! | `sekisho_ike_cookies_total`, `sekisho_ike_retransmissions_total` | counter | |
 //! | `sekisho_ike_failures_total` | counter | `kind` |
@@ -147,6 +148,19 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
         "Capacity of the flow table.",
         &[],
         [(NO_LABELS, seconds(status.flows.max))],
+    )?;
+    page.counter(
+        "sekisho_evidence_records_total",
+        "Records of what happened, by what became of them: made, written into files, or lost and where.",
+        &["outcome"],
+        [
+            ("recorded", status.evidence.recorded),
+            ("written", status.evidence.written),
+            ("lost-ring", status.evidence.lost_ring),
+            ("lost-queue", status.evidence.lost_queue),
+            ("lost-unwritten", status.evidence.lost_unwritten),
+        ]
+        .map(|(outcome, count)| (vec![outcome], count)),
     )?;
     page.gauge(
         "sekisho_ike_half_open",

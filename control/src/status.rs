@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Counters;
+
 /// Everything `sekisho status` shows.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct Status {
@@ -35,6 +37,8 @@ pub struct Status {
     pub sets: Vec<SetStatus>,
     /// Flows.
     pub flows: FlowStatus,
+    /// How much was recorded as evidence, and how much was not.
+    pub evidence: Counters,
     /// The IKE engine.
     pub ike: IkeEngineStatus,
     /// The user-space ESP engine's own counters; empty where the kernel carries ESP.

@@ -23,4 +23,5 @@ pub mod spoof;
 pub mod tcp;
 #[cfg(test)]
 mod tcp_model;
+pub mod trace;
 pub mod window;

@@ -16,6 +16,7 @@ use sekisho_abi::nat::{
 };
 use sekisho_abi::port::{Network, Port, PortKey};
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey, RuleRateKey};
+use sekisho_abi::trace::Trace;
 use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
 use sekisho_dataplane::flow::Key;
 use sekisho_dataplane::fragment::{Datagram, FragmentKey, Pair, PairKey};
@@ -92,6 +93,12 @@ pub(crate) static CLAIMED: PerCpuArray<Claimed> = PerCpuArray::with_max_entries(
 pub(crate) static CLOCK: Array<Clock> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static EVENT_RATES: PerCpuArray<Rate> = PerCpuArray::with_max_entries(VERDICTS_MAX, 0);
+#[map]
+pub(crate) static TRACE: Array<Trace> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static TRACE_RATES: PerCpuArray<Rate> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The configuration in force.
 #[inline(always)]

@@ -53,6 +53,9 @@ impl Share {
 /// Events of one verdict on one CPU: 10 a second, 10 at once.
 pub const EVENTS: Limit = Limit { interval_ns: 100_000_000, burst_ns: 900_000_000 };
 
+/// Traced packets on one CPU: 1,000 a second, 1,000 at once. More than a reader follows, and no flood.
+pub const TRACES: Limit = Limit { interval_ns: 1_000_000, burst_ns: 999_000_000 };
+
 impl Limit {
     /// Whether a packet at `now_ns` conforms, and if so the state to keep. `next_ns` is the state so far, zero at
     /// first.

@@ -5,6 +5,7 @@
 //! comes back, a verdict's where nothing else is said.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::config_flags;
 use sekisho_abi::rule::List;
 use sekisho_abi::verdict::Verdict;
@@ -472,6 +473,38 @@ subprogram! {
         aya_log_ebpf::debug!((), "ifindex {} port {} verdict {}", ifindex, port, verdict);
         0
     }
+}
+
+subprogram! {
+    fn sekisho_trace(seen: *const Seen, verdict: u32) -> u32 {
+        // SAFETY: as above.
+        if let Some(seen) = unsafe { seen.as_ref() } {
+            count::traced(seen, verdict);
+        }
+        0
+    }
+}
+
+/// [`count::traced`].
+#[inline(always)]
+pub(crate) fn trace(seen: &Seen, verdict: Verdict) {
+    sekisho_trace(seen, u32::from(verdict as u8));
+}
+
+subprogram! {
+    fn sekisho_flow_end(key: *const FlowKey, flow: *const Flow, why: u32) -> u32 {
+        // SAFETY: as above.
+        if let (Some(key), Some(flow)) = unsafe { (key.as_ref(), flow.as_ref()) } {
+            count::flow_end(key, flow, why);
+        }
+        0
+    }
+}
+
+/// [`count::flow_end`].
+#[inline(always)]
+pub(crate) fn flow_end(key: &FlowKey, flow: &Flow, why: u32) {
+    sekisho_flow_end(key, flow, why);
 }
 
 /// [`count::event`].

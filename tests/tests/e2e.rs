@@ -5,6 +5,7 @@
 
 mod e2e {
     pub(crate) mod control;
+    pub(crate) mod evidence;
     pub(crate) mod lab;
     pub(crate) mod life;
     pub(crate) mod mobility;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::refusal::trials(&stage));
     trials.extend(e2e::reload::trials(&stage));
     trials.extend(e2e::nat::trials(&stage));
+    trials.extend(e2e::evidence::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
     let last = stage.clone();

@@ -1,6 +1,8 @@
-//! The subcommands of `sekisho` that need no daemon.
+//! The subcommands of `sekisho` that are more than one question and one answer.
 
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod evidence;
 pub mod pki;
+pub mod stream;

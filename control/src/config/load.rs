@@ -13,7 +13,7 @@ use super::policies::PolicySpec;
 use super::sets::Sets;
 use super::table::Section;
 use super::{
-    Config, Loaded, Port, connections, gateway, nat, policies, ports, schedules, selectors, timeouts, zones,
+    Config, Loaded, Port, connections, evidence, gateway, nat, policies, ports, schedules, selectors, timeouts, zones,
 };
 
 /// Longest configuration in bytes.
@@ -91,6 +91,7 @@ fn resolve(
     let policy_specs = policies::read(&file, &mut sets, &schedules, report);
     let nat = nat::read(&file, report);
     let connections = connections::read(&file, folder, now, report);
+    let evidence = evidence::read(&file, folder, report);
     file.finish();
 
     connections::check(&connections, &ports, report);
@@ -126,6 +127,7 @@ fn resolve(
                 })
             })
             .collect::<Option<_>>()?,
+        evidence,
         numbers,
         vpn_ports: resolved.vpn_ports,
         zones: resolved.zones,

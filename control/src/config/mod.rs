@@ -14,6 +14,7 @@ mod authorities;
 mod connections;
 mod credentials;
 mod diagnostic;
+mod evidence;
 mod gateway;
 mod ike;
 mod limit;
@@ -72,6 +73,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
+    /// `[evidence]`.
+    pub evidence: crate::evidence::Settings,
     /// The numbers of ports and zones.
     pub numbers: Numbers,
     /// `[ports.*]`, in the order of the file.

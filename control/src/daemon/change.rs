@@ -61,6 +61,8 @@ pub(super) struct Changes {
     pub(super) regroups: bool,
     /// Connections, or how ends prove who they are.
     pub(super) connections: bool,
+    /// What is recorded, and where.
+    pub(super) evidence: bool,
     /// The address of the metrics.
     pub(super) metrics: bool,
 }
@@ -73,6 +75,7 @@ impl Changes {
         let Config {
             path: _,
             numbers: _,
+            evidence,
             gateway,
             timeouts: _,
             ports,
@@ -91,10 +94,15 @@ impl Changes {
         if changes.metrics {
             changes.add("gateway", "metrics", Kind::Changed);
         }
+        changes.evidence = *evidence != old.evidence;
+        if changes.evidence {
+            changes.add("gateway", "evidence", Kind::Changed);
+        }
+        let of_gateway = changes.list.len();
         changes.compare("port", old.ports.iter().map(|p| (&*p.name, p)), ports.iter().map(|p| (&*p.name, p)));
         let of_zones = changes.list.len();
         changes.compare("zone", old.zones.iter().map(|z| (&*z.name, z)), zones.iter().map(|z| (&*z.name, z)));
-        changes.ground = !changes.list.is_empty() || old.vpn_ports != *vpn_ports;
+        changes.ground = changes.list.len() > of_gateway || old.vpn_ports != *vpn_ports;
         changes.rules = changes.list.len() > of_zones;
 
         let before = changes.list.len();

@@ -54,6 +54,7 @@ impl Daemon {
             sets: self.sets(),
             ports,
             flows: FlowStatus { count: self.sweeper.count(), max: u64::from(self.config.gateway.flows_max) },
+            evidence: self.evidence.counters(),
             ike: IkeEngineStatus {
                 half_open: stats.half_open.try_into().unwrap_or(u64::MAX),
                 cookies_demanded: stats.cookies_demanded,

@@ -25,6 +25,7 @@ use sekisho_ike::wire::ts::{Ports, TrafficSelector};
 use super::sockets::Sockets;
 use super::uplinks::Uplinks;
 use crate::config::{self, Config, Life, Start};
+use crate::evidence::{Record, Sink};
 use crate::filter::Maps;
 
 /// Packets the replay window spans. Wide, for several queues and CPUs reorder (RFC 4303 section 3.4.3 asks for 64).
@@ -42,6 +43,7 @@ pub(super) struct Tunnels {
     pub(super) crls_wanted: Vec<String>,
     /// Our own addresses.
     pub(super) uplinks: Uplinks,
+    evidence: Sink,
 }
 
 /// One connection.
@@ -102,9 +104,9 @@ impl Child {
 
 impl Tunnels {
     /// All connections of a configuration, none of them up.
-    pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, now: Instant) -> Tunnels {
+    pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, evidence: Sink, now: Instant) -> Tunnels {
         let all = config.connections.iter().map(|connection| Tunnel::new(config, connection, now)).collect();
-        Tunnels { table, all, leaving: Vec::new(), crls_wanted: Vec::new(), uplinks: Uplinks::default() }
+        Tunnels { table, all, leaving: Vec::new(), crls_wanted: Vec::new(), uplinks: Uplinks::default(), evidence }
     }
 
     /// Goes on with the connections of another configuration. The engine has closed the SAs of those that it does not
@@ -333,6 +335,12 @@ impl Tunnels {
                     nat = up.nat_local || up.nat_remote,
                     "IKE SA established"
                 );
+                self.evidence.record(Record::IkeUp {
+                    connection: up.connection.to_string(),
+                    peer: up.path.remote.to_string(),
+                    remote_id: up.remote_id.to_string(),
+                    suite: up.suite.clone(),
+                });
                 let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.name == up.connection) else {
                     return;
                 };
@@ -358,6 +366,8 @@ impl Tunnels {
             ),
             Event::IkeClosed { ike, connection, reason } => {
                 tracing::info!(connection = &*connection, reason = ?reason, "IKE SA closed");
+                self.evidence
+                    .record(Record::IkeDown { connection: connection.to_string(), reason: word(reason) });
                 if let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.ike == Some(ike)) {
                     // Where both ends opened it at once, the other IKE SA goes on alone.
                     let other = endpoint.ike_sas().find(|sa| {
@@ -429,6 +439,13 @@ impl Tunnels {
                     rekey = sa.replaces.is_some(),
                     "child SA installed"
                 );
+                self.evidence.record(Record::ChildUp {
+                    connection: sa.connection.to_string(),
+                    child: sa.name.to_string(),
+                    spi_in: format!("{:#010x}", sa.spi_in),
+                    spi_out: format!("{:#010x}", sa.spi_out),
+                    suite: sa.suite.to_string(),
+                });
                 if let Some(tunnel) = self.all.get_mut(index) {
                     tunnel
                         .children
@@ -459,6 +476,9 @@ impl Tunnels {
         };
         let spi_in = format!("{:#010x}", child.spi_in);
         tracing::info!(connection = &*name, spi_in, reason = ?reason, "child SA removed");
+        let down =
+            Record::ChildDown { connection: name.to_string(), spi_in: spi_in.clone(), reason: word(reason) };
+        self.evidence.record(down);
         if let Err(error) = self.table.remove(child.spi_in, linger) {
             tracing::error!(%error, spi_in, "child SA could not be removed from the data path");
         }
@@ -532,6 +552,11 @@ impl Tunnels {
             .flat_map(|tunnel| &tunnel.children)
             .find_map(|(handle, child)| (child.spi_in == spi_in).then_some(*handle))
     }
+}
+
+/// A reason as records name it.
+fn word(reason: CloseReason) -> String {
+    format!("{reason:?}").to_lowercase()
 }
 
 /// An IKE child SA as the data path wants it.

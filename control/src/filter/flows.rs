@@ -1,18 +1,23 @@
 //! Forgetting flows that have outlived their time, in a thread of its own: the packet path never scans, and a full scan
-//! never delays an IKE message.
+//! never delays an IKE message. The same sweep tells the recorder of flows that have begun and ended since the last one:
+//! that costs the packet path nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::{HashMap, MapData};
-use sekisho_abi::flow::{Flow, FlowKey};
+use aya::maps::{HashMap, Map, MapData};
+use sekisho_abi::flow::{Flow, FlowKey, tcp_state};
 
-use super::{FilterError, Maps, translations};
+use super::{Filter, FilterError, Maps, translations};
+use crate::evidence::{FlowFacts, Record, Sink};
 
 /// Time between two sweeps. A flow past its time is refused by the programs at once; sweeping only frees its place.
 const PERIOD: Duration = Duration::from_secs(5);
+
+/// How long a sweep waits, in all, for a recorder that is behind.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The sweeping thread; ends when dropped.
 pub struct FlowSweeper {
@@ -23,7 +28,7 @@ pub struct FlowSweeper {
 
 impl FlowSweeper {
     /// Starts it.
-    pub fn start(maps: &mut Maps) -> Result<FlowSweeper, FilterError> {
+    pub fn start(maps: &mut Maps, sink: Sink) -> Result<FlowSweeper, FilterError> {
         let lifetimes = maps.config()?.lifetimes;
         let mut flows = maps.flows.take().ok_or(FilterError::Missing("FLOWS"))?;
         let mut translations = maps.translations.take().ok_or(FilterError::Missing("TRANSLATIONS"))?;
@@ -34,8 +39,13 @@ impl FlowSweeper {
             .spawn({
                 let (count, stop) = (count.clone(), stop.clone());
                 move || {
+                    // Flows from before are known; their ends are told.
+                    let mut swept_ns = monotonic_ns();
                     while !stop.load(Ordering::Relaxed) {
-                        count.store(sweep(&mut flows, &lifetimes, monotonic_ns()), Ordering::Relaxed);
+                        let now_ns = monotonic_ns();
+                        count
+                            .store(sweep(&mut flows, &lifetimes, now_ns, swept_ns, &sink), Ordering::Relaxed);
+                        swept_ns = now_ns;
                         translations::sweep(&mut translations, &flows, monotonic_ns());
                         thread::park_timeout(PERIOD);
                     }
@@ -61,11 +71,23 @@ impl Drop for FlowSweeper {
     }
 }
 
-/// Removes what has expired and counts what is left.
-fn sweep(flows: &mut HashMap<MapData, FlowKey, Flow>, lifetimes: &[u32], now_ns: u64) -> u64 {
+/// Removes what has expired and counts what is left; tells of both, and of what was made since `swept_ns`.
+fn sweep(
+    flows: &mut HashMap<MapData, FlowKey, Flow>,
+    lifetimes: &[u32],
+    now_ns: u64,
+    swept_ns: u64,
+    sink: &Sink,
+) -> u64 {
     let mut alive = 0;
     let mut expired = Vec::new();
+    let names = sink.names();
+    let mut patience = PATIENCE;
     for (key, flow) in flows.iter().filter_map(Result::ok) {
+        if flow.created_ns >= swept_ns && flow.created_ns < now_ns {
+            let start = Record::FlowStart(FlowFacts::of(&key, &flow, &names, now_ns));
+            sink.record_patiently(start, &mut patience);
+        }
         if is_expired(&flow, lifetimes, now_ns) {
             expired.push(key);
         } else {
@@ -74,11 +96,52 @@ fn sweep(flows: &mut HashMap<MapData, FlowKey, Flow>, lifetimes: &[u32], now_ns:
     }
     for key in expired {
         // A packet may have revived it since: looked at once more, so that at most a flow without traffic is lost.
-        if flows.get(&key, 0).is_ok_and(|flow| is_expired(&flow, lifetimes, now_ns)) {
-            let _ = flows.remove(&key);
+        if let Ok(flow) = flows.get(&key, 0)
+            && is_expired(&flow, lifetimes, now_ns)
+            && flows.remove(&key).is_ok()
+        {
+            let end = FlowFacts::of(&key, &flow, &names, now_ns).ended(why(&flow));
+            sink.record_patiently(end, &mut patience);
         }
     }
     alive
+}
+
+/// What the last packets of an expired flow had said.
+fn why(flow: &Flow) -> &'static str {
+    match flow.tcp_state {
+        tcp_state::TIME_WAIT => "finished",
+        tcp_state::CLOSE => "reset",
+        _ => "expired",
+    }
+}
+
+/// The flows as others than the sweeper look at them: through the pin, so that nobody waits for anybody.
+pub struct FlowTable(HashMap<MapData, FlowKey, Flow>);
+
+impl FlowTable {
+    /// That of a gateway in force.
+    pub fn open(gateway: &str) -> Result<FlowTable, FilterError> {
+        let error = |source| FilterError::Map { map: "FLOWS", source: Box::new(source) };
+        let data = MapData::from_pin(Filter::flows_pin(gateway)).map_err(error)?;
+        Ok(FlowTable(HashMap::try_from(Map::HashMap(data)).map_err(error)?))
+    }
+
+    /// Every flow; one that comes or goes meanwhile may be missing. Ends in any case, also where so many come and go that
+    /// the kernel begins again and again.
+    pub fn iter(&self, flows_max: usize) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
+        self.0.iter().take(flows_max.saturating_mul(2)).filter_map(Result::ok)
+    }
+
+    /// One flow.
+    pub fn find(&self, key: &FlowKey) -> Option<Flow> {
+        self.0.get(key, 0).ok()
+    }
+
+    /// Forgets a flow, and says whether it was there.
+    pub fn remove(&mut self, key: &FlowKey) -> bool {
+        self.0.remove(key).is_ok()
+    }
 }
 
 fn is_expired(flow: &Flow, lifetimes: &[u32], now_ns: u64) -> bool {
@@ -87,7 +150,7 @@ fn is_expired(flow: &Flow, lifetimes: &[u32], now_ns: u64) -> bool {
 }
 
 /// CLOCK_MONOTONIC, which `bpf_ktime_get_ns` reads too.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec; CLOCK_MONOTONIC always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };

@@ -16,6 +16,7 @@ use sekisho_abi::nat::{
 };
 use sekisho_abi::port::{Network, Port, PortKey};
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey};
+use sekisho_abi::trace::Trace;
 use sekisho_abi::verdict::{Verdict, counter_index};
 use sekisho_abi::{Address, mapped};
 
@@ -53,6 +54,10 @@ pub struct Maps {
     pub(super) flows: Option<HashMap<MapData, FlowKey, Flow>>,
     /// For the event reader.
     pub(super) events: Option<RingBuf<MapData>>,
+    pub(super) lost: Option<PerCpuArray<MapData, u64>>,
+    trace: Array<MapData, Trace>,
+    /// Bits of the configuration that outlive its replacement.
+    standing: u16,
 }
 
 impl Maps {
@@ -77,6 +82,9 @@ impl Maps {
             translations: Some(take(ebpf, "TRANSLATIONS")?),
             flows: Some(take(ebpf, "FLOWS")?),
             events: Some(take(ebpf, "EVENTS")?),
+            lost: Some(take(ebpf, "LOST")?),
+            trace: take(ebpf, "TRACE")?,
+            standing: 0,
         })
     }
 
@@ -87,7 +95,15 @@ impl Maps {
 
     /// Replaces the configuration: one write, seen whole by every packet that comes after.
     pub fn set_config(&mut self, config: Config) -> Result<(), FilterError> {
-        self.config.set(0, config, 0).map_err(error("CONFIG"))
+        let flags = config.flags & !config_flags::TRACE | self.standing;
+        self.config.set(0, Config { flags, ..config }, 0).map_err(error("CONFIG"))
+    }
+
+    /// Has the programs report the packets that this trace asks for, until its time; `None` ends it at once.
+    pub fn set_trace(&mut self, trace: Option<Trace>) -> Result<(), FilterError> {
+        self.standing = if trace.is_some() { config_flags::TRACE } else { 0 };
+        self.trace.set(0, trace.unwrap_or_default(), 0).map_err(error("TRACE"))?;
+        self.set_config(self.config()?)
     }
 
     /// From now on every packet is refused, until a configuration without the flag is set. The number of the rule set

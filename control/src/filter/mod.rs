@@ -26,8 +26,9 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::kernel::Link;
 
-pub use events::{Events, log};
-pub use flows::FlowSweeper;
+pub use events::Events;
+pub(crate) use flows::monotonic_ns;
+pub use flows::{FlowSweeper, FlowTable};
 pub use maps::Maps;
 
 /// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
@@ -206,6 +207,11 @@ impl Filter {
     /// Whether flows and counters of a predecessor go on.
     pub fn took_over(&self) -> bool {
         self.took_over
+    }
+
+    /// Where the flows of a gateway are pinned.
+    fn flows_pin(gateway: &str) -> PathBuf {
+        pin_root(gateway).join(format!("v{ABI_VERSION}")).join("FLOWS")
     }
 
     /// Whether a daemon of this gateway has put a filter in force and not taken it back.

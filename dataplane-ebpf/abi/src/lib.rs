@@ -13,6 +13,7 @@ pub mod map;
 pub mod nat;
 pub mod port;
 pub mod rule;
+pub mod trace;
 pub mod verdict;
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`, in network byte order.

@@ -19,7 +19,7 @@
 //! | `SOCKETS` | XSKMAP | [`Port::xsk_base`](crate::port::Port) + rx queue → AF_XDP socket of the engine | daemon |
 //! | `DEVICES` | DEVMAP_HASH | ifindex → redirect target | daemon |
 //! | `COUNTERS` | per-CPU array | [`counter_index`](crate::verdict::counter_index) → [`Counter`] | programs |
-//! | `EVENTS` | ring buffer | [`Event`](crate::event::Event) | programs |
+//! | `EVENTS` | ring buffer | [`Event`](crate::event::Event), [`FlowEnd`](crate::event::FlowEnd) | programs |
 //! | `RATES` | LRU hash | source address → [`Rate`] | programs |
 //! | `FRAGMENTS` | LRU hash | addresses, identification, protocol, port → fragments of a datagram, the programs' own affair | programs |
 //! | `FRAGMENT_PAIRS` | LRU hash | addresses, protocol, port → where first fragments went | programs |
@@ -28,6 +28,9 @@
 //! | `SCRATCH` | per-CPU array | program's number → what it knows of its packet, the programs' own affair | programs |
 //! | `NEW_FLOW` | per-CPU array, 1 | 0 → [`Flow`](crate::flow::Flow) in the making | programs |
 //! | `CLOCK` | array, 1 | 0 → [`Clock`] | programs |
+//! | `TRACE` | array, 1 | 0 → [`Trace`](crate::trace::Trace) | daemon |
+//! | `TRACE_RATES` | per-CPU array, 1 | 0 → [`Rate`] of traced packets | programs |
+//! | `LOST` | per-CPU array, 1 | 0 → number of events that found no room (`u64`) | programs |
 //! | `EVENT_RATES` | per-CPU array | verdict's number → [`Rate`] | programs |
 
 use crate::flow::LIFETIMES;
@@ -60,6 +63,8 @@ pub mod config_flags {
     /// Addresses are translated: there is something in `SOURCE_NAT` or `DESTINATION_NAT`, or there was and its flows
     /// may live.
     pub const NAT: u16 = 1 << 4;
+    /// Somebody traces packets: `TRACE` says which.
+    pub const TRACE: u16 = 1 << 8;
 }
 
 /// What an inbound ESP packet is known by: SPI and the gateway's own address it was sent to (RFC 4301 section 4.1).

@@ -1,6 +1,7 @@
 //! Step 5: known flows, and new ones where a rule allows them.
 
 use aya_ebpf::bindings::BPF_ANY;
+use sekisho_abi::event::flow_end;
 use sekisho_abi::flow::{Flow, Hop};
 use sekisho_abi::map::{Config, Counter, config_flags};
 use sekisho_abi::nat::Translation;
@@ -325,6 +326,9 @@ pub(crate) fn insert(scratch: &mut Scratch) -> Result<(), Verdict> {
     let new: &Flow = nat::new_flow()?;
     let key = scratch.nat.key;
     let full = |_| Verdict::DropFlowTable;
+    if let Some(old) = maps::flow(&key) {
+        subprogram::flow_end(maps::flow_key(&key), old, flow_end::REPLACED);
+    }
     maps::FLOWS.insert(maps::flow_key(&key), new, u64::from(BPF_ANY)).map_err(full)?;
     // Its first packet is all that is counted yet.
     rule::count(new.rule, new.original.bytes as u32, 1);
@@ -335,6 +339,9 @@ pub(crate) fn insert(scratch: &mut Scratch) -> Result<(), Verdict> {
 #[inline(always)]
 pub(crate) fn forget(scratch: &mut Scratch) -> Result<(), Verdict> {
     let key = scratch.nat.key;
+    if let Some(known) = maps::flow(&key) {
+        subprogram::flow_end(maps::flow_key(&key), known, flow_end::REFUSED);
+    }
     // Already gone if another CPU was quicker.
     let _ = maps::FLOWS.remove(maps::flow_key(&key));
     Ok(())
