@@ -52,7 +52,7 @@ impl fmt::Display for Change {
 pub(super) struct Changes {
     /// For the operator.
     pub(super) list: Vec<Change>,
-    /// Ports, networks, addresses, routes or devices.
+    /// Ports, networks, addresses, routes, devices, or how long flows live.
     pub(super) ground: bool,
     /// What a packet may do.
     pub(super) rules: bool,
@@ -77,7 +77,7 @@ impl Changes {
             numbers: _,
             evidence,
             gateway,
-            timeouts: _,
+            timeouts,
             ports,
             vpn_ports,
             zones,
@@ -98,11 +98,15 @@ impl Changes {
         if changes.evidence {
             changes.add("gateway", "evidence", Kind::Changed);
         }
+        if *timeouts != old.timeouts {
+            changes.add("gateway", "timeouts", Kind::Changed);
+            changes.ground = true;
+        }
         let of_gateway = changes.list.len();
         changes.compare("port", old.ports.iter().map(|p| (&*p.name, p)), ports.iter().map(|p| (&*p.name, p)));
         let of_zones = changes.list.len();
         changes.compare("zone", old.zones.iter().map(|z| (&*z.name, z)), zones.iter().map(|z| (&*z.name, z)));
-        changes.ground = changes.list.len() > of_gateway || old.vpn_ports != *vpn_ports;
+        changes.ground |= changes.list.len() > of_gateway || old.vpn_ports != *vpn_ports;
         changes.rules = changes.list.len() > of_zones;
 
         let before = changes.list.len();
@@ -287,6 +291,13 @@ allow = ["tcp/8600"]
         let (changes, list) = changes(&BEFORE.replace("tcp/9100", "tcp/9101"));
         assert_eq!(list, ["~ policy print"]);
         assert!(changes.rules && !changes.ground && !changes.regroups);
+    }
+
+    #[test]
+    fn lifetimes_of_flows_are_put_in_force() {
+        let (changes, list) = changes(&format!("{BEFORE}[timeouts]\nudp = \"45s\"\n"));
+        assert_eq!(list, ["~ gateway timeouts"]);
+        assert!(changes.ground && !changes.regroups && !changes.connections);
     }
 
     #[test]

@@ -157,11 +157,6 @@ impl Daemon {
 
     /// Refuses what only a start can change.
     fn only_at_a_start(&self, new: &Config) -> Result<(), String> {
-        if self.config.timeouts != new.timeouts {
-            return Err("nothing was changed: [timeouts] changes only with a restart of the daemon; take the change back, or \
-                        restart it (the filter stays in force meanwhile)"
-                .into());
-        }
         let (old, new) = (&self.config.gateway, &new.gateway);
         let key = match () {
             () if old.name != new.name => "name",
@@ -336,6 +331,7 @@ impl Daemon {
         {
             tracing::error!(%error, "[evidence] `directory` cannot be used; records go where they went before");
         }
+        self.sweeper.set_lifetimes(&config.timeouts.seconds);
         self.config = config;
     }
 }

@@ -3,12 +3,12 @@
 //! that costs the packet path nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
-use sekisho_abi::flow::{Flow, FlowKey, tcp_state};
+use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, tcp_state};
 
 use super::{Filter, FilterError, Maps, translations};
 use crate::evidence::{FlowFacts, Record, Sink};
@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The sweeping thread; ends when dropped.
 pub struct FlowSweeper {
     count: Arc<AtomicU64>,
+    /// Seconds, by class.
+    lifetimes: Arc<[AtomicU32; LIFETIMES]>,
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -29,7 +31,7 @@ pub struct FlowSweeper {
 impl FlowSweeper {
     /// Starts it.
     pub fn start(maps: &mut Maps, sink: Sink) -> Result<FlowSweeper, FilterError> {
-        let lifetimes = maps.config()?.lifetimes;
+        let lifetimes = Arc::new(maps.config()?.lifetimes.map(AtomicU32::new));
         let mut flows = maps.flows.take().ok_or(FilterError::Missing("FLOWS"))?;
         let mut translations = maps.translations.take().ok_or(FilterError::Missing("TRANSLATIONS"))?;
         let count = Arc::new(AtomicU64::new(0));
@@ -37,14 +39,15 @@ impl FlowSweeper {
         let thread = thread::Builder::new()
             .name("flow-sweeper".into())
             .spawn({
-                let (count, stop) = (count.clone(), stop.clone());
+                let (count, lifetimes, stop) = (count.clone(), lifetimes.clone(), stop.clone());
                 move || {
                     // Flows from before are known; their ends are told.
                     let mut swept_ns = monotonic_ns();
                     while !stop.load(Ordering::Relaxed) {
                         let now_ns = monotonic_ns();
-                        count
-                            .store(sweep(&mut flows, &lifetimes, now_ns, swept_ns, &sink), Ordering::Relaxed);
+                        let seconds = lifetimes.each_ref().map(|seconds| seconds.load(Ordering::Relaxed));
+                        let alive = sweep(&mut flows, &seconds, now_ns, swept_ns, &sink);
+                        count.store(alive, Ordering::Relaxed);
                         swept_ns = now_ns;
                         translations::sweep(&mut translations, &flows, monotonic_ns());
                         thread::park_timeout(PERIOD);
@@ -52,7 +55,14 @@ impl FlowSweeper {
                 }
             })
             .map_err(|source| FilterError::Pin { path: "flow-sweeper".into(), source })?;
-        Ok(FlowSweeper { count, stop, thread: Some(thread) })
+        Ok(FlowSweeper { count, lifetimes, stop, thread: Some(thread) })
+    }
+
+    /// How long flows live from the next sweep on: seconds, by class.
+    pub fn set_lifetimes(&self, seconds: &[u32; LIFETIMES]) {
+        for (lifetime, seconds) in self.lifetimes.iter().zip(seconds) {
+            lifetime.store(*seconds, Ordering::Relaxed);
+        }
     }
 
     /// Flows known at the last sweep.
