@@ -5,9 +5,9 @@
 //! comes back, a verdict's where nothing else is said.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use sekisho_abi::flow::{Flow, FlowKey};
+use sekisho_abi::event::flow_end;
 use sekisho_abi::map::config_flags;
-use sekisho_abi::rule::List;
+use sekisho_abi::rule::{Asked, List};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::extension::{self, Walk};
 use sekisho_dataplane::fragment::{Datagram, Piece};
@@ -25,7 +25,7 @@ use crate::path::forward;
 use crate::path::fragment;
 use crate::path::nat::{self, Progress};
 use crate::path::neighbour;
-use crate::path::rule::{self, Asked};
+use crate::path::rule;
 use crate::scratch::Scratch;
 
 /// Stands for any port, where one is asked for by number.
@@ -353,7 +353,10 @@ fn translate_and_insert(scratch: &mut Scratch, from: End, to: End) -> Result<(),
         judged(sekisho_nat_plan(scratch, from.to_bits(), to.to_bits()))?;
     }
     let opened = if is_nat { judged(sekisho_nat_open(scratch)) } else { Ok(Verdict::Pass) };
-    let inserted = opened.and_then(|_| judged(sekisho_insert(scratch)));
+    let inserted = opened.and_then(|_| {
+        sekisho_flow_end(scratch, flow_end::REPLACED);
+        judged(sekisho_insert(scratch))
+    });
     if inserted.is_err() && is_nat {
         sekisho_nat_forget_new(scratch);
     }
@@ -492,19 +495,13 @@ pub(crate) fn trace(seen: &Seen, verdict: Verdict) {
 }
 
 subprogram! {
-    fn sekisho_flow_end(key: *const FlowKey, flow: *const Flow, why: u32) -> u32 {
+    fn sekisho_flow_end(scratch: *const Scratch, why: u32) -> u32 {
         // SAFETY: as above.
-        if let (Some(key), Some(flow)) = unsafe { (key.as_ref(), flow.as_ref()) } {
-            count::flow_end(key, flow, why);
+        if let Some(scratch) = unsafe { scratch.as_ref() } {
+            flow::end(scratch, why);
         }
         0
     }
-}
-
-/// [`count::flow_end`].
-#[inline(always)]
-pub(crate) fn flow_end(key: &FlowKey, flow: &Flow, why: u32) {
-    sekisho_flow_end(key, flow, why);
 }
 
 /// [`count::event`].
@@ -675,6 +672,7 @@ fn nat_holds(scratch: &mut Scratch) -> Result<(), Verdict> {
 #[inline(always)]
 fn forget(scratch: &mut Scratch) {
     sekisho_nat_forget_known(scratch);
+    sekisho_flow_end(scratch, flow_end::REFUSED);
     sekisho_forget(scratch);
 }
 

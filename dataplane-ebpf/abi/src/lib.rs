@@ -8,6 +8,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod event;
+pub mod explain;
 pub mod flow;
 pub mod map;
 pub mod nat;

@@ -137,18 +137,19 @@ pub(crate) fn event(seen: &Seen, verdict: u32) -> bool {
 #[inline(always)]
 fn send(seen: &Seen, verdict: u8, now_ns: u64) {
     let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else { return lost() };
-    let packet = &seen.packet;
-    entry.write(Event {
-        time_ns: now_ns,
-        source: packet.source,
-        destination: packet.destination,
-        spi_be: packet.spi_be,
-        ifindex: seen.ifindex,
-        port: seen.port,
-        source_port_be: packet.source_port_be,
-        destination_port_be: packet.destination_port_be,
-        protocol: packet.protocol,
-        verdict,
-    });
+    let (packet, event) = (&seen.packet, entry.as_mut_ptr());
+    // SAFETY: reserved memory of an `Event`; every field is written. Field by field, for the stack's sake.
+    unsafe {
+        (&raw mut (*event).time_ns).write(now_ns);
+        core::ptr::copy_nonoverlapping(&raw const packet.source, &raw mut (*event).source, 1);
+        core::ptr::copy_nonoverlapping(&raw const packet.destination, &raw mut (*event).destination, 1);
+        (&raw mut (*event).spi_be).write(packet.spi_be);
+        (&raw mut (*event).ifindex).write(seen.ifindex);
+        (&raw mut (*event).port).write(seen.port);
+        (&raw mut (*event).source_port_be).write(packet.source_port_be);
+        (&raw mut (*event).destination_port_be).write(packet.destination_port_be);
+        (&raw mut (*event).protocol).write(packet.protocol);
+        (&raw mut (*event).verdict).write(verdict);
+    }
     entry.submit(0);
 }

@@ -1,12 +1,11 @@
 //! Step 5: known flows, and new ones where a rule allows them.
 
 use aya_ebpf::bindings::BPF_ANY;
-use sekisho_abi::event::flow_end;
 use sekisho_abi::flow::{Flow, Hop};
 use sekisho_abi::map::{Config, Counter, config_flags};
 use sekisho_abi::nat::Translation;
 use sekisho_abi::port::{Port, ZONE_GATEWAY};
-use sekisho_abi::rule::{action, rule_flags};
+use sekisho_abi::rule::{Asked, action, rule_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::flow::{self, Fit, Key, Progress};
 use sekisho_dataplane::fragment::part;
@@ -19,8 +18,8 @@ use sekisho_dataplane::tcp;
 
 use crate::context::{XdpFrame, now_ns};
 use crate::maps;
-use crate::path::count::Seen;
-use crate::path::rule::{self, Asked};
+use crate::path::count::{self, Seen};
+use crate::path::rule;
 use crate::path::{forward, nat, share};
 use crate::scratch::Scratch;
 use crate::subprogram;
@@ -210,7 +209,7 @@ fn find_known(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Re
                     }
                     if known.generation != generation || flow::exit(known, original) != exit.port {
                         let (from, to) = if original { (entry, exit) } else { (exit, entry) };
-                        asked.about(generation, packet, original, (from.zone, to.zone), known.rule_port_be);
+                        rule::about(asked, generation, packet, original, (from.zone, to.zone), known.rule_port_be);
                         return Ok(Found::Again);
                     }
                     flow::touch(known, packet, progress, original, bytes, now_ns);
@@ -227,7 +226,7 @@ fn find_known(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Re
         }
     }
     flow::first(config, packet)?;
-    asked.about(generation, packet, true, (entry.zone, exit.zone), flow::rule_port_be(packet));
+    rule::about(asked, generation, packet, true, (entry.zone, exit.zone), flow::rule_port_be(packet));
     Ok(Found::New)
 }
 
@@ -326,22 +325,25 @@ pub(crate) fn insert(scratch: &mut Scratch) -> Result<(), Verdict> {
     let new: &Flow = nat::new_flow()?;
     let key = scratch.nat.key;
     let full = |_| Verdict::DropFlowTable;
-    if let Some(old) = maps::flow(&key) {
-        subprogram::flow_end(maps::flow_key(&key), old, flow_end::REPLACED);
-    }
     maps::FLOWS.insert(maps::flow_key(&key), new, u64::from(BPF_ANY)).map_err(full)?;
     // Its first packet is all that is counted yet.
     rule::count(new.rule, new.original.bytes as u32, 1);
     Ok(())
 }
 
+/// Tells the daemon that the known flow, if there is one, ends here.
+#[inline(always)]
+pub(crate) fn end(scratch: &Scratch, why: u32) {
+    let key = scratch.nat.key;
+    if let Some(known) = maps::flow(&key) {
+        count::flow_end(maps::flow_key(&key), known, why);
+    }
+}
+
 /// Takes the known flow out of the table.
 #[inline(always)]
 pub(crate) fn forget(scratch: &mut Scratch) -> Result<(), Verdict> {
     let key = scratch.nat.key;
-    if let Some(known) = maps::flow(&key) {
-        subprogram::flow_end(maps::flow_key(&key), known, flow_end::REFUSED);
-    }
     // Already gone if another CPU was quicker.
     let _ = maps::FLOWS.remove(maps::flow_key(&key));
     Ok(())

@@ -99,7 +99,7 @@ pub(crate) fn on_link(scratch: &mut Scratch, port: &Port, bytes: u32) -> Result<
     if port.flags & port_flags::VPN != 0 || !spoof::is_link_service(packet) {
         return Err(Verdict::DropMulticast);
     }
-    asked.about(*generation, packet, true, (port.zone, End::GATEWAY.zone), packet.destination_port_be);
+    rule::about(asked, *generation, packet, true, (port.zone, End::GATEWAY.zone), packet.destination_port_be);
     match subprogram::rule(asked, bytes) {
         Ok(()) => {
             rule::count(asked.rule.id, bytes, 0);

@@ -29,6 +29,17 @@ use crate::subprogram;
 /// What is found out about a packet's translation, in the program's scratch.
 #[repr(C, align(8))]
 pub(crate) struct Nat {
+    /// Number of the table that gave the destination, 0: none has.
+    pub(crate) destination_rule: u16,
+    /// 1: the rest is about this packet. Otherwise nothing of it is, nor is it translated.
+    pub(crate) active: u8,
+    /// 1: it comes from the low end of `key`.
+    pub(crate) from_low: u8,
+    /// 1: it leaves with other ends than it came with, or may.
+    changes: u8,
+    /// What is left to find out.
+    pub(crate) progress: Progress,
+    reserved: u16,
     /// The packet's ends as they stand in the frame.
     pub(crate) entering: Ends,
     /// Those it leaves with.
@@ -39,17 +50,6 @@ pub(crate) struct Nat {
     pub(crate) key: Key,
     /// What the new flow's source is translated to.
     source: SourceNat,
-    /// 1: the rest is about this packet. Otherwise nothing of it is, nor is it translated.
-    pub(crate) active: u8,
-    /// 1: it comes from the low end of `key`.
-    pub(crate) from_low: u8,
-    /// 1: it leaves with other ends than it came with, or may.
-    changes: u8,
-    /// What is left to find out.
-    pub(crate) progress: Progress,
-    /// Number of the table that gave the destination, 0: none has.
-    destination_rule: u16,
-    reserved_2: u16,
 }
 
 impl Nat {
