@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::daemon::Reloaded;
 use crate::evidence::Feed;
+use crate::explain::{Explanation, Question};
 use crate::feed::{self, Item, TraceFilter, Wanted};
 use crate::status::Status;
 
@@ -77,6 +78,11 @@ pub enum Request {
         /// Only say what would change.
         check: bool,
     },
+    /// What would become of a packet.
+    Explain {
+        /// Of which.
+        question: Question,
+    },
     /// Many rows, then an end; the connection is closed after it.
     Stream {
         /// Of what.
@@ -113,6 +119,11 @@ pub enum Answer {
     Reloaded {
         /// What it did, or would do.
         reloaded: Reloaded,
+    },
+    /// To [`Request::Explain`].
+    Explained {
+        /// What would.
+        explanation: Box<Explanation>,
     },
     /// A row of a stream.
     Row {

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::config::trie_prefix;
 use crate::evidence::{Feed, FlowFacts, Names, Record, Stamped};
-use crate::filter::{FlowTable, monotonic_ns};
+use crate::filter::{FlowTable, flow_key, monotonic_ns};
 
 /// Rows under way to a client; one that does not read stops the walk, and nothing else.
 const ROWS_UNDER_WAY: usize = 256;
@@ -354,26 +354,11 @@ pub(crate) fn kind_of(record: &Record) -> String {
 fn explained(stamped: &Arc<Stamped>, table: Option<&FlowTable>, names: &Names) -> Arc<Stamped> {
     let Record::Traced(packet) = &stamped.record else { return stamped.clone() };
     let ends = [(packet.source, packet.source_port), (packet.destination, packet.destination_port)];
-    let flow = table.and_then(|table| table.find(&key(packet.protocol, ends)));
+    let flow = table.and_then(|table| table.find(&flow_key(packet.protocol, ends)));
     let Some(flow) = flow else { return stamped.clone() };
     let mut packet = packet.clone();
     packet.rule = Some(names.rule(flow.rule));
     Arc::new(Stamped { time: stamped.time.clone(), record: Record::Traced(packet) })
-}
-
-/// The key of a flow between two ends of TCP or UDP.
-fn key(protocol: u8, mut ends: [(IpAddr, u16); 2]) -> sekisho_abi::flow::FlowKey {
-    let bytes = |address: IpAddr| trie_prefix(IpNet::from(address)).1;
-    ends.sort_by_key(|(address, port)| (bytes(*address), *port));
-    let [low, high] = ends;
-    sekisho_abi::flow::FlowKey {
-        low: bytes(low.0),
-        high: bytes(high.0),
-        low_port_be: low.1.to_be(),
-        high_port_be: high.1.to_be(),
-        protocol,
-        reserved: [0; 3],
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod evidence;
+pub mod explain;
 pub mod feed;
 pub mod filter;
 pub mod kernel;

@@ -67,6 +67,8 @@ enum Command {
     Watch(cli::stream::Watch),
     /// Verify evidence that was kept in files.
     Evidence(cli::evidence::Arguments),
+    /// Explain what would become of a packet: by which rule, route and translation, and why.
+    Explain(cli::explain::Arguments),
     /// Check a configuration file and everything it names.
     Check(cli::check::Arguments),
     /// Make and look at certificates.
@@ -79,6 +81,9 @@ fn main() -> ExitCode {
         Command::Check(arguments) => return arguments.run(),
         Command::Pki(arguments) => return arguments.run(),
         Command::Evidence(arguments) => return arguments.run(),
+        Command::Explain(arguments) => {
+            return cli::explain::show(reach(gateway, async |name| arguments.run(name).await));
+        }
         Command::Flows(arguments) => return stream(gateway, async |name| arguments.run(name).await),
         Command::Drops(arguments) => return stream(gateway, async |name| arguments.run(name).await),
         Command::Trace(arguments) => return stream(gateway, async |name| arguments.run(name).await),
@@ -103,7 +108,7 @@ fn main() -> ExitCode {
         Ok(Answer::Reloaded { reloaded }) => print(reloaded.render().trim_end()),
         Ok(Answer::Done { message }) => print(&message),
         Ok(Answer::Refused { reason }) => fail(&reason),
-        Ok(Answer::Row { .. } | Answer::Missed { .. } | Answer::End { .. }) => {
+        Ok(_) => {
             fail("the daemon answered something else: is it of another version?")
         }
         Err(error) => fail(&format!("{error:#}")),
@@ -111,9 +116,7 @@ fn main() -> ExitCode {
 }
 
 fn print(text: &str) -> ExitCode {
-    use std::io::Write as _;
-    // A reader that closes the pipe early (`| head`) is no failure.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    cli::print(text);
     ExitCode::SUCCESS
 }
 
@@ -135,10 +138,10 @@ fn answer(gateway: Option<String>, request: &Request) -> anyhow::Result<Answer> 
     reach(gateway, async |name| ask(name, request).await)
 }
 
-fn reach(
+fn reach<T>(
     gateway: Option<String>,
-    run: impl AsyncFnOnce(&str) -> std::io::Result<Answer>,
-) -> anyhow::Result<Answer> {
+    run: impl AsyncFnOnce(&str) -> std::io::Result<T>,
+) -> anyhow::Result<T> {
     let gateway = match gateway {
         Some(name) => name,
         None => only_gateway()?,

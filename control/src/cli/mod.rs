@@ -4,5 +4,12 @@
 
 pub mod check;
 pub mod evidence;
+pub mod explain;
 pub mod pki;
 pub mod stream;
+
+/// Shows a text. A reader that closes the pipe early (`| head`) is no failure.
+pub fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

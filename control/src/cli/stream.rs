@@ -94,7 +94,7 @@ pub struct Watch {
     json: bool,
 }
 
-fn protocol(text: &str) -> Result<u8, String> {
+pub(super) fn protocol(text: &str) -> Result<u8, String> {
     Ok(match text {
         "tcp" => 6,
         "udp" => 17,

@@ -41,7 +41,7 @@ use sekisho_esp::sa::{Outer, PairCounters, SaError, SaEvent, SaPair, SaTable};
 use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::{Endpoint, EndpointConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle as Task;
 use tokio::time::MissedTickBehavior;
 
@@ -57,6 +57,7 @@ use self::tunnels::Tunnels;
 use crate::api::{self, Answer, Pending, Request};
 use crate::config::{Config, Datapath};
 use crate::evidence::{Names, Record, Recorder};
+use crate::explain::{self, Question};
 use crate::feed::TraceFilter;
 use crate::filter::{Events, Filter, FlowSweeper};
 use crate::kernel::Watch;
@@ -271,6 +272,7 @@ impl Daemon {
                 _ = hangup.recv() => self.begin_reload(false, None, &reader),
                 Some((request, reply)) = requests.recv() => match request {
                     Request::Reload { check } => self.begin_reload(check, Some(reply), &reader),
+                    Request::Explain { question } => self.explain(question, reply),
                     // An asker who has left does not matter.
                     request => drop(reply.send(self.handle_request(request))),
                 },
@@ -377,6 +379,7 @@ impl Daemon {
             }
             // The loop takes it up itself, for it is answered later.
             Request::Reload { .. } => Err("a reload cannot be answered at once".into()),
+            Request::Explain { .. } => Err("an explanation cannot be answered at once".into()),
             Request::Stream { .. } => Err("rows are not the loop's".into()),
             Request::BeginTrace { filter, time } => self.begin_trace(now, &filter, time),
             Request::EndTrace => {
@@ -395,6 +398,24 @@ impl Daemon {
             Ok(message) => Answer::Done { message },
             Err(reason) => Answer::Refused { reason },
         }
+    }
+
+    /// Answered beside the loop, for the programs are loaded once more for it.
+    fn explain(&self, question: Question, reply: oneshot::Sender<Answer>) {
+        let up = self.tunnels.iter().filter(|tunnel| !tunnel.children.is_empty());
+        let context = explain::Context {
+            config: self.config.clone(),
+            asleep: self.asleep.clone(),
+            up: up.map(|tunnel| tunnel.name.to_string()).collect(),
+        };
+        tokio::task::spawn_blocking(move || {
+            let answer = match explain::explain(&context, &question) {
+                Ok(explanation) => Answer::Explained { explanation: Box::new(explanation) },
+                Err(reason) => Answer::Refused { reason },
+            };
+            // An asker who has left does not matter.
+            let _ = reply.send(answer);
+        });
     }
 
     /// One trace at a time: the programs have one filter.

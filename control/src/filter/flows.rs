@@ -2,6 +2,7 @@
 //! never delays an IKE message. The same sweep tells the recorder of flows that have begun and ended since the last one:
 //! that costs the packet path nothing.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, Map, MapData};
 use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, tcp_state};
 
+use super::maps::bytes;
 use super::{Filter, FilterError, Maps, translations};
 use crate::evidence::{FlowFacts, Record, Sink};
 
@@ -154,7 +156,22 @@ impl FlowTable {
     }
 }
 
-fn is_expired(flow: &Flow, lifetimes: &[u32], now_ns: u64) -> bool {
+/// The key of a flow between two ends: address and port; of an echo request the identifier, and its type and code.
+pub(crate) fn flow_key(protocol: u8, ends: [(IpAddr, u16); 2]) -> FlowKey {
+    let mut ends = ends.map(|(address, port)| (bytes(address), port.to_be()));
+    ends.sort_by_key(|(address, _)| *address);
+    let [low, high] = ends;
+    FlowKey {
+        low: low.0,
+        high: high.0,
+        low_port_be: low.1,
+        high_port_be: high.1,
+        protocol,
+        reserved: [0; 3],
+    }
+}
+
+pub(crate) fn is_expired(flow: &Flow, lifetimes: &[u32], now_ns: u64) -> bool {
     let seconds = lifetimes.get(usize::from(flow.lifetime)).copied().unwrap_or(0);
     now_ns.saturating_sub(flow.last_seen_ns) > u64::from(seconds) * 1_000_000_000
 }

@@ -337,11 +337,11 @@ fn spi_key(destination: IpAddr, spi: u32) -> SpiKey {
     SpiKey { destination: bytes(destination), spi_be: spi.to_be() }
 }
 
-fn error(map: &'static str) -> impl FnOnce(MapError) -> FilterError {
+pub(super) fn error(map: &'static str) -> impl FnOnce(MapError) -> FilterError {
     move |source| FilterError::Map { map, source: Box::new(source) }
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, FilterError>
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, FilterError>
 where
     M: TryFrom<Map, Error = MapError>,
 {

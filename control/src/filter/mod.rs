@@ -11,6 +11,7 @@ mod events;
 mod flows;
 mod maps;
 mod translations;
+mod twin;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,9 +28,10 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use crate::kernel::Link;
 
 pub use events::Events;
-pub(crate) use flows::monotonic_ns;
+pub(crate) use flows::{flow_key, is_expired, monotonic_ns};
 pub use flows::{FlowSweeper, FlowTable};
 pub use maps::Maps;
+pub(crate) use twin::{About, Outcome, Twin};
 
 /// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
 /// programs moves the traffic from the old ones to the new ones.
@@ -42,7 +44,7 @@ const DETACH_WAIT: Duration = Duration::from_millis(10);
 /// The object that build.rs made from `dataplane-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SEKISHO_EBPF_OBJECT"));
 
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 20] = [
     "CONFIG",
     "PORTS",
     "NETWORKS",
@@ -60,6 +62,9 @@ const MAPS: [&str; 17] = [
     "SOURCE_NAT",
     "DESTINATION_NAT",
     "NAT_POOL",
+    "RULE_RATES",
+    "RATES",
+    "SHARES",
 ];
 
 /// The filter could not be put in force.
@@ -106,6 +111,12 @@ pub enum FilterError {
     /// The object lacks something: daemon and object were not built together.
     #[error("the eBPF object has no {0}: build daemon and object from one source")]
     Missing(&'static str),
+    /// A question to the programs has no answer.
+    #[error(
+        "the programs took up what other flows have again and again: the translated ports seem to be used up; see \
+         nat-exhausted under `sekisho drops`"
+    )]
+    Undecided,
 }
 
 /// Why a program is not in its place.

@@ -209,7 +209,14 @@ fn find_known(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Re
                     }
                     if known.generation != generation || flow::exit(known, original) != exit.port {
                         let (from, to) = if original { (entry, exit) } else { (exit, entry) };
-                        rule::about(asked, generation, packet, original, (from.zone, to.zone), known.rule_port_be);
+                        rule::about(
+                            asked,
+                            generation,
+                            packet,
+                            original,
+                            (from.zone, to.zone),
+                            known.rule_port_be,
+                        );
                         return Ok(Found::Again);
                     }
                     flow::touch(known, packet, progress, original, bytes, now_ns);

@@ -400,7 +400,8 @@ pub(crate) fn claim(scratch: &mut Scratch, kind: u8) -> Claim {
     value.made_ns = now_ns();
     value.kind = kind;
     value.opener_is_low = u8::from(from_low);
-    match maps::TRANSLATIONS.insert(maps::flow_key(key), *value, u64::from(BPF_NOEXIST)) {
+    // By reference: a copy would lie on the stack.
+    match maps::TRANSLATIONS.insert(maps::flow_key(key), &*value, u64::from(BPF_NOEXIST)) {
         Ok(()) => Claim::Done,
         Err(error) if error == -EEXIST => Claim::Taken,
         Err(_) => Claim::Full,

@@ -3,8 +3,8 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use sekisho_abi::Address;
 use sekisho_abi::rule::{
-    ADDRESS_KEY_BITS, AddressKey, Asked, CLASS_ANY, LIST_EMPTY, LIST_SOURCE_PORTS, List, ListKey, RULE_KEY_BITS,
-    Rule, RuleKey, RuleRateKey, action, list_flags, rule_flags,
+    ADDRESS_KEY_BITS, AddressKey, Asked, CLASS_ANY, LIST_EMPTY, LIST_SOURCE_PORTS, List, ListKey,
+    RULE_KEY_BITS, Rule, RuleKey, RuleRateKey, action, list_flags, rule_flags,
 };
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::parse::Packet;

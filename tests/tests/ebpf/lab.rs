@@ -516,6 +516,16 @@ impl Lab {
         run_ip(&format!("neigh replace {address} lladdr {} nud permanent dev {device}\n", colons(mac)));
     }
 
+    /// A map.
+    pub(crate) fn map(&self, name: &str) -> &Map {
+        self.ebpf.map(name).expect("a map")
+    }
+
+    /// Every map, by name.
+    pub(crate) fn maps(&self) -> impl Iterator<Item = (&str, &Map)> {
+        self.ebpf.maps()
+    }
+
     pub(crate) fn ifindex(&self, device: Device) -> u32 {
         self.ifindex[&device]
     }
@@ -638,7 +648,7 @@ fn octets(address: IpAddr) -> Address {
 }
 
 /// The programs' object, built once per test run.
-fn object() -> &'static [u8] {
+pub(crate) fn object() -> &'static [u8] {
     static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
     OBJECT.get_or_init(|| {
         let path = match std::env::var_os("SEKISHO_EBPF_OBJECT") {

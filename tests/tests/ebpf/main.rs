@@ -15,7 +15,9 @@
 mod ebpf_build;
 
 mod cost;
+mod dump;
 mod egress;
+mod explain;
 mod flows;
 mod forward;
 mod fragments;
