@@ -365,9 +365,24 @@ impl Work {
     }
 }
 
-/// What of it belongs into the log. SAs and reloads are logged where they happen; flows would drown everything.
+fn log_flow(flow: &FlowFacts) {
+    let FlowFacts { protocol, source, source_port, destination, destination_port, rule, .. } = flow;
+    match &flow.end {
+        None => {
+            tracing::debug!(target: "sekisho::flow", protocol, %source, source_port, %destination, destination_port, rule, "begins");
+        }
+        Some(end) => {
+            let (bytes, reply_bytes, milliseconds) = (flow.bytes, flow.reply_bytes, flow.age_ms);
+            tracing::debug!(target: "sekisho::flow", protocol, %source, source_port, %destination, destination_port, rule, end, bytes, reply_bytes, milliseconds, "ends");
+        }
+    }
+}
+
+/// What of it belongs into the log. SAs and reloads are logged where they happen; flows would drown everything, and are
+/// said only where the log filter asks for `sekisho::flow=debug`.
 fn log(record: &Record) {
     match record {
+        Record::FlowStart(flow) | Record::FlowEnd(flow) => log_flow(flow),
         Record::Refused(packet) | Record::Allowed(packet) => {
             let PacketFacts { port, source, destination, protocol, destination_port: dport, .. } = packet;
             let reason = packet.verdict.as_str();

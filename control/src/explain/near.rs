@@ -85,3 +85,78 @@ fn differences(config: &Config, policy: &Policy, asleep: bool, asked: &Asked) ->
     }
     differences
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::config::check;
+
+    const FILE: &str = r#"
+[gateway]
+name = "near"
+
+[ports.lan1]
+interface = "lan1"
+addresses = ["192.168.1.1/24"]
+
+[ports.lan2]
+interface = "lan2"
+addresses = ["192.168.2.1/24"]
+
+[sets]
+tills = ["192.168.1.10", "192.168.1.11"]
+
+[[policy]]
+name = "print"
+from = "lan1"
+to = "lan2"
+source = "tills"
+allow = ["tcp/9100", "udp/5000-5010"]
+
+[[policy]]
+name = "ping"
+from = "lan2"
+to = "lan1"
+allow = ["icmp/echo"]
+
+[[policy]]
+name = "never"
+from = "lan1"
+to = "lan2"
+deny = ["any"]
+"#;
+
+    fn near(from: u16, to: u16, source: &str, protocol: u8, service: u16) -> Vec<(String, String)> {
+        let loaded = check(Path::new("near.toml"), FILE, SystemTime::UNIX_EPOCH).expect("a configuration");
+        let asked = Asked {
+            from,
+            to,
+            source: source.parse().expect("an address"),
+            destination: "192.168.2.10".parse().expect("an address"),
+            protocol,
+            source_port: 40_000,
+            service,
+        };
+        let near = rules(&loaded.config, &BTreeSet::new(), &asked);
+        near.into_iter().map(|near| (near.name, near.why)).collect()
+    }
+
+    #[test]
+    fn what_is_nearest_comes_first_and_says_what_is_different() {
+        let print = |why: &str| vec![("print".to_owned(), why.to_owned())];
+        let services = "it allows tcp/9100, udp/5000-5010";
+        assert_eq!(near(1, 2, "192.168.1.10", 6, 9101), print(services));
+        assert_eq!(near(1, 2, "192.168.1.12", 6, 9100), print("its sources are tills"));
+        assert_eq!(near(1, 2, "192.168.1.12", 6, 9101), print(&format!("{services}; its sources are tills")));
+        assert_eq!(
+            near(2, 1, "192.168.1.10", 6, 9100).len(),
+            2,
+            "the other direction, and the other service"
+        );
+        assert!(near(1, 1, "192.168.1.12", 47, 0).is_empty(), "nothing is near");
+        assert!(near(1, 2, "192.168.1.10", 6, 9100).is_empty(), "it fits: something else refused it");
+    }
+}

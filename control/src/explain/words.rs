@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use sekisho_abi::port::{Network, ZONE_GATEWAY, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
 
-use super::{Explanation, Near, Translated, Tunnel, Way, service};
+use super::way::Way;
+use super::{Explanation, Near, Translated, Tunnel, service};
 
 /// `reaches`: the packet leaves to where the asker said.
 pub(super) fn sentences(way: &Way<'_>, explanation: &Explanation, reaches: bool) -> Vec<String> {
