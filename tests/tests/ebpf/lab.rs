@@ -23,7 +23,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
 use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use sekisho_abi::event::Event;
+use sekisho_abi::event::{Event, FlowEnd};
 use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, LIFETIMES_DEFAULT};
 use sekisho_abi::map::{Config, Counter, Rate, Spi, SpiKey, config_flags};
 use sekisho_abi::nat::{
@@ -35,6 +35,7 @@ use sekisho_abi::rule::{
     List, ListKey, RULE_KEY_BITS, RULE_KEY_BITS_ANY_PORT, RULE_KEY_BITS_ANY_PROTOCOL, Rule, RuleCounter,
     RuleKey, action, rule_flags,
 };
+use sekisho_abi::trace::Trace;
 use sekisho_abi::verdict::{Verdict, counter_index};
 use sekisho_abi::{Address, mapped};
 
@@ -500,15 +501,43 @@ impl Lab {
 
     /// The events that have come, oldest first.
     pub(crate) fn events(&mut self) -> Vec<Event> {
+        self.reports()
+    }
+
+    /// The ends of flows that have come.
+    pub(crate) fn flow_ends(&mut self) -> Vec<FlowEnd> {
+        self.reports()
+    }
+
+    /// The end of a flow that came first, whatever came after it.
+    pub(crate) fn first_flow_end(&mut self) -> FlowEnd {
         let mut ring: RingBuf<&mut MapData> =
             self.ebpf.map_mut("EVENTS").expect("a map").try_into().expect("a ring");
-        let mut events = Vec::new();
+        let item = ring.next().expect("a report");
+        assert_eq!(item.len(), size_of::<FlowEnd>());
+        // SAFETY: plain data, as long as the type.
+        unsafe { item.as_ptr().cast::<FlowEnd>().read_unaligned() }
+    }
+
+    /// What has come through `EVENTS`, all of one kind.
+    fn reports<T>(&mut self) -> Vec<T> {
+        let mut ring: RingBuf<&mut MapData> =
+            self.ebpf.map_mut("EVENTS").expect("a map").try_into().expect("a ring");
+        let mut reports = Vec::new();
         while let Some(item) = ring.next() {
-            assert_eq!(item.len(), size_of::<Event>());
+            assert_eq!(item.len(), size_of::<T>());
             // SAFETY: plain data, as long as the type.
-            events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+            reports.push(unsafe { item.as_ptr().cast::<T>().read_unaligned() });
         }
-        events
+        reports
+    }
+
+    /// Has packets reported that a trace asks for.
+    pub(crate) fn set_trace(&mut self, trace: Trace) {
+        let mut map: Array<&mut MapData, Trace> =
+            self.ebpf.map_mut("TRACE").expect("a map").try_into().expect("an array");
+        map.set(0, trace, 0).expect("the one entry");
+        self.set_flags(config_flags::TRACE);
     }
 
     /// A neighbour has another MAC address from now on.

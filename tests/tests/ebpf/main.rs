@@ -17,6 +17,7 @@ mod ebpf_build;
 mod cost;
 mod dump;
 mod egress;
+mod evidence;
 mod explain;
 mod flows;
 mod forward;
