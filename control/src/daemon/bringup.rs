@@ -304,7 +304,7 @@ fn attach_ports(
 
 /// What became of the interfaces of the ports, seen once a second.
 pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow::Result<()> {
-    let mut changed = false;
+    let (mut changed, mut resized) = (false, false);
     for (position, port) in config.ports.iter().enumerate() {
         let Some(known) = ground.links.get(position).cloned() else { continue };
         let name = &*port.name;
@@ -324,6 +324,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
                     true => interface(config, port, &now, &ground.kernel, &mut ground.ledger).await?,
                     false => now,
                 };
+                resized |= now.mtu != known.mtu;
                 ground.replace_link(position, now);
             }
             Ok(now) => {
@@ -354,6 +355,9 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         }
         changed = true;
     }
+    if resized {
+        ground.resize_tunnels(config).await?;
+    }
     if changed {
         ground.maps.set_ports(&ports(config, &ground.links, ground.tunnel.as_ref(), &ground.sockets))?;
         // Known flows are held against the ports only when they are judged again.
@@ -366,6 +370,30 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
 pub(super) const GONE: u32 = 0;
 
 impl Ground {
+    /// The tunnels' packets are as large as the links outside carry now: the engine sends no larger ones, and the kernel
+    /// tells senders so.
+    async fn resize_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
+        if let Some(engine) = &self.engine {
+            for link in self.links.iter().filter(|link| link.index != GONE) {
+                engine.set_mtu(link.index, link.mtu.into()).context("the ESP engine has stopped")?;
+            }
+        }
+        let Some((inner, _)) = &self.tunnel else { return Ok(()) };
+        let of_tunnels = |made: &&Made| matches!(made, Made::Route(route) if route.interface == inner.name);
+        let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
+        for port in &config.vpn_ports {
+            routes_behind_vpn(config, port, &self.links, inner, &self.kernel, &mut self.ledger).await?;
+        }
+        let now: Vec<u16> = config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
+        for made in former {
+            // The same route with another MTU has taken its place.
+            if matches!(&made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu))) {
+                self.ledger.strike(&made)?;
+            }
+        }
+        Ok(())
+    }
+
     /// An outer device of the engine is back as another interface. The SAs stay as they are.
     fn hand_to_engine(&mut self, position: usize) -> anyhow::Result<()> {
         let (Some(engine), Some(link)) = (&self.engine, self.links.get(position)) else { return Ok(()) };
