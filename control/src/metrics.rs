@@ -14,7 +14,8 @@
 //! | `sekisho_port_packets_total`, `sekisho_port_bytes_total` | counter | `port`, `zone`, `verdict` |
 //! | `sekisho_policy_packets_total`, `sekisho_policy_bytes_total`, `sekisho_policy_flows_total` | counter | `policy` |
 //! | `sekisho_set_prefixes` | gauge | `set` |
-//! | `sekisho_flows`, `sekisho_flows_max` | gauge | |
+//! | `sekisho_flows`, `sekisho_flows_max`, `sekisho_flows_pressure` | gauge | |
+//! | `sekisho_zone_flows`, `sekisho_zone_flows_max` | gauge | `zone` |
 //! | `sekisho_evidence_records_total` | counter | `outcome` |
 //! | `sekisho_ike_half_open` | gauge | |
 //! | `sekisho_ike_cookies_total`, `sekisho_ike_retransmissions_total` | counter | |
@@ -161,6 +162,25 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
             ("lost-unwritten", status.evidence.lost_unwritten),
         ]
         .map(|(outcome, count)| (vec![outcome], count)),
+    )?;
+    page.gauge(
+        "sekisho_flows_pressure",
+        "1 while the flow table, or a zone's part of it, fills up.",
+        &[],
+        [(NO_LABELS, if status.flows.pressure { 1.0 } else { 0.0 })],
+    )?;
+    let zones = || status.zones.iter();
+    page.gauge(
+        "sekisho_zone_flows",
+        "Flows that were opened from the zone.",
+        &["zone"],
+        zones().map(|zone| (vec![zone.name.as_str()], seconds(zone.flows))),
+    )?;
+    page.gauge(
+        "sekisho_zone_flows_max",
+        "How many flows may be opened from the zone.",
+        &["zone"],
+        zones().map(|zone| (vec![zone.name.as_str()], seconds(zone.flows_max))),
     )?;
     page.gauge(
         "sekisho_ike_half_open",

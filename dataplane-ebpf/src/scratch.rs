@@ -36,7 +36,11 @@ pub(crate) struct Scratch {
     pub(crate) hop: Hop,
     /// Port id by which the packet leaves, 0 for the gateway; of a fragment that came early, where its kind goes.
     pub(crate) exit: u16,
-    reserved: [u8; 6],
+    /// 1: the packet has ended its flow's handshake, which is counted as half-open yet.
+    pub(crate) unsettled: u8,
+    reserved: u8,
+    /// Flags of the port it came by, [`port_flags`](sekisho_abi::port::port_flags).
+    pub(crate) port_flags: u32,
     /// The packet's translation.
     pub(crate) nat: Nat,
     /// What is known of the frame.

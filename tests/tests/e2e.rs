@@ -4,6 +4,7 @@
 //! here, most of them on one lab: a run that lays a lab for each would take minutes to lay labs.
 
 mod e2e {
+    pub(crate) mod attacks;
     pub(crate) mod control;
     pub(crate) mod evidence;
     pub(crate) mod explain;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::evidence::trials(&stage));
     trials.extend(e2e::explain::trials(&stage));
     trials.extend(e2e::pmtu::trials(&stage));
+    trials.extend(e2e::attacks::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
     let last = stage.clone();

@@ -15,8 +15,10 @@ use ipnet::IpNet;
 use sekisho_abi::map::{Config as FilterConfig, config_flags};
 use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
+use sekisho_ike::crypto::random::SystemRandom;
 
 use super::layout::Layout;
+use super::quotas::quotas;
 use crate::config::{Config, Port, VpnPort};
 use crate::filter::{Filter, Maps, Mode};
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
@@ -83,6 +85,7 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
         engine: None,
     };
     ground.maps.clear_spis()?;
+    ground.maps.renew_secrets(&mut SystemRandom::new())?;
     ground.put_in_force(config, &config.rules(SystemTime::now())?, run_directory).await?;
     Ok(ground)
 }
@@ -137,7 +140,10 @@ impl Ground {
             engine_mac: self.tunnel.as_ref().map_or([0; 6], |(inner, _)| inner.mac),
             flags: in_force.flags & !config_flags::TCP_PICK_UP | flags,
             lifetimes: config.timeouts.seconds,
+            quotas: quotas(config),
         })?;
+        let of_zones = config.zones.iter().map(|zone| (zone.id, config.limits.of_zone(zone.id)));
+        self.maps.set_zones(&of_zones.collect());
         self.maps.set_nat(NatSet::of(config));
         let generation = self.maps.set_rules(rules)?;
         tracing::info!(generation, networks = networks.len(), "rules in force");

@@ -78,6 +78,7 @@ impl Changes {
             evidence,
             gateway,
             timeouts,
+            limits,
             ports,
             vpn_ports,
             zones,
@@ -100,6 +101,10 @@ impl Changes {
         }
         if *timeouts != old.timeouts {
             changes.add("gateway", "timeouts", Kind::Changed);
+            changes.ground = true;
+        }
+        if *limits != old.limits {
+            changes.add("gateway", "limits", Kind::Changed);
             changes.ground = true;
         }
         let of_gateway = changes.list.len();
@@ -297,6 +302,13 @@ allow = ["tcp/8600"]
     fn lifetimes_of_flows_are_put_in_force() {
         let (changes, list) = changes(&format!("{BEFORE}[timeouts]\nudp = \"45s\"\n"));
         assert_eq!(list, ["~ gateway timeouts"]);
+        assert!(changes.ground && !changes.regroups && !changes.connections);
+    }
+
+    #[test]
+    fn limits_are_put_in_force() {
+        let (changes, list) = changes(&format!("{BEFORE}[limits]\nflows_per_source = 100\n"));
+        assert_eq!(list, ["~ gateway limits"]);
         assert!(changes.ground && !changes.regroups && !changes.connections);
     }
 

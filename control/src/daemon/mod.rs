@@ -20,6 +20,7 @@ mod change;
 mod crl;
 mod layout;
 mod paths;
+mod quotas;
 mod reload;
 mod report;
 mod sockets;
@@ -67,6 +68,8 @@ use crate::status;
 const REQUESTS_MAX: usize = 64;
 /// How often the ports' interfaces and the way to the peers are looked up again.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// How long a key of challenges is used: an answer comes within a round trip, and a guess has no more time than this.
+const SECRETS_PERIOD: Duration = Duration::from_secs(60);
 /// How often stale neighbours are asked for.
 const NEIGHBOURS_PERIOD: Duration = Duration::from_secs(10);
 /// How long a stop waits for peers to acknowledge that their SAs are deleted.
@@ -187,6 +190,8 @@ struct Daemon {
     metrics: Option<Task<()>>,
     /// A changed configuration is being read and checked.
     is_reading: bool,
+    /// When challenges got a new key.
+    secrets_renewed: Instant,
 }
 
 impl Daemon {
@@ -236,6 +241,7 @@ impl Daemon {
             sa_event_thread: Some(sa_event_thread),
             requests,
             metrics: None,
+            secrets_renewed: now,
             is_reading: false,
         })
     }
@@ -291,6 +297,7 @@ impl Daemon {
                     }
                     self.follow_schedules();
                     self.follow_uplinks().await;
+                    self.renew_secrets();
                     self.tunnels.watch(Instant::now(), &mut self.endpoint);
                     if self.trace_until.is_some_and(|until| until <= Instant::now()) {
                         self.end_trace();
@@ -310,6 +317,17 @@ impl Daemon {
                     self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
                 }
             }
+        }
+    }
+
+    /// Keys of challenges are used for a time and known for another.
+    fn renew_secrets(&mut self) {
+        if self.secrets_renewed.elapsed() < SECRETS_PERIOD {
+            return;
+        }
+        self.secrets_renewed = Instant::now();
+        if let Err(error) = self.ground.maps.renew_secrets(&mut SystemRandom::new()) {
+            tracing::error!(%error, "challenges go on with the former key");
         }
     }
 

@@ -13,7 +13,7 @@ use super::{Daemon, engine_counters};
 use crate::config::Action;
 use crate::status::{
     ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus,
-    PolicyStatus, PortStatus, SaCount, SetStatus, Status,
+    PolicyStatus, PortStatus, SaCount, SetStatus, Status, ZoneStatus,
 };
 
 impl Daemon {
@@ -53,7 +53,12 @@ impl Daemon {
             policies: self.policies(),
             sets: self.sets(),
             ports,
-            flows: FlowStatus { count: self.sweeper.count(), max: u64::from(self.config.gateway.flows_max) },
+            flows: FlowStatus {
+                count: self.sweeper.count(),
+                max: u64::from(self.config.gateway.flows_max),
+                pressure: self.sweeper.is_under_pressure(),
+            },
+            zones: self.zones(),
             evidence: self.evidence.counters(),
             ike: IkeEngineStatus {
                 half_open: stats.half_open.try_into().unwrap_or(u64::MAX),
@@ -63,6 +68,16 @@ impl Daemon {
             },
             engine: self.ground.engine.as_deref().map(engine_counters).unwrap_or_default(),
         }
+    }
+
+    fn zones(&self) -> Vec<ZoneStatus> {
+        let zones = self.config.zones.iter();
+        zones
+            .map(|zone| {
+                let (flows, flows_max) = self.sweeper.zone(zone.id);
+                ZoneStatus { name: zone.name.to_string(), flows, flows_max }
+            })
+            .collect()
     }
 
     fn policies(&self) -> Vec<PolicyStatus> {

@@ -277,6 +277,12 @@ impl Tunnels {
         while let Some(event) = endpoint.poll_event() {
             self.handle_event(now, event, endpoint, maps);
         }
+        for (spi, known) in endpoint.known_spis().take_changes() {
+            if let Err(error) = maps.set_ike_spi(spi, known) {
+                // Its messages come through with those of strangers.
+                tracing::error!(%error, "the filter does not know of an IKE SA");
+            }
+        }
         while let Some(transmit) = endpoint.poll_transmit() {
             sockets.send(&transmit);
         }

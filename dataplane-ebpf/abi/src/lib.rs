@@ -13,6 +13,7 @@ pub mod flow;
 pub mod map;
 pub mod nat;
 pub mod port;
+pub mod quota;
 pub mod rule;
 pub mod trace;
 pub mod verdict;
