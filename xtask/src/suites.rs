@@ -116,7 +116,7 @@ fn run_each(
             Suite::Unit => unit(root, extent.slow_too, tally)?,
             Suite::Fuzz => {
                 fuzz::check(root, tally)?;
-                let seconds = if slow_too { fuzz::SECONDS } else { fuzz::SHORT_SECONDS };
+                let seconds = if extent.slow_too { fuzz::SECONDS } else { fuzz::SHORT_SECONDS };
                 fuzz::run(root, &[], seconds, tally)?;
             }
             Suite::Ebpf | Suite::Kernels | Suite::E2e | Suite::Interop => {
