@@ -152,13 +152,7 @@ impl Ground {
         let generation = self.maps.set_rules(rules)?;
         tracing::info!(generation, networks = networks.len(), "rules in force");
 
-        if let Some((inner, _)) = &self.tunnel {
-            for port in &config.vpn_ports {
-                let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
-                let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
-                routes_behind_vpn(config, port, given, links, inner, kernel, ledger).await?;
-            }
-        }
+        self.route_into_tunnels(config).await?;
         layout.put_in_force()?;
         // Only now is everything there by which a packet is judged: open.
         let in_force = self.maps.config()?;
@@ -393,14 +387,24 @@ impl Ground {
         let Some((inner, _)) = &self.tunnel else { return Ok(()) };
         let of_tunnels = |made: &&Made| matches!(made, Made::Route(route) if route.interface == inner.name);
         let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
-        for port in &config.vpn_ports {
-            routes_behind_vpn(config, port, &self.links, inner, &self.kernel, &mut self.ledger).await?;
-        }
+        self.route_into_tunnels(config).await?;
         let now: Vec<u16> = config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
         for made in former {
             // The same route with another MTU has taken its place.
             if matches!(&made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu))) {
                 self.ledger.strike(&made)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Routes behind every VPN, with the addresses that it has given us as their sources.
+    pub(super) async fn route_into_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
+        if let Some((inner, _)) = &self.tunnel {
+            for port in &config.vpn_ports {
+                let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
+                let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
+                routes_behind_vpn(config, port, given, links, inner, kernel, ledger).await?;
             }
         }
         Ok(())
@@ -571,7 +575,7 @@ fn plain_route(prefix: IpNet, via: IpAddr, interface: &str) -> Route {
 }
 
 /// The kernel's routes into a VPN: they exist whether or not the tunnel is up, so that nothing ever takes another way.
-pub(super) async fn routes_behind_vpn(
+async fn routes_behind_vpn(
     config: &Config,
     port: &VpnPort,
     given: &[IpAddr],
