@@ -16,7 +16,9 @@
 //! | `sekisho_set_prefixes` | gauge | `set` |
 //! | `sekisho_pool_addresses`, `sekisho_pool_used` | gauge | `pool` |
 //! | `sekisho_pool_exhausted_total` | counter | `pool` |
-//! | `sekisho_flows`, `sekisho_flows_max` | gauge | |
+//! | `sekisho_flows`, `sekisho_flows_max`, `sekisho_flows_pressure` | gauge | |
+//! | `sekisho_zone_flows`, `sekisho_zone_flows_max` | gauge | `zone` |
+//! | `sekisho_evidence_records_total` | counter | `outcome` |
 //! | `sekisho_ike_half_open` | gauge | |
 //! | `sekisho_ike_cookies_total`, `sekisho_ike_retransmissions_total` | counter | |
 //! | `sekisho_ike_failures_total` | counter | `kind` |
@@ -150,6 +152,38 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
         "Capacity of the flow table.",
         &[],
         [(NO_LABELS, seconds(status.flows.max))],
+    )?;
+    page.counter(
+        "sekisho_evidence_records_total",
+        "Records of what happened, by what became of them: made, written into files, or lost and where.",
+        &["outcome"],
+        [
+            ("recorded", status.evidence.recorded),
+            ("written", status.evidence.written),
+            ("lost-ring", status.evidence.lost_ring),
+            ("lost-queue", status.evidence.lost_queue),
+            ("lost-unwritten", status.evidence.lost_unwritten),
+        ]
+        .map(|(outcome, count)| (vec![outcome], count)),
+    )?;
+    page.gauge(
+        "sekisho_flows_pressure",
+        "1 while the flow table, or a zone's part of it, fills up.",
+        &[],
+        [(NO_LABELS, if status.flows.pressure { 1.0 } else { 0.0 })],
+    )?;
+    let zones = || status.zones.iter();
+    page.gauge(
+        "sekisho_zone_flows",
+        "Flows that were opened from the zone.",
+        &["zone"],
+        zones().map(|zone| (vec![zone.name.as_str()], seconds(zone.flows))),
+    )?;
+    page.gauge(
+        "sekisho_zone_flows_max",
+        "How many flows may be opened from the zone.",
+        &["zone"],
+        zones().map(|zone| (vec![zone.name.as_str()], seconds(zone.flows_max))),
     )?;
     page.gauge(
         "sekisho_ike_half_open",

@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Counters;
+
 /// Everything `sekisho status` shows.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct Status {
@@ -38,6 +40,11 @@ pub struct Status {
     pub sets: Vec<SetStatus>,
     /// Flows.
     pub flows: FlowStatus,
+    /// What zones have of the flow table.
+    #[serde(default)]
+    pub zones: Vec<ZoneStatus>,
+    /// How much was recorded as evidence, and how much was not.
+    pub evidence: Counters,
     /// The IKE engine.
     pub ike: IkeEngineStatus,
     /// The user-space ESP engine's own counters; empty where the kernel carries ESP.
@@ -267,6 +274,20 @@ pub struct FlowStatus {
     pub count: u64,
     /// Capacity.
     pub max: u64,
+    /// Whether the table, or a zone's part of it, fills up, so that unanswered flows live shorter.
+    #[serde(default)]
+    pub pressure: bool,
+}
+
+/// One zone's part of the flow table.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ZoneStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Flows that were opened from it.
+    pub flows: u64,
+    /// How many there may be.
+    pub flows_max: u64,
 }
 
 /// The IKE engine as a whole.
@@ -289,12 +310,13 @@ impl Status {
         let Status { gateway, version, pid, uptime_s, datapath, flows, ike, .. } = self;
         let _ = writeln!(
             out,
-            "gateway {gateway}  sekishod {version}  pid {pid}  up {}\ndata path {}: {}\nflows {} of {}",
+            "gateway {gateway}  sekishod {version}  pid {pid}  up {}\ndata path {}: {}\nflows {} of {}{}",
             duration(*uptime_s),
             datapath.kind,
             datapath.why,
             flows.count,
-            flows.max
+            flows.max,
+            if flows.pressure { ", filling up: unanswered ones live shorter" } else { "" }
         );
         let _ = writeln!(out, "\nCONNECTIONS");
         for connection in &self.connections {
@@ -310,7 +332,7 @@ impl Status {
             let of = |names: &[&str]| -> u64 {
                 names.iter().filter_map(|name| port.verdicts.get(*name)).map(|c| c.packets).sum()
             };
-            let accepted = ["forward", "encrypt", "decrypt", "pass"];
+            let accepted = ["forward", "encrypt", "decrypt", "pass", "syn-challenge"];
             let refused: u64 = port
                 .verdicts
                 .iter()
@@ -328,6 +350,12 @@ impl Status {
                 of(&["decrypt", "pass"]),
                 refused
             );
+        }
+        if !self.zones.is_empty() {
+            let _ = writeln!(out, "\nZONES\n  {:<32} {:>14} {:>14}", "zone", "flows", "at most");
+        }
+        for ZoneStatus { name, flows, flows_max } in &self.zones {
+            let _ = writeln!(out, "  {name:<32} {flows:>14} {flows_max:>14}");
         }
         if !self.policies.is_empty() {
             let _ = writeln!(out, "\nPOLICIES");

@@ -15,8 +15,10 @@ use ipnet::IpNet;
 use sekisho_abi::map::{Config as FilterConfig, config_flags};
 use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
+use sekisho_ike::crypto::random::SystemRandom;
 
 use super::layout::Layout;
+use super::quotas::quotas;
 use crate::config::{Config, Port, VpnPort};
 use crate::filter::{Filter, Maps, Mode};
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
@@ -86,6 +88,7 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
         engine: None,
     };
     ground.maps.clear_spis()?;
+    ground.maps.renew_secrets(&mut SystemRandom::new())?;
     ground.put_in_force(config, &config.rules(SystemTime::now())?, run_directory).await?;
     Ok(ground)
 }
@@ -141,18 +144,15 @@ impl Ground {
             engine_mac: self.tunnel.as_ref().map_or([0; 6], |(inner, _)| inner.mac),
             flags: in_force.flags & !config_flags::TCP_PICK_UP | flags,
             lifetimes: config.timeouts.seconds,
+            quotas: quotas(config),
         })?;
+        let of_zones = config.zones.iter().map(|zone| (zone.id, config.limits.of_zone(zone.id)));
+        self.maps.set_zones(&of_zones.collect());
         self.maps.set_nat(NatSet::of(config, &self.given));
         let generation = self.maps.set_rules(rules)?;
         tracing::info!(generation, networks = networks.len(), "rules in force");
 
-        if let Some((inner, _)) = &self.tunnel {
-            for port in &config.vpn_ports {
-                let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
-                let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
-                routes_behind_vpn(config, port, given, links, inner, kernel, ledger).await?;
-            }
-        }
+        self.route_into_tunnels(config).await?;
         layout.put_in_force()?;
         // Only now is everything there by which a packet is judged: open.
         let in_force = self.maps.config()?;
@@ -310,7 +310,7 @@ fn attach_ports(
 
 /// What became of the interfaces of the ports, seen once a second.
 pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow::Result<()> {
-    let mut changed = false;
+    let (mut changed, mut resized) = (false, false);
     for (position, port) in config.ports.iter().enumerate() {
         let Some(known) = ground.links.get(position).cloned() else { continue };
         let name = &*port.name;
@@ -330,6 +330,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
                     true => interface(config, port, &now, &ground.kernel, &mut ground.ledger).await?,
                     false => now,
                 };
+                resized |= now.mtu != known.mtu;
                 ground.replace_link(position, now);
             }
             Ok(now) => {
@@ -360,6 +361,9 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         }
         changed = true;
     }
+    if resized {
+        ground.resize_tunnels(config).await?;
+    }
     if changed {
         ground.maps.set_ports(&ports(config, &ground.links, ground.tunnel.as_ref(), &ground.sockets))?;
         // Known flows are held against the ports only when they are judged again.
@@ -372,6 +376,40 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
 pub(super) const GONE: u32 = 0;
 
 impl Ground {
+    /// The tunnels' packets are as large as the links outside carry now: the engine sends no larger ones, and the kernel
+    /// tells senders so.
+    async fn resize_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
+        if let Some(engine) = &self.engine {
+            for link in self.links.iter().filter(|link| link.index != GONE) {
+                engine.set_mtu(link.index, link.mtu.into()).context("the ESP engine has stopped")?;
+            }
+        }
+        let Some((inner, _)) = &self.tunnel else { return Ok(()) };
+        let of_tunnels = |made: &&Made| matches!(made, Made::Route(route) if route.interface == inner.name);
+        let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
+        self.route_into_tunnels(config).await?;
+        let now: Vec<u16> = config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
+        for made in former {
+            // The same route with another MTU has taken its place.
+            if matches!(&made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu))) {
+                self.ledger.strike(&made)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Routes behind every VPN, with the addresses that it has given us as their sources.
+    pub(super) async fn route_into_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
+        if let Some((inner, _)) = &self.tunnel {
+            for port in &config.vpn_ports {
+                let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
+                let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
+                routes_behind_vpn(config, port, given, links, inner, kernel, ledger).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// An outer device of the engine is back as another interface. The SAs stay as they are.
     fn hand_to_engine(&mut self, position: usize) -> anyhow::Result<()> {
         let (Some(engine), Some(link)) = (&self.engine, self.links.get(position)) else { return Ok(()) };
@@ -537,7 +575,7 @@ fn plain_route(prefix: IpNet, via: IpAddr, interface: &str) -> Route {
 }
 
 /// The kernel's routes into a VPN: they exist whether or not the tunnel is up, so that nothing ever takes another way.
-pub(super) async fn routes_behind_vpn(
+async fn routes_behind_vpn(
     config: &Config,
     port: &VpnPort,
     given: &[IpAddr],

@@ -52,7 +52,7 @@ impl fmt::Display for Change {
 pub(super) struct Changes {
     /// For the operator.
     pub(super) list: Vec<Change>,
-    /// Ports, networks, addresses, routes or devices.
+    /// Ports, networks, addresses, routes, devices, or how long flows live.
     pub(super) ground: bool,
     /// What a packet may do.
     pub(super) rules: bool,
@@ -61,6 +61,8 @@ pub(super) struct Changes {
     pub(super) regroups: bool,
     /// Connections, or how ends prove who they are.
     pub(super) connections: bool,
+    /// What is recorded, and where.
+    pub(super) evidence: bool,
     /// The address of the metrics.
     pub(super) metrics: bool,
 }
@@ -73,8 +75,10 @@ impl Changes {
         let Config {
             path: _,
             numbers: _,
+            evidence,
             gateway,
-            timeouts: _,
+            timeouts,
+            limits,
             ports,
             vpn_ports,
             zones,
@@ -92,10 +96,23 @@ impl Changes {
         if changes.metrics {
             changes.add("gateway", "metrics", Kind::Changed);
         }
+        changes.evidence = *evidence != old.evidence;
+        if changes.evidence {
+            changes.add("gateway", "evidence", Kind::Changed);
+        }
+        if *timeouts != old.timeouts {
+            changes.add("gateway", "timeouts", Kind::Changed);
+            changes.ground = true;
+        }
+        if *limits != old.limits {
+            changes.add("gateway", "limits", Kind::Changed);
+            changes.ground = true;
+        }
+        let of_gateway = changes.list.len();
         changes.compare("port", old.ports.iter().map(|p| (&*p.name, p)), ports.iter().map(|p| (&*p.name, p)));
         let of_zones = changes.list.len();
         changes.compare("zone", old.zones.iter().map(|z| (&*z.name, z)), zones.iter().map(|z| (&*z.name, z)));
-        changes.ground = !changes.list.is_empty() || old.vpn_ports != *vpn_ports;
+        changes.ground |= changes.list.len() > of_gateway || old.vpn_ports != *vpn_ports;
         changes.rules = changes.list.len() > of_zones;
 
         let before = changes.list.len();
@@ -285,6 +302,20 @@ allow = ["tcp/8600"]
         let (changes, list) = changes(&BEFORE.replace("tcp/9100", "tcp/9101"));
         assert_eq!(list, ["~ policy print"]);
         assert!(changes.rules && !changes.ground && !changes.regroups);
+    }
+
+    #[test]
+    fn lifetimes_of_flows_are_put_in_force() {
+        let (changes, list) = changes(&format!("{BEFORE}[timeouts]\nudp = \"45s\"\n"));
+        assert_eq!(list, ["~ gateway timeouts"]);
+        assert!(changes.ground && !changes.regroups && !changes.connections);
+    }
+
+    #[test]
+    fn limits_are_put_in_force() {
+        let (changes, list) = changes(&format!("{BEFORE}[limits]\nflows_per_source = 100\n"));
+        assert_eq!(list, ["~ gateway limits"]);
+        assert!(changes.ground && !changes.regroups && !changes.connections);
     }
 
     #[test]

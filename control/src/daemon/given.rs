@@ -8,7 +8,7 @@ use sekisho_abi::port::{Network, ZONE_GATEWAY, network_kind};
 use sekisho_ike::status::{IkeStatus, Phase};
 
 use super::Daemon;
-use super::bringup::{Ground, INNER_DEVICE, routes_behind_vpn};
+use super::bringup::{Ground, INNER_DEVICE};
 use crate::config::Config;
 use crate::kernel::{Made, host_prefix};
 use crate::nat::{Given, NatSet};
@@ -55,13 +55,7 @@ impl Ground {
         self.maps.set_nat(NatSet::of(config, &self.given));
         self.maps.set_rules(&rules)?;
         // A route with an address as its source goes with that address: first the routes have another.
-        if let Some((inner, _)) = &self.tunnel {
-            for port in &config.vpn_ports {
-                let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
-                let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
-                routes_behind_vpn(config, port, given, links, inner, kernel, ledger).await?;
-            }
-        }
+        self.route_into_tunnels(config).await?;
         let held: Vec<IpAddr> = self.given.values().flatten().copied().collect();
         let gone: Vec<IpAddr> =
             former.values().flatten().copied().filter(|address| !held.contains(address)).collect();

@@ -15,7 +15,7 @@ use super::{Daemon, engine_counters};
 use crate::config::Action;
 use crate::status::{
     ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus,
-    LeaseStatus, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status,
+    LeaseStatus, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status, ZoneStatus,
 };
 
 impl Daemon {
@@ -56,7 +56,13 @@ impl Daemon {
             sets: self.sets(),
             pools: self.pools(&ike_sas, &stats.pools_exhausted),
             ports,
-            flows: FlowStatus { count: self.sweeper.count(), max: u64::from(self.config.gateway.flows_max) },
+            flows: FlowStatus {
+                count: self.sweeper.count(),
+                max: u64::from(self.config.gateway.flows_max),
+                pressure: self.sweeper.is_under_pressure(),
+            },
+            zones: self.zones(),
+            evidence: self.evidence.counters(),
             ike: IkeEngineStatus {
                 half_open: stats.half_open.try_into().unwrap_or(u64::MAX),
                 cookies_demanded: stats.cookies_demanded,
@@ -65,6 +71,16 @@ impl Daemon {
             },
             engine: self.ground.engine.as_deref().map(engine_counters).unwrap_or_default(),
         }
+    }
+
+    fn zones(&self) -> Vec<ZoneStatus> {
+        let zones = self.config.zones.iter();
+        zones
+            .map(|zone| {
+                let (flows, flows_max) = self.sweeper.zone(zone.id);
+                ZoneStatus { name: zone.name.to_string(), flows, flows_max }
+            })
+            .collect()
     }
 
     fn policies(&self) -> Vec<PolicyStatus> {

@@ -25,6 +25,7 @@ use sekisho_ike::wire::ts::{Ports, TrafficSelector};
 use super::sockets::Sockets;
 use super::uplinks::Uplinks;
 use crate::config::{self, Config, Life, Start};
+use crate::evidence::{Record, Sink};
 use crate::filter::Maps;
 
 /// Packets the replay window spans. Wide, for several queues and CPUs reorder (RFC 4303 section 3.4.3 asks for 64).
@@ -44,6 +45,7 @@ pub(super) struct Tunnels {
     pub(super) crls_wanted: Vec<String>,
     /// Our own addresses.
     pub(super) uplinks: Uplinks,
+    evidence: Sink,
 }
 
 /// One connection.
@@ -106,7 +108,7 @@ impl Child {
 
 impl Tunnels {
     /// All connections of a configuration, none of them up.
-    pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, now: Instant) -> Tunnels {
+    pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, evidence: Sink, now: Instant) -> Tunnels {
         let all = config.connections.iter().map(|connection| Tunnel::new(config, connection, now)).collect();
         Tunnels {
             table,
@@ -115,6 +117,7 @@ impl Tunnels {
             given_changed: false,
             crls_wanted: Vec::new(),
             uplinks: Uplinks::default(),
+            evidence,
         }
     }
 
@@ -304,6 +307,12 @@ impl Tunnels {
         while let Some(event) = endpoint.poll_event() {
             self.handle_event(now, event, endpoint, maps);
         }
+        for (spi, known) in endpoint.known_spis().take_changes() {
+            if let Err(error) = maps.set_ike_spi(spi, known) {
+                // Its messages come through with those of strangers.
+                tracing::error!(%error, "the filter does not know of an IKE SA");
+            }
+        }
         while let Some(transmit) = endpoint.poll_transmit() {
             sockets.send(&transmit);
         }
@@ -362,6 +371,12 @@ impl Tunnels {
                     nat = up.nat_local || up.nat_remote,
                     "IKE SA established"
                 );
+                self.evidence.record(Record::IkeUp {
+                    connection: up.connection.to_string(),
+                    peer: up.path.remote.to_string(),
+                    remote_id: up.remote_id.to_string(),
+                    suite: up.suite.clone(),
+                });
                 let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.name == up.connection) else {
                     return;
                 };
@@ -388,6 +403,8 @@ impl Tunnels {
             Event::IkeClosed { ike, connection, reason } => {
                 self.given_changed = true;
                 tracing::info!(connection = &*connection, reason = ?reason, "IKE SA closed");
+                self.evidence
+                    .record(Record::IkeDown { connection: connection.to_string(), reason: word(reason) });
                 if let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.ike == Some(ike)) {
                     // Where both ends opened it at once, the other IKE SA goes on alone.
                     let other = endpoint.ike_sas().find(|sa| {
@@ -462,6 +479,13 @@ impl Tunnels {
                     rekey = sa.replaces.is_some(),
                     "child SA installed"
                 );
+                self.evidence.record(Record::ChildUp {
+                    connection: sa.connection.to_string(),
+                    child: sa.name.to_string(),
+                    spi_in: format!("{:#010x}", sa.spi_in),
+                    spi_out: format!("{:#010x}", sa.spi_out),
+                    suite: sa.suite.to_string(),
+                });
                 if let Some(tunnel) = self.all.get_mut(index) {
                     tunnel
                         .children
@@ -492,6 +516,9 @@ impl Tunnels {
         };
         let spi_in = format!("{:#010x}", child.spi_in);
         tracing::info!(connection = &*name, spi_in, reason = ?reason, "child SA removed");
+        let down =
+            Record::ChildDown { connection: name.to_string(), spi_in: spi_in.clone(), reason: word(reason) };
+        self.evidence.record(down);
         if let Err(error) = self.table.remove(child.spi_in, linger) {
             tracing::error!(%error, spi_in, "child SA could not be removed from the data path");
         }
@@ -565,6 +592,11 @@ impl Tunnels {
             .flat_map(|tunnel| &tunnel.children)
             .find_map(|(handle, child)| (child.spi_in == spi_in).then_some(*handle))
     }
+}
+
+/// A reason as records name it.
+fn word(reason: CloseReason) -> String {
+    format!("{reason:?}").to_lowercase()
 }
 
 /// An IKE child SA as the data path wants it.

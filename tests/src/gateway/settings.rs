@@ -1,7 +1,8 @@
 //! The configuration files of the lab's gateways, as an administrator would write them.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use crate::lab::plan::{
     CENTRE_NEXT_HOPS, CENTRE_PORTS, CLINIC_NEXT_HOPS, CLINIC_PORTS, Family, Interface, LAN1_NETWORKS, Place,
@@ -48,6 +49,22 @@ pub enum Credentials {
         key: PathBuf,
         /// CA of the peer, PEM.
         peer_ca: PathBuf,
+    },
+    /// We by the key in this file, the peer by a certificate.
+    OwnPsk {
+        /// The key.
+        psk: PathBuf,
+        /// CA of the peer, PEM.
+        peer_ca: PathBuf,
+    },
+    /// We by a certificate, the peer by the key in this file.
+    PeerPsk {
+        /// Own chain, PEM.
+        chain: PathBuf,
+        /// Own private key, PEM.
+        key: PathBuf,
+        /// The peer's key.
+        psk: PathBuf,
     },
 }
 
@@ -100,6 +117,10 @@ pub struct Settings {
     pub idle: Option<&'static str>,
     /// The peer may come from any address: it is behind a NAT.
     pub remote_anywhere: bool,
+    /// The peer's address in place of the usual one.
+    pub remote_address: Option<IpAddr>,
+    /// Further keys of the connection, of its `local` and of its `remote` end: `key = value` each.
+    pub more_keys: [Vec<String>; 3],
     /// ESP in UDP without a NAT.
     pub force_udp: bool,
     /// Further addresses of the WAN port.
@@ -148,6 +169,8 @@ impl Settings {
             dpd: "30s",
             idle: None,
             remote_anywhere: false,
+            remote_address: None,
+            more_keys: Default::default(),
             force_udp: false,
             more_wan: Vec::new(),
             second_uplink: false,
@@ -245,27 +268,33 @@ impl Settings {
         };
         let own_id = self.local_id.as_deref().unwrap_or(own_id);
         let peer_id = self.remote_id.as_deref().unwrap_or(peer_id);
-        let (own_proof, peer_proof) = match &self.credentials {
-            Credentials::Psk(file) => {
-                let psk = format!("psk = \"{}\"", file.display());
-                (psk.clone(), psk)
-            }
-            Credentials::Certificates { chain, key, peer_ca } => (
-                format!("certificate = \"{}\", key = \"{}\"", chain.display(), key.display()),
-                format!("ca = \"{}\"", peer_ca.display()),
-            ),
+        let psk = |file: &Path| format!("psk = \"{}\"", file.display());
+        let ca = |file: &Path| format!("ca = \"{}\"", file.display());
+        let certificate = |chain: &Path, key: &Path| {
+            format!("certificate = \"{}\", key = \"{}\"", chain.display(), key.display())
         };
+        let (own_proof, peer_proof) = match &self.credentials {
+            Credentials::Psk(file) => (psk(file), psk(file)),
+            Credentials::Certificates { chain, key, peer_ca } => (certificate(chain, key), ca(peer_ca)),
+            Credentials::OwnPsk { psk: file, peer_ca } => (psk(file), ca(peer_ca)),
+            Credentials::PeerPsk { chain, key, psk: file } => (certificate(chain, key), psk(file)),
+        };
+        let [more, more_local, more_remote] = &self.more_keys;
+        let inline = |keys: &[String]| keys.iter().map(|key| format!(", {key}")).collect::<String>();
         let peer_address = if self.remote_anywhere {
             String::new()
         } else {
-            format!("address = \"{}\", ", peer.address(self.outer))
+            let address = self.remote_address.unwrap_or_else(|| peer.address(self.outer));
+            format!("address = \"{address}\", ")
         };
         let _ = writeln!(
             out,
-            "\n[connections.{}]\nlocal = {{ address = \"{}\", id = \"{own_id}\", {own_proof} }}\n\
-             remote = {{ {peer_address}id = \"{peer_id}\", {peer_proof} }}",
+            "\n[connections.{}]\nlocal = {{ address = \"{}\", id = \"{own_id}\", {own_proof}{} }}\n\
+             remote = {{ {peer_address}id = \"{peer_id}\", {peer_proof}{} }}",
             self.connection(),
             own.address(self.outer),
+            inline(more_local),
+            inline(more_remote),
         );
         for (key, proposals) in [("ike", &self.ike), ("esp", &self.esp)] {
             if !proposals.is_empty() {
@@ -286,6 +315,9 @@ impl Settings {
         }
         if let Some(idle) = self.idle {
             let _ = writeln!(out, "idle = \"{idle}\"");
+        }
+        for key in more {
+            let _ = writeln!(out, "{key}");
         }
         for Child { name, local, remote } in &self.children {
             let _ = writeln!(

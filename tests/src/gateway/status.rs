@@ -47,6 +47,17 @@ impl Status {
         number(&self.0, "/flows/count")
     }
 
+    /// Whether the flow table, or a zone's part of it, fills up.
+    pub fn is_under_pressure(&self) -> bool {
+        self.0.pointer("/flows/pressure").and_then(Value::as_bool).unwrap_or_default()
+    }
+
+    /// Flows that were opened from a zone.
+    pub fn zone_flows(&self, zone: &str) -> u64 {
+        let zones = self.0.pointer("/zones").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        zones.iter().filter(|status| text(status, "/name") == zone).map(|status| number(status, "/flows")).sum()
+    }
+
     /// Failures of the IKE engine of one kind.
     pub fn ike_failures(&self, kind: &str) -> u64 {
         number(&self.0, &format!("/ike/failures/{kind}"))
