@@ -1,0 +1,162 @@
+//! Where no rule fits: those that would if little were otherwise.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use super::{Asked, Near, service};
+use crate::config::{Action, Config, Policy, ZoneId};
+
+/// Rules named at most.
+const NEAR_MAX: usize = 3;
+/// A rule from which more is different has nothing to do with the question.
+const DIFFERENCES_MAX: usize = 2;
+
+/// The rules that allow what is nearest to what is asked, first those from which the least is different.
+pub(super) fn rules(config: &Config, asleep: &BTreeSet<usize>, asked: &Asked) -> Vec<Near> {
+    let lines = config.policy_lines.iter().copied().chain(std::iter::repeat(0));
+    let mut near: Vec<(usize, Near)> = config
+        .policies
+        .iter()
+        .zip(lines)
+        .enumerate()
+        .filter(|(_, (policy, _))| policy.action == Action::Allow)
+        .map(|(index, (policy, line))| {
+            let differences = differences(config, policy, asleep.contains(&index), asked);
+            (differences.len(), Near { name: policy.name.to_string(), line, why: differences.join("; ") })
+        })
+        .filter(|(count, _)| (1..=DIFFERENCES_MAX).contains(count))
+        .collect();
+    near.sort_by_key(|(count, _)| *count);
+    let least = near.first().map_or(0, |(count, _)| *count);
+    near.into_iter().filter(|(count, _)| *count == least).map(|(_, near)| near).take(NEAR_MAX).collect()
+}
+
+/// What of a rule does not fit.
+fn differences(config: &Config, policy: &Policy, asleep: bool, asked: &Asked) -> Vec<String> {
+    let mut differences = Vec::new();
+    let zones = |zones: &[ZoneId]| -> String {
+        let names: Vec<&str> = zones.iter().filter_map(|id| config.zone_name(*id)).collect();
+        names.join(", ")
+    };
+    if !policy.from.contains(&asked.from) {
+        differences.push(format!("it is from {}", zones(&policy.from)));
+    }
+    if !policy.to.contains(&asked.to) {
+        differences.push(format!("it is to {}", zones(&policy.to)));
+    }
+    let fits = policy
+        .matches
+        .iter()
+        .any(|matched| matched.ports_of(asked.protocol).is_some_and(|ports| ports.contains(&asked.service)));
+    if !fits {
+        let services: Vec<String> = policy.matches.iter().map(service::of).collect();
+        differences.push(format!("it allows {}", services.join(", ")));
+    }
+    let within = |sets: &[usize], address| {
+        sets.is_empty()
+            || sets
+                .iter()
+                .filter_map(|&index| config.sets.get(index))
+                .any(|set| set.prefixes.iter().any(|prefix| prefix.contains(&IpNet::from(address))))
+    };
+    let names = |sets: &[usize]| -> String {
+        let sets = sets.iter().filter_map(|&index| config.sets.get(index));
+        let texts: Vec<String> = sets
+            .map(|set| match &set.name {
+                Some(name) => name.to_string(),
+                None => set.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            })
+            .collect();
+        texts.join(", ")
+    };
+    if !within(&policy.sources, asked.source) {
+        differences.push(format!("its sources are {}", names(&policy.sources)));
+    }
+    if !within(&policy.destinations, asked.destination) {
+        differences.push(format!("its destinations are {}", names(&policy.destinations)));
+    }
+    let source_port = |ports: &std::ops::RangeInclusive<u16>| ports.contains(&asked.source_port);
+    if !policy.source_ports.is_empty() && !policy.source_ports.iter().any(source_port) {
+        differences.push("it wants another source port".into());
+    }
+    if asleep {
+        differences.push("its schedule has it out of force now".into());
+    }
+    differences
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::config::check;
+
+    const FILE: &str = r#"
+[gateway]
+name = "near"
+
+[ports.lan1]
+interface = "lan1"
+addresses = ["192.168.1.1/24"]
+
+[ports.lan2]
+interface = "lan2"
+addresses = ["192.168.2.1/24"]
+
+[sets]
+tills = ["192.168.1.10", "192.168.1.11"]
+
+[[policy]]
+name = "print"
+from = "lan1"
+to = "lan2"
+source = "tills"
+allow = ["tcp/9100", "udp/5000-5010"]
+
+[[policy]]
+name = "ping"
+from = "lan2"
+to = "lan1"
+allow = ["icmp/echo"]
+
+[[policy]]
+name = "never"
+from = "lan1"
+to = "lan2"
+deny = ["any"]
+"#;
+
+    fn near(from: u16, to: u16, source: &str, protocol: u8, service: u16) -> Vec<(String, String)> {
+        let loaded = check(Path::new("near.toml"), FILE, SystemTime::UNIX_EPOCH).expect("a configuration");
+        let asked = Asked {
+            from,
+            to,
+            source: source.parse().expect("an address"),
+            destination: "192.168.2.10".parse().expect("an address"),
+            protocol,
+            source_port: 40_000,
+            service,
+        };
+        let near = rules(&loaded.config, &BTreeSet::new(), &asked);
+        near.into_iter().map(|near| (near.name, near.why)).collect()
+    }
+
+    #[test]
+    fn what_is_nearest_comes_first_and_says_what_is_different() {
+        let print = |why: &str| vec![("print".to_owned(), why.to_owned())];
+        let services = "it allows tcp/9100, udp/5000-5010";
+        assert_eq!(near(1, 2, "192.168.1.10", 6, 9101), print(services));
+        assert_eq!(near(1, 2, "192.168.1.12", 6, 9100), print("its sources are tills"));
+        assert_eq!(near(1, 2, "192.168.1.12", 6, 9101), print(&format!("{services}; its sources are tills")));
+        assert_eq!(
+            near(2, 1, "192.168.1.10", 6, 9100).len(),
+            2,
+            "the other direction, and the other service"
+        );
+        assert!(near(1, 1, "192.168.1.12", 47, 0).is_empty(), "nothing is near");
+        assert!(near(1, 2, "192.168.1.10", 6, 9100).is_empty(), "it fits: something else refused it");
+    }
+}
