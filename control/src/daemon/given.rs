@@ -64,16 +64,16 @@ impl Ground {
             former.values().flatten().copied().filter(|address| !held.contains(address)).collect();
         // The routes with such a source are no more: others have taken their place.
         let replaced = |made: &&Made| match made {
-            Made::Route(route) => {
-                route.onlink && route.source.is_some_and(|source| gone.contains(&source))
-            }
+            Made::Route(route) => route.onlink && route.source.is_some_and(|source| gone.contains(&source)),
             _ => false,
         };
         for made in self.ledger.entries().iter().filter(replaced).cloned().collect::<Vec<_>>() {
             self.ledger.strike(&made)?;
         }
         let is_gone = |made: &&Made| match made {
-            Made::Address { address, prefix, .. } => *prefix == host_prefix(*address) && gone.contains(address),
+            Made::Address { address, prefix, .. } => {
+                *prefix == host_prefix(*address) && gone.contains(address)
+            }
             _ => false,
         };
         for made in self.ledger.entries().iter().filter(is_gone).cloned().collect::<Vec<_>>() {
