@@ -11,10 +11,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::daemon::Reloaded;
+use crate::evidence::Feed;
+use crate::explain::{Explanation, Question};
+use crate::feed::{self, Item, TraceFilter, Wanted};
 use crate::status::Status;
 
 /// Longest request or answer in bytes: 10,000 tunnels fit, a runaway writer does not.
@@ -74,6 +78,27 @@ pub enum Request {
         /// Only say what would change.
         check: bool,
     },
+    /// What would become of a packet.
+    Explain {
+        /// Of which.
+        question: Question,
+    },
+    /// Many rows, then an end; the connection is closed after it.
+    Stream {
+        /// Of what.
+        wanted: Wanted,
+    },
+    /// Have the programs report the packets of a trace. For the task that serves a [`Request::Stream`].
+    #[serde(skip)]
+    BeginTrace {
+        /// Which.
+        filter: TraceFilter,
+        /// How long.
+        time: Duration,
+    },
+    /// End it.
+    #[serde(skip)]
+    EndTrace,
 }
 
 /// What is answered.
@@ -95,6 +120,26 @@ pub enum Answer {
         /// What it did, or would do.
         reloaded: Reloaded,
     },
+    /// To [`Request::Explain`].
+    Explained {
+        /// What would.
+        explanation: Box<Explanation>,
+    },
+    /// A row of a stream.
+    Row {
+        /// The row.
+        row: serde_json::Value,
+    },
+    /// Rows that came faster than they were read are missing here.
+    Missed {
+        /// How many.
+        count: u64,
+    },
+    /// The end of a stream.
+    End {
+        /// Rows sent.
+        rows: u64,
+    },
     /// Refused.
     Refused {
         /// Why, and the remedy.
@@ -107,7 +152,7 @@ pub type Pending = (Request, oneshot::Sender<Answer>);
 
 /// Opens the socket and serves it until the receiver is dropped. The caller holds the gateway's lock, so a socket that
 /// is there already belongs to a dead predecessor.
-pub fn serve(gateway: &str, requests: mpsc::Sender<Pending>) -> io::Result<()> {
+pub fn serve(gateway: &str, requests: mpsc::Sender<Pending>, feed: Feed) -> io::Result<()> {
     let path = socket_path(gateway);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -115,6 +160,7 @@ pub fn serve(gateway: &str, requests: mpsc::Sender<Pending>) -> io::Result<()> {
     }
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let gateway: Arc<str> = gateway.into();
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         while let Ok(place) = places.clone().acquire_owned().await
@@ -122,7 +168,7 @@ pub fn serve(gateway: &str, requests: mpsc::Sender<Pending>) -> io::Result<()> {
         {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let session = session(stream, requests.clone());
+                    let session = session(stream, requests.clone(), gateway.clone(), feed.clone());
                     tokio::spawn(async move {
                         session.await;
                         drop(place);
@@ -138,7 +184,7 @@ pub fn serve(gateway: &str, requests: mpsc::Sender<Pending>) -> io::Result<()> {
     Ok(())
 }
 
-async fn session(stream: UnixStream, requests: mpsc::Sender<Pending>) {
+async fn session(stream: UnixStream, requests: mpsc::Sender<Pending>, gateway: Arc<str>, feed: Feed) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader.take(LINE_MAX));
     let mut line = String::new();
@@ -150,19 +196,131 @@ async fn session(stream: UnixStream, requests: mpsc::Sender<Pending>) {
         }
         let answer = match serde_json::from_str::<Request>(&line) {
             Err(error) => Answer::Refused { reason: format!("not a request: {error}") },
-            Ok(request) => {
-                let (reply, answer) = oneshot::channel();
-                if requests.send((request, reply)).await.is_err() {
+            Ok(Request::Stream { wanted }) => {
+                return rows(wanted, &requests, gateway, feed, reader, writer).await;
+            }
+            Ok(request) => match ask_loop(&requests, request).await {
+                Some(answer) => answer,
+                None => return,
+            },
+        };
+        if !write(&mut writer, &answer).await {
+            return;
+        }
+    }
+}
+
+async fn ask_loop(requests: &mpsc::Sender<Pending>, request: Request) -> Option<Answer> {
+    let (reply, answer) = oneshot::channel();
+    requests.send((request, reply)).await.ok()?;
+    Some(answer.await.unwrap_or(Answer::Refused { reason: "the daemon is stopping".into() }))
+}
+
+/// Writes one line. One that does not read keeps no place.
+async fn write(writer: &mut OwnedWriteHalf, answer: &Answer) -> bool {
+    let Ok(mut bytes) = serde_json::to_vec(answer) else { return false };
+    bytes.push(b'\n');
+    matches!(tokio::time::timeout(PATIENCE, writer.write_all(&bytes)).await, Ok(Ok(())))
+}
+
+/// Serves a stream to its end, or until the client leaves.
+async fn rows(
+    wanted: Wanted,
+    requests: &mpsc::Sender<Pending>,
+    gateway: Arc<str>,
+    feed: Feed,
+    mut reader: BufReader<tokio::io::Take<OwnedReadHalf>>,
+    mut writer: OwnedWriteHalf,
+) {
+    let mut until = None;
+    let mut rows = match wanted {
+        Wanted::Flows { filter, sort, limit, delete } => {
+            feed::flows(gateway, feed, filter, (sort, limit), delete)
+        }
+        Wanted::Trace { ref filter, seconds } => {
+            let time = Duration::from_secs(seconds.into());
+            // The ear is there before the first packet is.
+            let rows = feed::records(gateway, &feed, &wanted);
+            let begin = Request::BeginTrace { filter: filter.clone(), time };
+            match ask_loop(requests, begin).await {
+                Some(Answer::Done { .. }) => until = Some(tokio::time::Instant::now() + time),
+                Some(refused) => {
+                    write(&mut writer, &refused).await;
                     return;
                 }
-                answer.await.unwrap_or(Answer::Refused { reason: "the daemon is stopping".into() })
+                None => return,
+            }
+            rows
+        }
+        Wanted::Drops { .. } | Wanted::Watch { .. } => feed::records(gateway, &feed, &wanted),
+    };
+    let is_trace = until.is_some();
+    let mut sent = 0;
+    let mut nothing = [0];
+    loop {
+        let over = async {
+            match until {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
             }
         };
-        let Ok(mut bytes) = serde_json::to_vec(&answer) else { return };
-        bytes.push(b'\n');
-        // One that does not read keeps no place either.
-        if !matches!(tokio::time::timeout(PATIENCE, writer.write_all(&bytes)).await, Ok(Ok(()))) {
-            return;
+        let item = tokio::select! {
+            item = rows.recv() => item,
+            () = over => None,
+            // Whatever it says now, a client that says something, or leaves, wants no more.
+            _ = reader.read(&mut nothing) => {
+                sent = u64::MAX;
+                None
+            }
+        };
+        let answer = match item {
+            Some(Item::Row(row)) => Answer::Row { row },
+            Some(Item::Missed(count)) => Answer::Missed { count },
+            None => break,
+        };
+        if !write(&mut writer, &answer).await {
+            sent = u64::MAX;
+            break;
+        }
+        sent += 1;
+    }
+    if is_trace {
+        // A loop that has ended traces nothing.
+        let _ = ask_loop(requests, Request::EndTrace).await;
+    }
+    if sent != u64::MAX {
+        write(&mut writer, &Answer::End { rows: sent }).await;
+    }
+}
+
+/// Asks a gateway's daemon for a stream, for the command. `row` is given each answer but the last, and says whether to
+/// go on.
+pub async fn ask_for_rows(
+    gateway: &str,
+    wanted: Wanted,
+    mut row: impl FnMut(Answer) -> bool,
+) -> io::Result<Answer> {
+    let stream = UnixStream::connect(socket_path(gateway)).await?;
+    let (reader, mut writer) = stream.into_split();
+    let mut bytes = serde_json::to_vec(&Request::Stream { wanted })?;
+    bytes.push(b'\n');
+    writer.write_all(&bytes).await?;
+    let mut reader = BufReader::new(reader);
+    let mut line = String::new();
+    let mut rows = 0;
+    loop {
+        line.clear();
+        if reader.read_line(&mut line).await? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon has gone"));
+        }
+        match serde_json::from_str(&line)? {
+            answer @ (Answer::Row { .. } | Answer::Missed { .. }) => {
+                rows += 1;
+                if !row(answer) {
+                    return Ok(Answer::End { rows });
+                }
+            }
+            last => return Ok(last),
         }
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! The way of the configuration: [`config`] (file → checked values) → [`policy`] (rules → map entries) → [`daemon`]
 //! (values → [`kernel`], [`filter`], IKE engine, ESP engine). The way back: every counter and state → [`status`] →
-//! [`api`] and [`metrics`].
+//! [`api`] and [`metrics`]; what happens → [`evidence`] → files and watchers ([`feed`]).
 
 pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod evidence;
+pub mod explain;
+pub mod feed;
 pub mod filter;
 pub mod kernel;
 pub mod metrics;

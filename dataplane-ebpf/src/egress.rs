@@ -16,7 +16,7 @@ use crate::context::SkbFrame;
 use crate::maps;
 use crate::path::count::Seen;
 use crate::path::flow::End;
-use crate::path::{self, port};
+use crate::path::{self, port, rule};
 use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
@@ -99,7 +99,7 @@ pub(crate) fn packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<(), Verd
         }
         let Scratch { seen: Seen { packet, generation, .. }, asked, .. } = scratch;
         let zones = (End::GATEWAY.zone, port.zone);
-        asked.about(*generation, packet, true, zones, packet.destination_port_be);
+        rule::about(asked, *generation, packet, true, zones, packet.destination_port_be);
         return subprogram::rule(asked, frame.bytes());
     }
     if own && port.flags & port_flags::IKE != 0 && is_ike_or_esp(packet) {

@@ -7,6 +7,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(missing_docs, reason = "aya's program macros expand to entry points without the docstring")]
 
+mod atomic;
 mod context;
 mod egress;
 mod maps;
@@ -30,12 +31,14 @@ fn port(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::from_ptr(ctx.ctx);
     let Some(scratch) = Scratch::of(Program::Port, frame.ifindex()) else { return xdp_action::XDP_DROP };
     let verdict = match path::judge(&frame, scratch) {
-        Ok(verdict) | Err(verdict) => verdict,
+        Ok(verdict) => verdict,
+        Err(refused) => path::refused(&frame, scratch, refused),
     };
     count::verdict(&scratch.seen, verdict, frame.bytes());
     match verdict {
         Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => xdp_action::XDP_REDIRECT,
         Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Challenge => xdp_action::XDP_TX,
         _ => xdp_action::XDP_DROP,
     }
 }

@@ -14,6 +14,12 @@ pub struct Limit {
 /// Packets of one source that would open an IKE SA: 200 a second, 100 at once.
 pub const IKE_INITIAL: Limit = Limit { interval_ns: 5_000_000, burst_ns: 500_000_000 };
 
+/// Messages of one source that name no IKE SA of ours: 20 a second, 50 at once. A peer sends some after our restart.
+pub const IKE_UNKNOWN: Limit = Limit { interval_ns: 50_000_000, burst_ns: 2_450_000_000 };
+
+/// The same of all sources together: 500 a second, 500 at once.
+pub const IKE_UNKNOWN_ALL: Limit = Limit { interval_ns: 2_000_000, burst_ns: 998_000_000 };
+
 /// Fragmented datagrams of one source: 2,000 a second, 500 at once. Identifications of IPv4 last no longer either.
 pub const FRAGMENTS: Limit = Limit { interval_ns: 500_000, burst_ns: 250_000_000 };
 
@@ -38,6 +44,10 @@ pub mod of {
     pub const FRAGMENTS: u16 = 0;
     /// ICMP errors to the host.
     pub const ICMP_ERRORS: u16 = 1;
+    /// Doors that the host has tried.
+    pub const DOORS: u16 = 2;
+    /// IKE messages from the host that name no IKE SA of ours.
+    pub const IKE_UNKNOWN: u16 = 3;
 }
 
 impl Share {
@@ -52,6 +62,9 @@ impl Share {
 
 /// Events of one verdict on one CPU: 10 a second, 10 at once.
 pub const EVENTS: Limit = Limit { interval_ns: 100_000_000, burst_ns: 900_000_000 };
+
+/// Traced packets on one CPU: 1,000 a second, 1,000 at once. More than a reader follows, and no flood.
+pub const TRACES: Limit = Limit { interval_ns: 1_000_000, burst_ns: 999_000_000 };
 
 impl Limit {
     /// Whether a packet at `now_ns` conforms, and if so the state to keep. `next_ns` is the state so far, zero at

@@ -2,14 +2,15 @@
 //! other share 512 bytes.
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
+use sekisho_abi::explain::Findings;
 use sekisho_abi::flow::Hop;
+use sekisho_abi::rule::Asked;
 use sekisho_dataplane::parse::Packet;
 
 use crate::maps;
 use crate::path::count::Seen;
 use crate::path::forward::Fib;
 use crate::path::nat::Nat;
-use crate::path::rule::Asked;
 
 /// A program's place in `SCRATCH`: one for each kind.
 #[derive(Clone, Copy)]
@@ -29,24 +30,39 @@ pub(crate) const PROGRAMS: u32 = 3;
 /// One packet at a time. What a program finds here is from the packet before; it sets before it reads.
 #[repr(C, align(8))]
 pub(crate) struct Scratch {
-    /// What is known of the frame.
-    pub(crate) seen: Seen,
+    /// The question to the rules, and their answer.
+    pub(crate) asked: Asked,
     /// The way by which the packet leaves.
     pub(crate) hop: Hop,
+    /// Port id by which the packet leaves, 0 for the gateway; of a fragment that came early, where its kind goes.
+    pub(crate) exit: u16,
+    /// 1: the packet has ended its flow's handshake, which is counted as half-open yet.
+    pub(crate) unsettled: u8,
+    reserved: u8,
+    /// Flags of the port it came by, [`port_flags`](sekisho_abi::port::port_flags).
+    pub(crate) port_flags: u32,
     /// The packet's translation.
     pub(crate) nat: Nat,
+    /// What is known of the frame.
+    pub(crate) seen: Seen,
     /// The packet that an ICMP error is about.
     pub(crate) quoted: Packet,
     /// The question to the kernel's routing table.
     pub(crate) lookup: FibLookup,
     /// Its answer.
     pub(crate) fib: Fib,
-    /// Port id by which the packet leaves, 0 for the gateway; of a fragment that came early, where its kind goes.
-    pub(crate) exit: u16,
-    reserved: [u8; 2],
-    /// The question to the rules, and their answer.
-    pub(crate) asked: Asked,
 }
+
+/// Its begin is read by those who ask what became of a packet.
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Scratch, asked) == offset_of!(Findings, asked));
+    assert!(offset_of!(Scratch, hop) == offset_of!(Findings, hop));
+    assert!(offset_of!(Scratch, exit) == offset_of!(Findings, exit));
+    let nat = offset_of!(Scratch, nat);
+    assert!(nat + offset_of!(Nat, destination_rule) == offset_of!(Findings, destination_rule));
+    assert!(nat + offset_of!(Nat, active) == offset_of!(Findings, nat_active));
+};
 
 impl Scratch {
     /// The program's place, with nothing seen but the device.

@@ -4,13 +4,18 @@
 //! here, most of them on one lab: a run that lays a lab for each would take minutes to lay labs.
 
 mod e2e {
+    pub(crate) mod addresses;
+    pub(crate) mod attacks;
     pub(crate) mod control;
+    pub(crate) mod evidence;
+    pub(crate) mod explain;
     pub(crate) mod lab;
     pub(crate) mod life;
     pub(crate) mod mobility;
     pub(crate) mod nat;
     pub(crate) mod negotiation;
     pub(crate) mod operation;
+    pub(crate) mod pmtu;
     pub(crate) mod refusal;
     pub(crate) mod reload;
 }
@@ -39,6 +44,11 @@ fn main() -> ExitCode {
     trials.extend(e2e::refusal::trials(&stage));
     trials.extend(e2e::reload::trials(&stage));
     trials.extend(e2e::nat::trials(&stage));
+    trials.extend(e2e::addresses::trials(&stage));
+    trials.extend(e2e::evidence::trials(&stage));
+    trials.extend(e2e::explain::trials(&stage));
+    trials.extend(e2e::pmtu::trials(&stage));
+    trials.extend(e2e::attacks::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
     let last = stage.clone();

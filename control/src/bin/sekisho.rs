@@ -57,6 +57,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the flows that are known.
+    Flows(cli::stream::Flows),
+    /// Show what was refused: totals, and the last packets.
+    Drops(cli::stream::Drops),
+    /// Follow packets live: which verdict, by which rule.
+    Trace(cli::stream::Trace),
+    /// Follow what happens: flows, SAs, alarms, commands.
+    Watch(cli::stream::Watch),
+    /// Verify evidence that was kept in files.
+    Evidence(cli::evidence::Arguments),
+    /// Explain what would become of a packet: by which rule, route and translation, and why.
+    Explain(cli::explain::Arguments),
     /// Check a configuration file and everything it names.
     Check(cli::check::Arguments),
     /// Make and look at certificates.
@@ -68,6 +80,14 @@ fn main() -> ExitCode {
     let (request, json) = match command {
         Command::Check(arguments) => return arguments.run(),
         Command::Pki(arguments) => return arguments.run(),
+        Command::Evidence(arguments) => return arguments.run(),
+        Command::Explain(arguments) => {
+            return cli::explain::show(reach(gateway, async |name| arguments.run(name).await));
+        }
+        Command::Flows(arguments) => return stream(gateway, async |name| arguments.run(name).await),
+        Command::Drops(arguments) => return stream(gateway, async |name| arguments.run(name).await),
+        Command::Trace(arguments) => return stream(gateway, async |name| arguments.run(name).await),
+        Command::Watch(arguments) => return stream(gateway, async |name| arguments.run(name).await),
         Command::Status { json } => (Request::Status, json),
         Command::Up { connection } => (Request::Up { connection }, false),
         Command::Down { connection } => (Request::Down { connection }, false),
@@ -88,14 +108,13 @@ fn main() -> ExitCode {
         Ok(Answer::Reloaded { reloaded }) => print(reloaded.render().trim_end()),
         Ok(Answer::Done { message }) => print(&message),
         Ok(Answer::Refused { reason }) => fail(&reason),
+        Ok(_) => fail("the daemon answered something else: is it of another version?"),
         Err(error) => fail(&format!("{error:#}")),
     }
 }
 
 fn print(text: &str) -> ExitCode {
-    use std::io::Write as _;
-    // A reader that closes the pipe early (`| head`) is no failure.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    cli::print(text);
     ExitCode::SUCCESS
 }
 
@@ -104,13 +123,26 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Shows rows until their end.
+fn stream(gateway: Option<String>, run: impl AsyncFnOnce(&str) -> std::io::Result<Answer>) -> ExitCode {
+    match reach(gateway, run) {
+        Ok(Answer::Refused { reason }) => fail(&reason),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
 fn answer(gateway: Option<String>, request: &Request) -> anyhow::Result<Answer> {
+    reach(gateway, async |name| ask(name, request).await)
+}
+
+fn reach<T>(gateway: Option<String>, run: impl AsyncFnOnce(&str) -> std::io::Result<T>) -> anyhow::Result<T> {
     let gateway = match gateway {
         Some(name) => name,
         None => only_gateway()?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(ask(&gateway, request)).map_err(|error| {
+    runtime.block_on(run(&gateway)).map_err(|error| {
         let directory = run_directory(&gateway);
         anyhow::anyhow!(
             "cannot reach the daemon of gateway {gateway}: {error}; is its sekishod running ({}), and are you root?",

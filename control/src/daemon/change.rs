@@ -13,7 +13,7 @@ use crate::config::{AddressSet, Config, Gateway};
 /// One difference. Field names are part of the interface.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Change {
-    /// `port`, `zone`, `policy`, `nat`, `connection`, `credentials` or `gateway`.
+    /// `port`, `zone`, `policy`, `nat`, `pool`, `connection`, `credentials` or `gateway`.
     pub what: String,
     /// Its name in the configuration.
     pub name: String,
@@ -52,7 +52,7 @@ impl fmt::Display for Change {
 pub(super) struct Changes {
     /// For the operator.
     pub(super) list: Vec<Change>,
-    /// Ports, networks, addresses, routes or devices.
+    /// Ports, networks, addresses, routes, devices, or how long flows live.
     pub(super) ground: bool,
     /// What a packet may do.
     pub(super) rules: bool,
@@ -61,6 +61,8 @@ pub(super) struct Changes {
     pub(super) regroups: bool,
     /// Connections, or how ends prove who they are.
     pub(super) connections: bool,
+    /// What is recorded, and where.
+    pub(super) evidence: bool,
     /// The address of the metrics.
     pub(super) metrics: bool,
 }
@@ -73,8 +75,10 @@ impl Changes {
         let Config {
             path: _,
             numbers: _,
+            evidence,
             gateway,
-            timeouts: _,
+            timeouts,
+            limits,
             ports,
             vpn_ports,
             zones,
@@ -83,6 +87,7 @@ impl Changes {
             sets,
             schedules,
             nat,
+            pools,
             connections,
         } = new;
         let mut changes = Changes::default();
@@ -91,10 +96,23 @@ impl Changes {
         if changes.metrics {
             changes.add("gateway", "metrics", Kind::Changed);
         }
+        changes.evidence = *evidence != old.evidence;
+        if changes.evidence {
+            changes.add("gateway", "evidence", Kind::Changed);
+        }
+        if *timeouts != old.timeouts {
+            changes.add("gateway", "timeouts", Kind::Changed);
+            changes.ground = true;
+        }
+        if *limits != old.limits {
+            changes.add("gateway", "limits", Kind::Changed);
+            changes.ground = true;
+        }
+        let of_gateway = changes.list.len();
         changes.compare("port", old.ports.iter().map(|p| (&*p.name, p)), ports.iter().map(|p| (&*p.name, p)));
         let of_zones = changes.list.len();
         changes.compare("zone", old.zones.iter().map(|z| (&*z.name, z)), zones.iter().map(|z| (&*z.name, z)));
-        changes.ground = !changes.list.is_empty() || old.vpn_ports != *vpn_ports;
+        changes.ground |= changes.list.len() > of_gateway || old.vpn_ports != *vpn_ports;
         changes.rules = changes.list.len() > of_zones;
 
         let before = changes.list.len();
@@ -131,6 +149,10 @@ impl Changes {
                 ports.iter().any(|port| old.nat.answered_by(port.id) != nat.answered_by(port.id));
         }
 
+        let of_pools = changes.list.len();
+        changes.compare("pool", old.pools.iter().map(|p| (&*p.name, p)), pools.iter().map(|p| (&*p.name, p)));
+        changes.ground |= changes.list.len() > of_pools;
+
         let ike = |config: &EndpointConfig, name: &str| {
             config.connections.iter().find(|connection| *connection.name == *name).cloned()
         };
@@ -152,6 +174,7 @@ impl Changes {
             if former.start != connection.start
                 || former.local != connection.local
                 || former.remote != connection.remote
+                || former.pools != connection.pools
                 || (!same_engine && !is_same_but_for_credentials(former, connection))
             {
                 changes.add("connection", name, Kind::Changed);
@@ -282,6 +305,20 @@ allow = ["tcp/8600"]
     }
 
     #[test]
+    fn lifetimes_of_flows_are_put_in_force() {
+        let (changes, list) = changes(&format!("{BEFORE}[timeouts]\nudp = \"45s\"\n"));
+        assert_eq!(list, ["~ gateway timeouts"]);
+        assert!(changes.ground && !changes.regroups && !changes.connections);
+    }
+
+    #[test]
+    fn limits_are_put_in_force() {
+        let (changes, list) = changes(&format!("{BEFORE}[limits]\nflows_per_source = 100\n"));
+        assert_eq!(list, ["~ gateway limits"]);
+        assert!(changes.ground && !changes.regroups && !changes.connections);
+    }
+
+    #[test]
     fn the_order_of_policies_counts() {
         let (print, scan) =
             (BEFORE.find("[[policy]]").expect("one"), BEFORE.rfind("[[policy]]").expect("two"));
@@ -301,6 +338,13 @@ allow = ["tcp/8600"]
         );
         assert!(list.contains(&"~ port lan2".into()) && list.contains(&"+ zone office".into()), "{list:?}");
         assert!(changes.regroups && changes.ground);
+    }
+
+    #[test]
+    fn a_pool_is_a_change_of_its_own() {
+        let (changes, list) = changes(&format!("{BEFORE}[pools.p]\naddresses = \"10.9.0.0/24\"\n"));
+        assert_eq!(list, ["+ pool p"]);
+        assert!(changes.ground && !changes.rules && !changes.connections);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -14,12 +15,34 @@ use anyhow::Context as _;
 use crate::api::run_directory;
 use crate::config::{Config, Numbers};
 
+/// Holds the inode of the network namespace that the gateway's devices are in.
+pub(super) const NAMESPACE: &str = "namespace";
 const NUMBERS: &str = "numbers";
 const LAYOUT: &str = "layout";
 
 /// The numbers that a gateway's maps speak by; none if nothing is in force.
 pub fn numbers_in_force(gateway: &str) -> Numbers {
     read_numbers(&run_directory(gateway)).unwrap_or_default()
+}
+
+/// Refuses a start where a gateway of this name is in force in another network namespace: programs, ledger and addresses
+/// belong to that one's devices, and would be taken for this one's.
+pub(super) fn claim_namespace(run_directory: &Path, gateway: &str, is_in_force: bool) -> anyhow::Result<()> {
+    let own = fs::metadata("/proc/self/ns/net").context("cannot ask for the network namespace")?.ino();
+    claim(run_directory, gateway, is_in_force, own)
+}
+
+fn claim(run_directory: &Path, gateway: &str, is_in_force: bool, own: u64) -> anyhow::Result<()> {
+    let path = run_directory.join(NAMESPACE);
+    let other = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if let Some(other) = other.filter(|other| is_in_force && *other != own) {
+        anyhow::bail!(
+            "gateway {gateway} is in force in another network namespace (net:[{other}], here it is net:[{own}]): give this \
+             one a name of its own; if that namespace is gone, remove /sys/fs/bpf/sekisho/{gateway} and {}",
+            run_directory.display()
+        );
+    }
+    fs::write(&path, own.to_string()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn read_numbers(run_directory: &Path) -> Option<Numbers> {
@@ -132,6 +155,21 @@ mod tests {
         assert!(new.is_in_force() && !old.is_in_force());
         new.withdraw().expect("removes");
         assert!(!new.knows_the_numbers());
+    }
+
+    #[test]
+    fn another_namespace_is_refused_while_the_gateway_is_in_force() {
+        let directory = tempfile::TempDir::new().expect("a folder");
+        let claim = |is_in_force, own| claim(directory.path(), "clinic", is_in_force, own);
+        claim(true, 1).expect("nobody has claimed it");
+        claim(true, 1).expect("its own");
+        let error = claim(true, 2).expect_err("another's").to_string();
+        assert!(
+            error.contains("clinic") && error.contains("net:[1]") && error.contains("net:[2]"),
+            "{error}"
+        );
+        claim(false, 2).expect("nothing is in force any more");
+        claim(true, 2).expect("its own now");
     }
 
     #[test]

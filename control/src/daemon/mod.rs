@@ -9,15 +9,19 @@
 //! | reader of a changed configuration | nothing | channel of one checked configuration |
 //! | SA event thread | nothing | bounded channel of [`SaEvent`] |
 //! | engine thread (`sekisho-esp`) | SAs' keys, AF_XDP sockets | acknowledged commands, counters in atomics |
-//! | flow sweeper thread | handle of `FLOWS` | an atomic count |
+//! | flow sweeper thread | handle of `FLOWS` | an atomic count, records |
+//! | event thread | the ring `EVENTS` | records |
+//! | evidence thread | the files of evidence | watchers |
 //!
 //! No lock is held across anything. Cancel safety: every `select!` branch is a channel, a timer or [`Events::next`].
 
 mod bringup;
 mod change;
 mod crl;
+mod given;
 mod layout;
 mod paths;
+mod quotas;
 mod reload;
 mod report;
 mod sockets;
@@ -39,7 +43,7 @@ use sekisho_esp::sa::{Outer, PairCounters, SaError, SaEvent, SaPair, SaTable};
 use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::{Endpoint, EndpointConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle as Task;
 use tokio::time::MissedTickBehavior;
 
@@ -54,6 +58,9 @@ use self::sockets::{Outlet, Sockets};
 use self::tunnels::Tunnels;
 use crate::api::{self, Answer, Pending, Request};
 use crate::config::{Config, Datapath};
+use crate::evidence::{Names, Record, Recorder};
+use crate::explain::{self, Question};
+use crate::feed::TraceFilter;
 use crate::filter::{Events, Filter, FlowSweeper};
 use crate::kernel::Watch;
 use crate::status;
@@ -62,6 +69,8 @@ use crate::status;
 const REQUESTS_MAX: usize = 64;
 /// How often the ports' interfaces and the way to the peers are looked up again.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// How long a key of challenges is used: an answer comes within a round trip, and a guess has no more time than this.
+const SECRETS_PERIOD: Duration = Duration::from_secs(60);
 /// How often stale neighbours are asked for.
 const NEIGHBOURS_PERIOD: Duration = Duration::from_secs(10);
 /// How long a stop waits for peers to acknowledge that their SAs are deleted.
@@ -76,6 +85,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Read before anything is touched: a key that cannot be read must not leave a half-built gateway.
     let ike = config.ike().context("credentials")?;
     let was_in_force = Filter::is_in_force(&config.gateway.name) || directory.join(bringup::LEDGER).exists();
+    layout::claim_namespace(&directory, &config.gateway.name, was_in_force)?;
     let (mut daemon, requests) = match start(&config, &directory, datapath, ike).await {
         Ok(started) => started,
         Err(error) => {
@@ -101,7 +111,8 @@ async fn start(
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
     let mut daemon =
         Daemon::new(config.clone(), directory.to_owned(), datapath, ike, ground, sender.clone())?;
-    api::serve(&config.gateway.name, sender.clone()).context("cannot open the control socket")?;
+    let feed = daemon.evidence.feed().clone();
+    api::serve(&config.gateway.name, sender.clone(), feed).context("cannot open the control socket")?;
     daemon.metrics = metrics_at(config.gateway.metrics, &sender);
     Ok((daemon, requests))
 }
@@ -109,12 +120,6 @@ async fn start(
 /// Serves the metrics, if they are to be served anywhere.
 fn metrics_at(address: Option<SocketAddr>, requests: &mpsc::Sender<Pending>) -> Option<Task<()>> {
     address.map(|address| crate::metrics::serve(address, requests.clone()))
-}
-
-/// Names of all ports by their numbers.
-fn port_names(config: &Config) -> BTreeMap<u16, Arc<str>> {
-    let ports = config.ports.iter().map(|port| (port.id, port.name.clone()));
-    ports.chain(config.vpn_ports.iter().map(|port| (port.id, port.name.clone()))).collect()
 }
 
 /// One daemon a gateway: two would undo each other's work.
@@ -140,6 +145,7 @@ fn lock(directory: &Path, gateway: &str) -> anyhow::Result<File> {
 fn remove_run_directory(config: &Config, directory: &Path) {
     let _ = std::fs::remove_file(api::socket_path(&config.gateway.name));
     let _ = std::fs::remove_file(directory.join("lock"));
+    let _ = std::fs::remove_file(directory.join(layout::NAMESPACE));
     let _ = std::fs::remove_dir(directory);
 }
 
@@ -162,7 +168,11 @@ struct Daemon {
     started: Instant,
     ground: Ground,
     sweeper: FlowSweeper,
-    filter_events: Option<Events>,
+    filter_events: Events,
+    /// When the trace that runs ends by itself.
+    trace_until: Option<Instant>,
+    /// Last: what ends before it is still recorded.
+    evidence: Recorder,
     endpoint: Endpoint,
     tunnels: Tunnels,
     paths: Paths,
@@ -174,7 +184,6 @@ struct Daemon {
     sa_events: mpsc::Receiver<SaEvent>,
     /// Absent only while one engine takes the place of another.
     sa_event_thread: Option<JoinHandle<()>>,
-    port_names: BTreeMap<u16, Arc<str>>,
     /// Policies that schedules have put out of force.
     asleep: BTreeSet<usize>,
     /// For those that ask on behalf of others: the metrics.
@@ -182,6 +191,8 @@ struct Daemon {
     metrics: Option<Task<()>>,
     /// A changed configuration is being read and checked.
     is_reading: bool,
+    /// When challenges got a new key.
+    secrets_renewed: Instant,
 }
 
 impl Daemon {
@@ -205,14 +216,18 @@ impl Daemon {
         let locals: BTreeSet<IpAddr> = uplinks::configured(&config).collect();
         let sockets = Sockets::bind(locals, inlet)?;
         let (crl_sender, crls) = mpsc::channel(crl::FETCHED_MAX);
+        let evidence = Recorder::start(&config.evidence).context("[evidence] `directory`")?;
+        evidence.set_names(Names::of(&config, &Names::default()));
+        evidence.sink().record(Record::Start { version: env!("CARGO_PKG_VERSION").into() });
         Ok(Daemon {
             asleep: config.asleep(SystemTime::now()),
-            tunnels: Tunnels::new(&config, table, now),
-            sweeper: FlowSweeper::start(&mut ground.maps)?,
-            filter_events: Some(Events::open(&mut ground.maps)?),
+            tunnels: Tunnels::new(&config, table, evidence.sink().clone(), now),
+            sweeper: FlowSweeper::start(&mut ground.maps, evidence.sink().clone())?,
+            filter_events: Events::start(&mut ground.maps, evidence.sink().clone())?,
+            trace_until: None,
+            evidence,
             started: now,
             paths: Paths::default(),
-            port_names: port_names(&config),
             crl_files: CrlFiles::of(&config),
             config,
             directory,
@@ -227,6 +242,7 @@ impl Daemon {
             sa_event_thread: Some(sa_event_thread),
             requests,
             metrics: None,
+            secrets_renewed: now,
             is_reading: false,
         })
     }
@@ -244,7 +260,6 @@ impl Daemon {
         }
         let watch = Watch::open()?;
         self.follow_uplinks().await;
-        let mut filter_events = self.filter_events.take();
         let (reader, mut read) = mpsc::channel(1);
         tracing::info!(gateway = &*self.config.gateway.name, "ready");
         loop {
@@ -256,12 +271,6 @@ impl Daemon {
                     None => std::future::pending().await,
                 }
             };
-            let filter_event = async {
-                match &mut filter_events {
-                    Some(events) => events.next().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 // What anyone can flood stands last: an operator's word and the clock come through in any weather.
                 biased;
@@ -270,6 +279,7 @@ impl Daemon {
                 _ = hangup.recv() => self.begin_reload(false, None, &reader),
                 Some((request, reply)) = requests.recv() => match request {
                     Request::Reload { check } => self.begin_reload(check, Some(reply), &reader),
+                    Request::Explain { question } => self.explain(question, reply),
                     // An asker who has left does not matter.
                     request => drop(reply.send(self.handle_request(request))),
                 },
@@ -288,7 +298,12 @@ impl Daemon {
                     }
                     self.follow_schedules();
                     self.follow_uplinks().await;
+                    self.follow_given().await;
+                    self.renew_secrets();
                     self.tunnels.watch(Instant::now(), &mut self.endpoint);
+                    if self.trace_until.is_some_and(|until| until <= Instant::now()) {
+                        self.end_trace();
+                    }
                 }
                 Some(Fetched { url, crl }) = self.crls.recv() => {
                     self.endpoint.handle_crl(Instant::now(), &url, crl.as_deref().map_err(Clone::clone));
@@ -303,17 +318,18 @@ impl Daemon {
                 Some(datagram) = self.datagrams.next() => {
                     self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
                 }
-                event = filter_event => match event {
-                    Ok(event) => {
-                        let port = self.port_names.get(&event.port).map_or("-", |name| name);
-                        crate::filter::log(&event, port);
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "refused packets are counted, but no longer logged: restart the daemon");
-                        filter_events = None;
-                    }
-                },
             }
+        }
+    }
+
+    /// Keys of challenges are used for a time and known for another.
+    fn renew_secrets(&mut self) {
+        if self.secrets_renewed.elapsed() < SECRETS_PERIOD {
+            return;
+        }
+        self.secrets_renewed = Instant::now();
+        if let Err(error) = self.ground.maps.renew_secrets(&mut SystemRandom::new()) {
+            tracing::error!(%error, "challenges go on with the former key");
         }
     }
 
@@ -347,6 +363,10 @@ impl Daemon {
         for url in self.tunnels.crls_wanted.drain(..) {
             crl::fetch(url, self.crl_sender.clone());
         }
+        if std::mem::take(&mut self.tunnels.given_changed) {
+            self.follow_given().await;
+            self.tunnels.settle(Instant::now(), &mut self.endpoint, &mut self.ground.maps, &self.sockets);
+        }
         let is_new = self.tunnels.peers().any(|(peer, local)| !self.paths.has_asked(peer, local));
         if is_new {
             self.refresh_paths().await;
@@ -364,6 +384,15 @@ impl Daemon {
 
     fn handle_request(&mut self, request: Request) -> Answer {
         let now = Instant::now();
+        let command = match &request {
+            Request::Up { connection } => Some(format!("up {connection}")),
+            Request::Down { connection } => Some(format!("down {connection}")),
+            Request::Rekey { connection, ike } => {
+                Some(format!("rekey {connection}{}", if *ike { " --ike" } else { "" }))
+            }
+            Request::BeginTrace { filter, .. } => Some(format!("trace {filter:?}")),
+            _ => None,
+        };
         let result = match request {
             Request::Status => return Answer::Status { status: Box::new(self.status(now)) },
             Request::Up { connection } => self.tunnels.up(now, &connection, &mut self.endpoint),
@@ -374,10 +403,60 @@ impl Daemon {
             }
             // The loop takes it up itself, for it is answered later.
             Request::Reload { .. } => Err("a reload cannot be answered at once".into()),
+            Request::Explain { .. } => Err("an explanation cannot be answered at once".into()),
+            Request::Stream { .. } => Err("rows are not the loop's".into()),
+            Request::BeginTrace { filter, time } => self.begin_trace(now, &filter, time),
+            Request::EndTrace => {
+                self.end_trace();
+                Ok("the trace has ended".into())
+            }
         };
+        if let Some(command) = command {
+            let outcome = match &result {
+                Ok(message) => message.clone(),
+                Err(reason) => format!("refused: {reason}"),
+            };
+            self.evidence.sink().record(Record::Command { command, outcome });
+        }
         match result {
             Ok(message) => Answer::Done { message },
             Err(reason) => Answer::Refused { reason },
+        }
+    }
+
+    /// Answered beside the loop, for the programs are loaded once more for it.
+    fn explain(&self, question: Question, reply: oneshot::Sender<Answer>) {
+        let up = self.tunnels.iter().filter(|tunnel| !tunnel.children.is_empty());
+        let context = explain::Context {
+            config: self.config.clone(),
+            asleep: self.asleep.clone(),
+            up: up.map(|tunnel| tunnel.name.to_string()).collect(),
+        };
+        tokio::task::spawn_blocking(move || {
+            let answer = match explain::explain(&context, &question) {
+                Ok(explanation) => Answer::Explained { explanation: Box::new(explanation) },
+                Err(reason) => Answer::Refused { reason },
+            };
+            // An asker who has left does not matter.
+            let _ = reply.send(answer);
+        });
+    }
+
+    /// One trace at a time: the programs have one filter.
+    fn begin_trace(&mut self, now: Instant, filter: &TraceFilter, time: Duration) -> Result<String, String> {
+        if self.trace_until.is_some_and(|until| until > now) {
+            return Err("a trace runs already; try again when it has ended".into());
+        }
+        let trace = filter.resolve(&self.evidence.sink().names(), time)?;
+        self.ground.maps.set_trace(Some(trace)).map_err(|error| error.to_string())?;
+        self.trace_until = Some(now + time);
+        Ok("tracing".into())
+    }
+
+    fn end_trace(&mut self) {
+        self.trace_until = None;
+        if let Err(error) = self.ground.maps.set_trace(None) {
+            tracing::error!(%error, "the trace could not be ended; it ends by its time");
         }
     }
 
@@ -403,10 +482,22 @@ impl Daemon {
             }
         }
         let Daemon {
-            config, directory, ground, sweeper, tunnels, endpoint, sa_events, sa_event_thread, ..
+            config,
+            directory,
+            ground,
+            sweeper,
+            filter_events,
+            tunnels,
+            endpoint,
+            sa_events,
+            sa_event_thread,
+            evidence,
+            ..
         } = self;
         // Keys are wiped and AF_XDP sockets closed before the devices go.
-        drop((sweeper, tunnels, endpoint, sa_events));
+        drop((sweeper, filter_events, tunnels, endpoint, sa_events));
+        evidence.sink().record(Record::Stop);
+        drop(evidence);
         let Ground { kernel, mut ledger, filter, maps, engine, .. } = ground;
         drop((engine, maps, filter));
         // It may hold the engine for a moment: until it has ended, keys may live.

@@ -21,6 +21,7 @@ use super::crl::CrlFiles;
 use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at, uplinks};
 use crate::api::Answer;
 use crate::config::{self, Config};
+use crate::evidence::{Names, Record};
 use crate::nat::NatSet;
 use crate::policy::RuleSet;
 
@@ -117,6 +118,8 @@ impl Daemon {
             Err(reason) => {
                 if !asked.check {
                     tracing::error!("configuration not reloaded: {reason}");
+                    let applied = false;
+                    self.evidence.sink().record(Record::Reload { applied, detail: reason.clone() });
                 }
                 Answer::Refused { reason }
             }
@@ -142,6 +145,8 @@ impl Daemon {
         let begin = Instant::now();
         self.put_in_force(new, &changes).await?;
         reloaded.milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let detail = changes.summary();
+        self.evidence.sink().record(Record::Reload { applied: true, detail });
         tracing::info!(
             changes = changes.summary(),
             milliseconds = reloaded.milliseconds,
@@ -152,11 +157,6 @@ impl Daemon {
 
     /// Refuses what only a start can change.
     fn only_at_a_start(&self, new: &Config) -> Result<(), String> {
-        if self.config.timeouts != new.timeouts {
-            return Err("nothing was changed: [timeouts] changes only with a restart of the daemon; take the change back, or \
-                        restart it (the filter stays in force meanwhile)"
-                .into());
-        }
         let (old, new) = (&self.config.gateway, &new.gateway);
         let key = match () {
             () if old.name != new.name => "name",
@@ -174,7 +174,8 @@ impl Daemon {
         let Prepared { config, ike, rules, .. } = new;
         if !changes.ground {
             if changes.rules {
-                self.ground.maps.set_nat(NatSet::of(&config));
+                self.ground.maps.set_nat(NatSet::of(&config, &self.ground.given));
+                self.name_rules(&config);
                 self.ground
                     .put_rules_in_force(&config, &rules, &self.directory)
                     .map_err(|error| format!("the rules in force are still the former ones: {error:#}"))?;
@@ -182,6 +183,7 @@ impl Daemon {
             self.adopt(config, changes);
             return Ok(());
         }
+        self.name_rules(&config);
         let keeps_engine = self.ground.keeps_engine(&config);
         if !keeps_engine {
             tracing::warn!(
@@ -217,7 +219,7 @@ impl Daemon {
             // For the moment that this takes nothing passes.
             self.ground.maps.close()?;
         } else {
-            self.ground.maps.set_nat(NatSet::of(config));
+            self.ground.maps.set_nat(NatSet::of(config, &self.ground.given));
             // What goes away has no rules any more before its networks become somebody else's.
             self.ground.maps.set_rules(rules)?;
         }
@@ -308,9 +310,14 @@ impl Daemon {
         Ok(())
     }
 
+    /// Before rules come into force: flows that they end are named by those before.
+    fn name_rules(&self, config: &Config) {
+        let former = self.evidence.sink().names();
+        self.evidence.set_names(Names::of(config, &former));
+    }
+
     /// From now on this is the configuration.
     fn adopt(&mut self, config: Config, changes: &Changes) {
-        self.port_names = super::port_names(&config);
         self.asleep = config.asleep(SystemTime::now());
         if changes.metrics {
             if let Some(server) = self.metrics.take() {
@@ -319,6 +326,12 @@ impl Daemon {
             self.metrics = metrics_at(config.gateway.metrics, &self.requests);
         }
         self.crl_files = CrlFiles::of(&config);
+        if changes.evidence
+            && let Err(error) = self.evidence.configure(&config.evidence)
+        {
+            tracing::error!(%error, "[evidence] `directory` cannot be used; records go where they went before");
+        }
+        self.sweeper.set_lifetimes(&config.timeouts.seconds);
         self.config = config;
     }
 }

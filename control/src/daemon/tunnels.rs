@@ -25,6 +25,7 @@ use sekisho_ike::wire::ts::{Ports, TrafficSelector};
 use super::sockets::Sockets;
 use super::uplinks::Uplinks;
 use crate::config::{self, Config, Life, Start};
+use crate::evidence::{Record, Sink};
 use crate::filter::Maps;
 
 /// Packets the replay window spans. Wide, for several queues and CPUs reorder (RFC 4303 section 3.4.3 asks for 64).
@@ -38,10 +39,13 @@ pub(super) struct Tunnels {
     all: Vec<Tunnel>,
     /// Inbound SPIs to forget once their SA has stopped lingering.
     leaving: Vec<(Instant, IpAddr, u32)>,
+    /// Virtual addresses have come or gone.
+    pub(super) given_changed: bool,
     /// CRLs that the IKE engine asked for, by URL.
     pub(super) crls_wanted: Vec<String>,
     /// Our own addresses.
     pub(super) uplinks: Uplinks,
+    evidence: Sink,
 }
 
 /// One connection.
@@ -55,6 +59,8 @@ pub(super) struct Tunnel {
     /// It may begin at another address where that one cannot be used.
     mobike: bool,
     remote: Option<IpAddr>,
+    /// Its peers are given addresses.
+    gives: bool,
     /// Whether it shall be up now: by configuration, traffic or an operator.
     wanted: bool,
     /// Closed by an operator: nothing but `up` opens it again.
@@ -102,9 +108,17 @@ impl Child {
 
 impl Tunnels {
     /// All connections of a configuration, none of them up.
-    pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, now: Instant) -> Tunnels {
+    pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, evidence: Sink, now: Instant) -> Tunnels {
         let all = config.connections.iter().map(|connection| Tunnel::new(config, connection, now)).collect();
-        Tunnels { table, all, leaving: Vec::new(), crls_wanted: Vec::new(), uplinks: Uplinks::default() }
+        Tunnels {
+            table,
+            all,
+            leaving: Vec::new(),
+            given_changed: false,
+            crls_wanted: Vec::new(),
+            uplinks: Uplinks::default(),
+            evidence,
+        }
     }
 
     /// Goes on with the connections of another configuration. The engine has closed the SAs of those that it does not
@@ -247,10 +261,28 @@ impl Tunnels {
     ) -> Result<String, String> {
         let tunnel = self.named(name)?;
         let Some(ike) = tunnel.ike else { return Err(format!("{name} is not up")) };
+        if tunnel.gives {
+            return Err(format!(
+                "{name} gives addresses to peers that ask for them, so only they can begin anew; `sekisho down {name}` and \
+                 `sekisho up {name}` makes them"
+            ));
+        }
         endpoint.reauthenticate(now, ike).map_err(|error| error.to_string())?;
         Ok(format!(
             "{name}: both ends prove again who they are; the present SAs carry on until the new ones do"
         ))
+    }
+
+    /// What a peer gave cannot be used: it is closed, and tried again after a while.
+    pub(super) fn refuse(&mut self, now: Instant, name: &str, why: String, endpoint: &mut Endpoint) {
+        if let Some(tunnel) = self.all.iter_mut().find(|tunnel| &*tunnel.name == name) {
+            tunnel.last_failure = Some(why);
+        }
+        let sas = endpoint.ike_sas().filter(|sa| sa.connection.as_deref() == Some(name));
+        for ike in sas.map(|sa| sa.ike).collect::<Vec<_>>() {
+            // Gone meanwhile is as good.
+            let _ = endpoint.close(now, ike);
+        }
     }
 
     /// Closes everything, telling the peers.
@@ -274,6 +306,12 @@ impl Tunnels {
     ) {
         while let Some(event) = endpoint.poll_event() {
             self.handle_event(now, event, endpoint, maps);
+        }
+        for (spi, known) in endpoint.known_spis().take_changes() {
+            if let Err(error) = maps.set_ike_spi(spi, known) {
+                // Its messages come through with those of strangers.
+                tracing::error!(%error, "the filter does not know of an IKE SA");
+            }
         }
         while let Some(transmit) = endpoint.poll_transmit() {
             sockets.send(&transmit);
@@ -333,6 +371,12 @@ impl Tunnels {
                     nat = up.nat_local || up.nat_remote,
                     "IKE SA established"
                 );
+                self.evidence.record(Record::IkeUp {
+                    connection: up.connection.to_string(),
+                    peer: up.path.remote.to_string(),
+                    remote_id: up.remote_id.to_string(),
+                    suite: up.suite.clone(),
+                });
                 let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.name == up.connection) else {
                     return;
                 };
@@ -357,7 +401,10 @@ impl Tunnels {
                 "IKE SA rekeyed"
             ),
             Event::IkeClosed { ike, connection, reason } => {
+                self.given_changed = true;
                 tracing::info!(connection = &*connection, reason = ?reason, "IKE SA closed");
+                self.evidence
+                    .record(Record::IkeDown { connection: connection.to_string(), reason: word(reason) });
                 if let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.ike == Some(ike)) {
                     // Where both ends opened it at once, the other IKE SA goes on alone.
                     let other = endpoint.ike_sas().find(|sa| {
@@ -371,13 +418,16 @@ impl Tunnels {
                     }
                 }
             }
-            Event::VirtualAddresses { connection, addresses, .. } => tracing::info!(
-                connection = &*connection,
-                local = ?addresses.local,
-                remote = ?addresses.remote,
-                dns = ?addresses.dns,
-                "virtual addresses"
-            ),
+            Event::VirtualAddresses { connection, addresses, .. } => {
+                self.given_changed = true;
+                tracing::info!(
+                    connection = &*connection,
+                    local = ?addresses.local,
+                    remote = ?addresses.remote,
+                    dns = ?addresses.dns,
+                    "virtual addresses"
+                );
+            }
             Event::ChildInstall(child) => self.install(now, *child, endpoint, maps),
             Event::ChildActivateOutbound { child } => {
                 if let Some(spi_in) = self.child(child).map(|child| child.spi_in)
@@ -429,6 +479,13 @@ impl Tunnels {
                     rekey = sa.replaces.is_some(),
                     "child SA installed"
                 );
+                self.evidence.record(Record::ChildUp {
+                    connection: sa.connection.to_string(),
+                    child: sa.name.to_string(),
+                    spi_in: format!("{:#010x}", sa.spi_in),
+                    spi_out: format!("{:#010x}", sa.spi_out),
+                    suite: sa.suite.to_string(),
+                });
                 if let Some(tunnel) = self.all.get_mut(index) {
                     tunnel
                         .children
@@ -459,6 +516,9 @@ impl Tunnels {
         };
         let spi_in = format!("{:#010x}", child.spi_in);
         tracing::info!(connection = &*name, spi_in, reason = ?reason, "child SA removed");
+        let down =
+            Record::ChildDown { connection: name.to_string(), spi_in: spi_in.clone(), reason: word(reason) };
+        self.evidence.record(down);
         if let Err(error) = self.table.remove(child.spi_in, linger) {
             tracing::error!(%error, spi_in, "child SA could not be removed from the data path");
         }
@@ -532,6 +592,11 @@ impl Tunnels {
             .flat_map(|tunnel| &tunnel.children)
             .find_map(|(handle, child)| (child.spi_in == spi_in).then_some(*handle))
     }
+}
+
+/// A reason as records name it.
+fn word(reason: CloseReason) -> String {
+    format!("{reason:?}").to_lowercase()
 }
 
 /// An IKE child SA as the data path wants it.

@@ -22,6 +22,11 @@ pub(super) fn set_level(loader: &mut EbpfLoader<'_>) {
     loader.override_global(aya_log::LEVEL, if is_wanted() { &DEBUG } else { &OFF }, true);
 }
 
+/// Nobody wants the lines of these programs.
+pub(super) fn set_off(loader: &mut EbpfLoader<'_>) {
+    loader.override_global(aya_log::LEVEL, &OFF, true);
+}
+
 /// Brings the lines into the daemon's log, if they are wanted. Without them the filter works all the same.
 pub(super) fn start(ebpf: &mut Ebpf) {
     if !is_wanted() {

@@ -1,74 +1,77 @@
-//! Refused packets, as the programs report them (sampled), turned into log lines.
+//! What the programs report through `EVENTS`, handed on to the recorder.
+//!
+//! In a thread of its own: a flood of events must not delay an IKE message.
 
-use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use aya::maps::{MapData, RingBuf};
-use sekisho_abi::event::Event;
-use sekisho_abi::verdict::Verdict;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use sekisho_abi::event::{Event, FlowEnd};
 
 use super::{FilterError, Maps};
+use crate::evidence::Sink;
 
-/// The reader of `EVENTS`. Cancel-safe: an event not yet returned stays in the ring.
+/// The longest sleep: by then a stop is noticed.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The reading thread; ends when dropped.
 pub struct Events {
-    ring: AsyncFd<RingBuf<MapData>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Events {
     /// Takes the ring.
-    pub fn open(maps: &mut Maps) -> Result<Events, FilterError> {
-        let ring = maps.events.take().ok_or(FilterError::Missing("EVENTS"))?;
-        // SAFETY: the map owns a valid file descriptor, and nothing replaces or closes it while `AsyncFd` owns the map.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-            .map_err(|error| FilterError::Pin { path: "EVENTS".into(), source: error.into() })?;
-        Ok(Events { ring })
+    pub fn start(maps: &mut Maps, sink: Sink) -> Result<Events, FilterError> {
+        let mut ring = maps.events.take().ok_or(FilterError::Missing("EVENTS"))?;
+        let lost = maps.lost.take().ok_or(FilterError::Missing("LOST"))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::Builder::new()
+            .name("events".into())
+            .spawn({
+                let stop = stop.clone();
+                move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        wait(ring.as_raw_fd());
+                        while let Some(item) = ring.next() {
+                            hand_on(&item, &sink);
+                        }
+                        if let Ok(values) = lost.get(&0, 0) {
+                            sink.set_lost_ring(values.iter().sum());
+                        }
+                    }
+                }
+            })
+            .map_err(|source| FilterError::Pin { path: "events".into(), source })?;
+        Ok(Events { stop, thread: Some(thread) })
     }
+}
 
-    /// Waits for the next event.
-    pub async fn next(&mut self) -> io::Result<Event> {
-        loop {
-            let mut guard = self.ring.readable_mut().await?;
-            if let Some(item) = guard.get_inner_mut().next()
-                && let Some(event) = parse(&item)
-            {
-                return Ok(event);
-            }
-            guard.clear_ready();
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Event> {
-    if bytes.len() < size_of::<Event>() {
-        return None;
-    }
-    // SAFETY: `Event` is plain data (any bytes are a value) and there are enough of them; the read is unaligned.
-    Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+/// Until there is something to read, or patience ends.
+fn wait(fd: i32) {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let milliseconds = i32::try_from(PATIENCE.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one valid pollfd. An error (EINTR) is as a wake-up: the ring is looked at in any case.
+    unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
 }
 
-/// Writes one refused packet to the log: where it came in, what it claimed to be, and why it was refused.
-pub fn log(event: &Event, port: &str) {
-    let Some(verdict) = Verdict::from_number(event.verdict) else { return };
-    let source = address(event.source);
-    let destination = address(event.destination);
-    let reason = verdict.name();
-    if verdict.is_drop() {
-        if event.spi_be != 0 {
-            let spi = format!("{:#010x}", u32::from_be(event.spi_be));
-            tracing::info!(target: "sekisho::filter", port, %source, %destination, spi, reason, "refused");
-        } else {
-            let (protocol, dport) = (event.protocol, u16::from_be(event.destination_port_be));
-            tracing::info!(target: "sekisho::filter", port, %source, %destination, protocol, dport, reason, "refused");
-        }
-    } else {
-        let (protocol, dport) = (event.protocol, u16::from_be(event.destination_port_be));
-        tracing::info!(target: "sekisho::filter", port, %source, %destination, protocol, dport, "new flow");
+fn hand_on(bytes: &[u8], sink: &Sink) {
+    if bytes.len() >= size_of::<FlowEnd>() {
+        // SAFETY: `FlowEnd` is plain data (any bytes are a value) and there are enough of them; the read is unaligned.
+        sink.flow_end(unsafe { bytes.as_ptr().cast::<FlowEnd>().read_unaligned() });
+    } else if bytes.len() >= size_of::<Event>() {
+        // SAFETY: as above.
+        sink.event(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() });
     }
-}
-
-fn address(bytes: [u8; 16]) -> IpAddr {
-    let v6 = Ipv6Addr::from(bytes);
-    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
 }

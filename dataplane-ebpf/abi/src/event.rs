@@ -1,8 +1,10 @@
-//! What the programs tell the daemon, sampled: at most a bounded number a second for each verdict.
+//! What the programs tell the daemon through `EVENTS`. The two kinds are told apart by their length.
 
+use crate::flow::{Flow, FlowKey};
 use crate::{Address, pod};
 
-/// One refused packet.
+/// One packet: refused, or the first of a flow whose rule wants it (both sampled: at most a bounded number a second for
+/// each verdict), or traced.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
@@ -24,8 +26,35 @@ pub struct Event {
     pub destination_port_be: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// [`Verdict`](crate::verdict::Verdict) number.
+    /// [`Verdict`](crate::verdict::Verdict) number, with [`TRACED`].
     pub verdict: u8,
 }
 
-pod!(Event);
+/// Bit of [`Event::verdict`]: the packet is one that a trace asks for.
+pub const TRACED: u8 = 1 << 7;
+
+/// A flow that a program has ended; those that merely expire are the daemon's to find.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEnd {
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub time_ns: u64,
+    /// Which.
+    pub key: FlowKey,
+    /// As it was at its end.
+    pub flow: Flow,
+    /// [`flow_end`].
+    pub why: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Values of [`FlowEnd::why`].
+pub mod flow_end {
+    /// A new flow has its addresses and ports.
+    pub const REPLACED: u32 = 1;
+    /// The rules in force refuse it.
+    pub const REFUSED: u32 = 2;
+}
+
+pod!(Event, FlowEnd);

@@ -8,11 +8,14 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod event;
+pub mod explain;
 pub mod flow;
 pub mod map;
 pub mod nat;
 pub mod port;
+pub mod quota;
 pub mod rule;
+pub mod trace;
 pub mod verdict;
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`, in network byte order.

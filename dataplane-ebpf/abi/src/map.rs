@@ -19,7 +19,7 @@
 //! | `SOCKETS` | XSKMAP | [`Port::xsk_base`](crate::port::Port) + rx queue → AF_XDP socket of the engine | daemon |
 //! | `DEVICES` | DEVMAP_HASH | ifindex → redirect target | daemon |
 //! | `COUNTERS` | per-CPU array | [`counter_index`](crate::verdict::counter_index) → [`Counter`] | programs |
-//! | `EVENTS` | ring buffer | [`Event`](crate::event::Event) | programs |
+//! | `EVENTS` | ring buffer | [`Event`](crate::event::Event), [`FlowEnd`](crate::event::FlowEnd) | programs |
 //! | `RATES` | LRU hash | source address → [`Rate`] | programs |
 //! | `FRAGMENTS` | LRU hash | addresses, identification, protocol, port → fragments of a datagram, the programs' own affair | programs |
 //! | `FRAGMENT_PAIRS` | LRU hash | addresses, protocol, port → where first fragments went | programs |
@@ -28,9 +28,20 @@
 //! | `SCRATCH` | per-CPU array | program's number → what it knows of its packet, the programs' own affair | programs |
 //! | `NEW_FLOW` | per-CPU array, 1 | 0 → [`Flow`](crate::flow::Flow) in the making | programs |
 //! | `CLOCK` | array, 1 | 0 → [`Clock`] | programs |
+//! | `TRACE` | array, 1 | 0 → [`Trace`](crate::trace::Trace) | daemon |
+//! | `TRACE_RATES` | per-CPU array, 1 | 0 → [`Rate`] of traced packets | programs |
+//! | `LOST` | per-CPU array, 1 | 0 → number of events that found no room (`u64`) | programs |
+//! | `QUOTAS` | array, shared memory | bucket → [`Bucket`](crate::quota::Bucket) | programs and daemon |
+//! | `ZONES` | array, shared memory | zone → [`ZoneQuota`](crate::quota::ZoneQuota) | programs and daemon |
+//! | `SECRETS` | array, 1 | 0 → [`Secrets`](crate::quota::Secrets) | daemon |
+//! | `PROVEN` | LRU hash | source address → until when, nanoseconds of CLOCK_MONOTONIC | programs |
+//! | `SCANNERS` | LRU hash | host and port → [`Scanner`](crate::quota::Scanner) | programs |
+//! | `SCANNING` | array, 1 | 0 → until when anyone counts as scanning, nanoseconds of CLOCK_MONOTONIC | programs |
+//! | `IKE_SPIS` | hash | our SPI of an IKE SA, as in messages → 1 | daemon |
 //! | `EVENT_RATES` | per-CPU array | verdict's number → [`Rate`] | programs |
 
 use crate::flow::LIFETIMES;
+use crate::quota::Quotas;
 use crate::{Address, pod};
 
 /// The one entry of `CONFIG`.
@@ -49,6 +60,8 @@ pub struct Config {
     pub flags: u16,
     /// Lifetimes of flows by class, in seconds: see [`crate::flow::Lifetime`].
     pub lifetimes: [u32; LIFETIMES],
+    /// What one source, destination or zone may have.
+    pub quotas: Quotas,
 }
 
 /// Bits of [`Config::flags`].
@@ -60,6 +73,10 @@ pub mod config_flags {
     /// Addresses are translated: there is something in `SOURCE_NAT` or `DESTINATION_NAT`, or there was and its flows
     /// may live.
     pub const NAT: u16 = 1 << 4;
+    /// Somebody traces packets: `TRACE` says which.
+    pub const TRACE: u16 = 1 << 8;
+    /// There are rules that challenge.
+    pub const CHALLENGES: u16 = 1 << 9;
 }
 
 /// What an inbound ESP packet is known by: SPI and the gateway's own address it was sent to (RFC 4301 section 4.1).

@@ -137,7 +137,45 @@ pub mod rule_flags {
     pub const LOG: u16 = 1 << 0;
     /// The limit holds for each source by itself.
     pub const PER_SOURCE: u16 = 1 << 1;
+    /// A TCP client must answer a challenge before its SYN opens a flow.
+    pub const SYN_CHALLENGE: u16 = 1 << 2;
+    /// The same, but only while many half-open flows lead to the destination.
+    pub const SYN_CHALLENGE_PRESSURE: u16 = 1 << 3;
 }
+
+/// What the rules are asked, and what they answer. Without padding, as it goes to subprograms.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Source address.
+    pub source: Address,
+    /// Destination address, the real one.
+    pub destination: Address,
+    /// [`Config::generation`](crate::map::Config::generation) of the rules asked.
+    pub generation: u32,
+    /// Zone the flow is opened from.
+    pub from: u16,
+    /// Zone it goes to.
+    pub to: u16,
+    /// Source port, network byte order.
+    pub source_port_be: u16,
+    /// Destination port, or ICMP type and code, of the flow's first packet, network byte order.
+    pub port_be: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// The answer.
+    pub rule: Rule,
+    /// Class of the source, where it had to be known.
+    pub source_class: u32,
+    /// The same of the destination.
+    pub destination_class: u32,
+    /// Zero.
+    pub reserved_end: u32,
+}
+
+const _: () = assert!(size_of::<Asked>() == 32 + 16 + 20 + 12, "padding");
 
 /// What a rule has decided so far.
 #[repr(C)]
@@ -161,4 +199,4 @@ pub struct RuleRateKey {
     pub rule: u32,
 }
 
-pod!(ListKey, List, AddressKey, RuleKey, Rule, RuleCounter, RuleRateKey);
+pod!(ListKey, List, AddressKey, RuleKey, Rule, Asked, RuleCounter, RuleRateKey);

@@ -1,10 +1,12 @@
 //! Step 8: one counter for every verdict, and sampled events.
 
-use sekisho_abi::event::Event;
+use sekisho_abi::event::{Event, FlowEnd, TRACED};
+use sekisho_abi::flow::{Flow, FlowKey};
+use sekisho_abi::map::config_flags;
 use sekisho_abi::port::{Port, PortKey};
 use sekisho_abi::verdict::{Verdict, counter_index};
 use sekisho_dataplane::parse::Packet;
-use sekisho_dataplane::rate;
+use sekisho_dataplane::{rate, trace};
 
 use crate::context::now_ns;
 use crate::maps;
@@ -66,10 +68,60 @@ pub(crate) fn verdict(seen: &Seen, verdict: Verdict, bytes: u32) {
     if verdict.is_drop() {
         subprogram::event(seen, verdict);
     }
+    if maps::config().is_some_and(|config| config.flags & config_flags::TRACE != 0) {
+        subprogram::trace(seen, verdict);
+    }
 }
 
+/// Sends an event if a trace asks for this packet.
+#[inline(always)]
+pub(crate) fn traced(seen: &Seen, verdict: u32) {
+    let now_ns = now_ns();
+    let Some(trace) = maps::TRACE.get(0) else { return };
+    let is_drop = verdict >= FIRST_DROP;
+    if !trace::wants(trace, &seen.packet, seen.port, is_drop, now_ns) {
+        return;
+    }
+    let Some(rate) = maps::TRACE_RATES.get_ptr_mut(0) else { return };
+    // SAFETY: the entry is this CPU's own, and outlives the program's run.
+    match rate::TRACES.admit(unsafe { (*rate).next_ns }, now_ns) {
+        // SAFETY: as above.
+        Some(next_ns) => unsafe { (*rate).next_ns = next_ns },
+        None => return lost(),
+    }
+    send(seen, verdict as u8 | TRACED, now_ns);
+}
+
+/// Tells the daemon of a flow that ends here.
+#[inline(always)]
+pub(crate) fn flow_end(key: &FlowKey, flow: &Flow, why: u32) {
+    let Some(mut entry) = maps::EVENTS.reserve::<FlowEnd>(0) else { return lost() };
+    let end = entry.as_mut_ptr();
+    // SAFETY: reserved memory of a `FlowEnd`; every field is written. Field by field, as the whole does not fit the stack.
+    unsafe {
+        (&raw mut (*end).time_ns).write(now_ns());
+        core::ptr::copy_nonoverlapping(key, &raw mut (*end).key, 1);
+        core::ptr::copy_nonoverlapping(flow, &raw mut (*end).flow, 1);
+        (&raw mut (*end).why).write(why);
+        (&raw mut (*end).reserved).write(0);
+    }
+    entry.submit(0);
+}
+
+/// Counts an event that found no room.
+#[inline(always)]
+fn lost() {
+    if let Some(lost) = maps::LOST.get_ptr_mut(0) {
+        // SAFETY: the entry is this CPU's own.
+        unsafe { *lost = (*lost).wrapping_add(1) };
+    }
+}
+
+/// The least number of a verdict that refuses.
+const FIRST_DROP: u32 = 16;
+
 /// Sends an event unless this verdict had its share for now, which is told by `false`. An event that finds no room is
-/// lost: the counters tell.
+/// lost, and counted.
 #[inline(always)]
 pub(crate) fn event(seen: &Seen, verdict: u32) -> bool {
     let Some(rate) = maps::EVENT_RATES.get_ptr_mut(verdict) else { return false };
@@ -78,20 +130,26 @@ pub(crate) fn event(seen: &Seen, verdict: u32) -> bool {
     let Some(next_ns) = rate::EVENTS.admit(unsafe { (*rate).next_ns }, now_ns) else { return false };
     // SAFETY: as above.
     unsafe { (*rate).next_ns = next_ns };
-    let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else { return true };
-    let packet = &seen.packet;
-    entry.write(Event {
-        time_ns: now_ns,
-        source: packet.source,
-        destination: packet.destination,
-        spi_be: packet.spi_be,
-        ifindex: seen.ifindex,
-        port: seen.port,
-        source_port_be: packet.source_port_be,
-        destination_port_be: packet.destination_port_be,
-        protocol: packet.protocol,
-        verdict: (verdict & 0xff) as u8,
-    });
-    entry.submit(0);
+    send(seen, (verdict & 0xff) as u8, now_ns);
     true
+}
+
+#[inline(always)]
+fn send(seen: &Seen, verdict: u8, now_ns: u64) {
+    let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else { return lost() };
+    let (packet, event) = (&seen.packet, entry.as_mut_ptr());
+    // SAFETY: reserved memory of an `Event`; every field is written. Field by field, for the stack's sake.
+    unsafe {
+        (&raw mut (*event).time_ns).write(now_ns);
+        core::ptr::copy_nonoverlapping(&raw const packet.source, &raw mut (*event).source, 1);
+        core::ptr::copy_nonoverlapping(&raw const packet.destination, &raw mut (*event).destination, 1);
+        (&raw mut (*event).spi_be).write(packet.spi_be);
+        (&raw mut (*event).ifindex).write(seen.ifindex);
+        (&raw mut (*event).port).write(seen.port);
+        (&raw mut (*event).source_port_be).write(packet.source_port_be);
+        (&raw mut (*event).destination_port_be).write(packet.destination_port_be);
+        (&raw mut (*event).protocol).write(packet.protocol);
+        (&raw mut (*event).verdict).write(verdict);
+    }
+    entry.submit(0);
 }

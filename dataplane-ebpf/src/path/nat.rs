@@ -29,6 +29,17 @@ use crate::subprogram;
 /// What is found out about a packet's translation, in the program's scratch.
 #[repr(C, align(8))]
 pub(crate) struct Nat {
+    /// Number of the table that gave the destination, 0: none has.
+    pub(crate) destination_rule: u16,
+    /// 1: the rest is about this packet. Otherwise nothing of it is, nor is it translated.
+    pub(crate) active: u8,
+    /// 1: it comes from the low end of `key`.
+    pub(crate) from_low: u8,
+    /// 1: it leaves with other ends than it came with, or may.
+    changes: u8,
+    /// What is left to find out.
+    pub(crate) progress: Progress,
+    reserved: u16,
     /// The packet's ends as they stand in the frame.
     pub(crate) entering: Ends,
     /// Those it leaves with.
@@ -39,17 +50,6 @@ pub(crate) struct Nat {
     pub(crate) key: Key,
     /// What the new flow's source is translated to.
     source: SourceNat,
-    /// 1: the rest is about this packet. Otherwise nothing of it is, nor is it translated.
-    pub(crate) active: u8,
-    /// 1: it comes from the low end of `key`.
-    pub(crate) from_low: u8,
-    /// 1: it leaves with other ends than it came with, or may.
-    changes: u8,
-    /// What is left to find out.
-    pub(crate) progress: Progress,
-    /// Number of the table that gave the destination, 0: none has.
-    destination_rule: u16,
-    reserved_2: u16,
 }
 
 impl Nat {
@@ -400,14 +400,15 @@ pub(crate) fn claim(scratch: &mut Scratch, kind: u8) -> Claim {
     value.made_ns = now_ns();
     value.kind = kind;
     value.opener_is_low = u8::from(from_low);
-    match maps::TRANSLATIONS.insert(maps::flow_key(key), *value, u64::from(BPF_NOEXIST)) {
+    // By reference: a copy would lie on the stack.
+    match maps::TRANSLATIONS.insert(maps::flow_key(key), value, u64::from(BPF_NOEXIST)) {
         Ok(()) => Claim::Done,
         Err(error) if error == -EEXIST => Claim::Taken,
         Err(_) => Claim::Full,
     }
 }
 
-const EEXIST: i32 = 17;
+pub(crate) const EEXIST: i32 = 17;
 
 /// Forgets the ends of a flow that is over, or found no place. The daemon finds what is left of flows that end otherwise.
 #[inline(always)]

@@ -3,8 +3,8 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use sekisho_abi::Address;
 use sekisho_abi::rule::{
-    ADDRESS_KEY_BITS, AddressKey, CLASS_ANY, LIST_EMPTY, LIST_SOURCE_PORTS, List, ListKey, RULE_KEY_BITS,
-    Rule, RuleKey, RuleRateKey, action, list_flags, rule_flags,
+    ADDRESS_KEY_BITS, AddressKey, Asked, CLASS_ANY, LIST_EMPTY, LIST_SOURCE_PORTS, List, ListKey,
+    RULE_KEY_BITS, Rule, RuleKey, RuleRateKey, action, list_flags, rule_flags,
 };
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::parse::Packet;
@@ -17,54 +17,30 @@ use crate::subprogram;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// What the rules are asked, and what they answer. Without padding, as it goes to subprograms.
-#[repr(C, align(8))]
-pub(crate) struct Asked {
-    source: Address,
-    destination: Address,
+/// Asks about a flow whose opener sends the packet (`original`) or receives it. `port_be`: destination port, or ICMP type
+/// and code, of the flow's first packet, network byte order.
+#[inline(always)]
+pub(crate) fn about(
+    asked: &mut Asked,
     generation: u32,
-    from: u16,
-    to: u16,
-    source_port_be: u16,
+    packet: &Packet,
+    original: bool,
+    (from, to): (u16, u16),
     port_be: u16,
-    protocol: u8,
-    reserved: [u8; 3],
-    /// The answer.
-    pub(crate) rule: Rule,
-    /// Classes of the two addresses, where they had to be known.
-    source_class: u32,
-    destination_class: u32,
-    reserved_end: u32,
-}
-
-const _: () = assert!(size_of::<Asked>() == 32 + 16 + 20 + 12, "padding");
-
-impl Asked {
-    /// Asks about a flow whose opener sends the packet (`original`) or receives it. `port_be`: destination port, or
-    /// ICMP type and code, of the flow's first packet, network byte order.
-    #[inline(always)]
-    pub(crate) fn about(
-        &mut self,
-        generation: u32,
-        packet: &Packet,
-        original: bool,
-        (from, to): (u16, u16),
-        port_be: u16,
-    ) {
-        let (source, destination, source_port_be) = if original {
-            (packet.source, packet.destination, packet.source_port_be)
-        } else {
-            (packet.destination, packet.source, packet.destination_port_be)
-        };
-        self.source = source;
-        self.destination = destination;
-        self.generation = generation;
-        self.from = from;
-        self.to = to;
-        self.source_port_be = source_port_be;
-        self.port_be = port_be;
-        self.protocol = packet.protocol;
-    }
+) {
+    let (source, destination, source_port_be) = if original {
+        (packet.source, packet.destination, packet.source_port_be)
+    } else {
+        (packet.destination, packet.source, packet.destination_port_be)
+    };
+    asked.source = source;
+    asked.destination = destination;
+    asked.generation = generation;
+    asked.from = from;
+    asked.to = to;
+    asked.source_port_be = source_port_be;
+    asked.port_be = port_be;
+    asked.protocol = packet.protocol;
 }
 
 /// Whether the rules allow what is asked; what no rule names is refused. A refused packet of `bytes` is counted under

@@ -73,10 +73,21 @@ pub enum Credentials {
 pub struct Child {
     /// Its name.
     pub name: String,
-    /// Networks on our side.
+    /// Networks on our side; `dynamic` for the address that the peer gives.
     pub local: Vec<String>,
-    /// The peer's.
+    /// The peer's; `dynamic` for the address that it is given.
     pub remote: Vec<String>,
+}
+
+/// A pool of virtual addresses, given by the one connection.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Networks and ranges.
+    pub addresses: Vec<String>,
+    /// Name servers.
+    pub dns: Vec<String>,
 }
 
 /// One gateway's configuration; what is not set is left to the product's defaults.
@@ -116,6 +127,12 @@ pub struct Settings {
     pub more_wan: Vec<String>,
     /// A second line: port `wan2`, 198.51.100.10/30.
     pub second_uplink: bool,
+    /// What the peer is given an address of.
+    pub pools: Vec<Pool>,
+    /// What the peer is asked for: `ipv4`, `ipv6`.
+    pub request: Vec<String>,
+    /// Further tables, as an administrator writes them.
+    pub more: String,
     /// `auto`, `kernel`, `engine`.
     pub datapath: String,
     /// What the daemon logs. Debug output costs time where throughput is measured.
@@ -157,6 +174,9 @@ impl Settings {
             force_udp: false,
             more_wan: Vec::new(),
             second_uplink: false,
+            pools: Vec::new(),
+            request: Vec::new(),
+            more: String::new(),
             datapath: "auto".into(),
             log_level: "debug",
         }
@@ -214,8 +234,31 @@ impl Settings {
             Side::Clinic => CLINIC_POLICIES,
             Side::Centre => CENTRE_POLICIES,
         });
+        for Pool { name, addresses, dns } in &self.pools {
+            let _ = writeln!(out, "\n[pools.{name}]\naddresses = {}\ndns = {}", list(addresses), list(dns));
+        }
         self.write_connection(&mut out);
+        out.push_str(&self.more);
         out
+    }
+
+    /// The same, and the peer is given addresses of this pool in place of having networks of its own.
+    pub fn giving(mut self, pool: Pool) -> Self {
+        for child in &mut self.children {
+            child.remote = vec!["dynamic".into()];
+        }
+        self.pools.push(pool);
+        self
+    }
+
+    /// The same, and the peer is asked for addresses of these families (`ipv4`, `ipv6`), which take the place of our
+    /// networks.
+    pub fn asking(mut self, families: &[&str]) -> Self {
+        for child in &mut self.children {
+            child.local = vec!["dynamic".into()];
+        }
+        self.request = families.iter().map(|family| (*family).to_owned()).collect();
+        self
     }
 
     fn write_connection(&self, out: &mut String) {
@@ -263,6 +306,13 @@ impl Settings {
             "start = \"{}\"\ndpd = \"{}\"\nforce_udp = {}",
             self.start, self.dpd, self.force_udp
         );
+        if !self.pools.is_empty() {
+            let names: Vec<String> = self.pools.iter().map(|pool| pool.name.clone()).collect();
+            let _ = writeln!(out, "pools = {}", list(&names));
+        }
+        if !self.request.is_empty() {
+            let _ = writeln!(out, "request = {}", list(&self.request));
+        }
         if let Some(idle) = self.idle {
             let _ = writeln!(out, "idle = \"{idle}\"");
         }

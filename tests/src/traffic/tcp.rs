@@ -180,6 +180,11 @@ impl Conversation {
         Ok(Self { stream: connect(namespace, to)? })
     }
 
+    /// The port it was opened from.
+    pub fn local_port(&self) -> Result<u16> {
+        Ok(self.stream.local_addr().context("asking for the own end")?.port())
+    }
+
     /// Says something, and how long until it was heard back whole.
     pub fn say(&mut self, words: &[u8]) -> Result<Duration> {
         let begin = Instant::now();

@@ -206,7 +206,7 @@ fn hairpin(site: &mut Site) -> Result<String> {
 }
 
 /// The clinic with these tables in its file, started anew.
-fn with(site: &mut Site, tables: &str) -> Result<()> {
+pub(crate) fn with(site: &mut Site, tables: &str) -> Result<()> {
     usual(site)?;
     let text = file(site)?;
     fs::write(site.clinic.config(), format!("{text}{tables}")).context("writing the configuration")?;

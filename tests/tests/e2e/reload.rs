@@ -19,9 +19,10 @@ use sekisho_tests::traffic::tcp::{self, Conversation};
 use super::negotiation::usual;
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 8] = [
         ("policies_change_under_traffic_without_a_loss", policies),
         ("a_rule_that_is_gone_cuts_its_flows_at_once", cut),
+        ("lifetimes_of_flows_change_for_those_that_live", lifetimes),
         ("a_port_goes_and_comes", port),
         ("a_connection_comes_and_goes_beside_another_without_a_loss", second_connection),
         ("the_only_connection_goes_and_comes", only_connection),
@@ -124,6 +125,29 @@ fn cut(site: &mut Site) -> Result<String> {
     reload(site, &text)?;
     tcp::ask(&site.at(Place::Lan1), printer)?;
     Ok("the open connection and new ones are refused, until it is allowed again".into())
+}
+
+/// The sweeper follows, too: a flow that the new lifetime ends is gone from the table.
+fn lifetimes(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    let text = file(site)?;
+    let printer = Place::Lan3.socket(Family::V4, PRINT);
+    let mut held = Conversation::open(&site.at(Place::Lan1), printer)?;
+    held.say(b"to be forgotten")?;
+    let pings = pings(site)?;
+    let said = reload(site, &format!("{text}\n[timeouts]\ntcp_established = \"1s\"\n"))?;
+    ensure!(said.contains("~ gateway timeouts"), "{said}");
+    let listed =
+        || site.clinic.sekisho(&["flows", "--json", "--zone", "lan3", "--protocol", "tcp", "--port", "9100"]);
+    until(Duration::from_secs(20), "the flow's end", || Ok(listed()?.is_empty().then_some(())))?;
+    let said = reload(site, &text)?;
+    ensure!(said.contains("~ gateway timeouts"), "{said}");
+    let sent = none_lost(pings)?;
+    ensure!(held.say(b"whose beginning nobody knows").is_err(), "it is picked up in its middle");
+    let mut held = Conversation::open(&site.at(Place::Lan1), printer)?;
+    held.say(b"under the usual lifetime")?;
+    ensure!(listed()?.contains("established"), "the flow is not listed");
+    Ok(format!("an idle flow is forgotten at the new lifetime; {sent} pings, none lost"))
 }
 
 fn port(site: &mut Site) -> Result<String> {

@@ -14,8 +14,12 @@
 #[allow(dead_code, reason = "the build is one function of it; the rest serves xtask")]
 mod ebpf_build;
 
+mod attacks;
 mod cost;
+mod dump;
 mod egress;
+mod evidence;
+mod explain;
 mod flows;
 mod forward;
 mod fragments;
@@ -26,8 +30,11 @@ mod local;
 mod nat;
 mod neighbours;
 mod packet;
+mod quotas;
 mod races;
 mod refused;
 mod rules;
+mod scans;
+mod syn_challenge;
 mod tcp;
 mod test_run;

@@ -176,6 +176,12 @@ impl Engine {
         self.ask(Command::ClearPath { remote })
     }
 
+    /// From now on an outer device carries packets of at most `mtu` bytes. Of another device than the engine's: nothing
+    /// happens.
+    pub fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<(), SaError> {
+        self.ask(Command::SetMtu { ifindex, mtu })
+    }
+
     /// Whether the worker's thread lives. It ends with the engine, or by a fault of ours: then nothing is carried.
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())

@@ -405,6 +405,18 @@ impl Table {
         }
     }
 
+    /// A device carries packets of another size from now on.
+    pub(crate) fn set_mtu(&mut self, ifindex: u32, mtu: u32) {
+        let Some(changed) = self.device(ifindex) else { return };
+        self.replace_device(changed, ifindex, mtu);
+        let paths = self.paths.iter().filter(|(_, path)| path.device == changed);
+        let paths: Vec<_> = paths.map(|(remote, path)| (*remote, path.l2)).collect();
+        for (remote, path) in paths {
+            // Its device is there, as just seen.
+            let _ = self.set_path(remote, path);
+        }
+    }
+
     pub(crate) fn set_path(&mut self, remote: IpAddr, path: L2Path) -> Result<(), SaError> {
         let found = self.devices.iter().enumerate().find(|(_, device)| device.ifindex == path.ifindex);
         let Some((index, device)) = found else {

@@ -56,6 +56,10 @@ pub(crate) enum Command {
     ClearPath {
         remote: IpAddr,
     },
+    SetMtu {
+        ifindex: u32,
+        mtu: u32,
+    },
     /// A device has come back under another index.
     Replace {
         former: u32,
@@ -166,6 +170,10 @@ impl Worker {
                 Command::Repath { spi_in, outer, header } => table.repath(spi_in, outer, header),
                 Command::Remove { spi_in, linger } => table.remove(spi_in, linger, self.pipeline.now),
                 Command::SetPath { remote, path } => table.set_path(remote, path),
+                Command::SetMtu { ifindex, mtu } => {
+                    table.set_mtu(ifindex, mtu);
+                    Ok(())
+                }
                 Command::ClearPath { remote } => {
                     table.clear_path(remote);
                     Ok(())

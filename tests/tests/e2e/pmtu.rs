@@ -1,0 +1,266 @@
+//! Path MTU discovery (RFC 1191, RFC 8201): a sender hears of every narrower link, the gateway's own, the tunnel's and
+//! those beyond, and then gets through. What nobody has a reason to say is not believed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use etherparse::IpNumber;
+use libtest_mimic::Trial;
+use sekisho_tests::gateway::settings::ECHO;
+use sekisho_tests::lab::namespace::Namespace;
+use sekisho_tests::lab::patience::until;
+use sekisho_tests::lab::plan::{Family, Place};
+use sekisho_tests::lab::topology::ip_show;
+use sekisho_tests::scenario::site::Site;
+use sekisho_tests::stage::{self, Stage, Test};
+use sekisho_tests::traffic::frame::Addressing;
+use sekisho_tests::traffic::inject::Injector;
+use sekisho_tests::traffic::tcp::{Conversation, Service};
+use sekisho_tests::traffic::{ping, udp};
+
+use super::negotiation::usual;
+
+/// The MTU of every link where nothing else is said.
+const ETHERNET: u32 = 1500;
+/// A narrower line to the provider.
+const UPLINK: u32 = 1400;
+/// A narrower link beyond the provider.
+const BEYOND: u32 = 1320;
+/// What a forger would like: the least that hosts take (RFC 8200 section 5), or less.
+const FORGED: u32 = 1280;
+/// A TCP port of the internet that the policies allow.
+const HTTPS: u16 = 443;
+/// The UDP service of the internet.
+const UDP_PORT: u16 = 5353;
+/// What goes to and fro in a conversation: many segments of full size.
+const SAID: usize = 60_000;
+/// Patience for what follows from a packet at once.
+const SOON: Duration = Duration::from_secs(5);
+/// Patience for one answer.
+const ANSWER: Duration = Duration::from_millis(500);
+
+pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
+    let tests: [(&str, Test); 4] = [
+        ("a_narrower_uplink_is_told_of_by_the_gateway", uplink),
+        ("a_tunnel_is_told_of_by_the_gateway", tunnel),
+        ("a_narrower_link_beyond_is_told_of_through_the_gateway", beyond),
+        ("what_fits_no_flow_is_not_believed", forged),
+    ];
+    tests
+        .into_iter()
+        .map(|(name, test)| {
+            let stage = stage.clone();
+            Trial::test(format!("pmtu::{name}"), move || stage::words(stage.run(test)))
+        })
+        .collect()
+}
+
+const QUESTIONS: &str = r#"
+[[policy]]
+name = "questions"
+from = "lan4"
+to = "wan"
+allow = ["udp/5353"]
+"#;
+
+/// The web server answers TCP and UDP, and the internet PCs may ask it. What was learned before is forgotten.
+fn ask_the_web(site: &mut Site) -> Result<(Service, udp::Echo)> {
+    usual(site)?;
+    let text = std::fs::read_to_string(site.clinic.config())?;
+    std::fs::write(site.clinic.config(), text + QUESTIONS)?;
+    site.clinic.sekisho(&["reload"])?;
+    forget(site)?;
+    let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let web = site.at(Place::Web);
+    Ok((Service::echo(&web, any(HTTPS))?, udp::Echo::start(&web, any(UDP_PORT))?))
+}
+
+/// Hosts forget what they have learned of paths.
+fn forget(site: &Site) -> Result<()> {
+    for place in [Place::Lan1, Place::Lan4, Place::Web, Place::Server] {
+        for family in ["-4", "-6"] {
+            ip_show(&site.at(place), &[family, "route", "flush", "cache"])?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a link narrower, at both of its ends.
+fn narrow(ends: [(&Namespace, &str); 2], mtu: u32) -> Result<()> {
+    for (namespace, device) in ends {
+        ip_show(namespace, &["link", "set", device, "mtu", &mtu.to_string()])?;
+    }
+    Ok(())
+}
+
+/// What a host knows of the path to an address.
+fn known(host: &Namespace, to: IpAddr) -> Result<u32> {
+    let route = ip_show(host, &["route", "get", &to.to_string()])?;
+    let mut words = route.split_whitespace();
+    match words.find(|word| *word == "mtu").and_then(|_| words.next()) {
+        Some(mtu) => mtu.parse().with_context(|| format!("no MTU: {route}")),
+        None => Ok(ETHERNET),
+    }
+}
+
+/// Asks a UDP echo with an IP packet of this size: whether an answer of the same size came.
+fn asked(host: &Namespace, to: SocketAddr, packet: u32) -> Result<bool> {
+    let (any, headers): (IpAddr, u32) = match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), 20 + 8),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), 40 + 8),
+    };
+    let question = vec![0x5e; usize::try_from(packet - headers)?];
+    let socket = host.run(|| UdpSocket::bind((any, 0)).context("binding a UDP socket"))?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    // By default Linux does not fragment what fits the path as far as it is known, and says so in the packet.
+    socket.send_to(&question, to).with_context(|| format!("{packet} bytes to {to}"))?;
+    let mut answer = vec![0; question.len() + 1];
+    match socket.recv(&mut answer) {
+        Ok(length) => Ok(length == question.len()),
+        Err(_) => Ok(false),
+    }
+}
+
+/// A packet too large for the path is answered with the path's MTU, and one of that size gets through and back.
+fn discovered(host: &Namespace, to: SocketAddr, mtu: u32) -> Result<()> {
+    ensure!(known(host, to.ip())? == ETHERNET, "something is known of the path to {to} already");
+    until(SOON, &format!("the MTU {mtu} of the path to {to}"), || {
+        ensure!(!asked(host, to, ETHERNET)?, "{ETHERNET} bytes got to {to} and back");
+        let now = known(host, to.ip())?;
+        ensure!(now == mtu || now == ETHERNET, "told of {now} in place of {mtu} on the path to {to}");
+        Ok((now == mtu).then_some(()))
+    })?;
+    ensure!(asked(host, to, mtu)?, "no answer to {mtu} bytes from {to}, though that is the path's MTU");
+    Ok(())
+}
+
+/// Much goes to and fro over TCP.
+fn spoken(host: &Namespace, to: SocketAddr) -> Result<()> {
+    let mut conversation = Conversation::open(host, to)?;
+    conversation.say(&vec![0x5e; SAID]).with_context(|| format!("{SAID} bytes to {to} and back")).map(drop)
+}
+
+fn uplink(site: &mut Site) -> Result<String> {
+    let _services = ask_the_web(site)?;
+    let (gateway, internet) = (site.at(Place::Clinic), site.at(Place::Internet));
+    let lan4 = site.at(Place::Lan4);
+    let line = [(&gateway, "wan"), (&internet, "clinic")];
+    narrow(line, UPLINK)?;
+    for family in Family::BOTH {
+        discovered(&lan4, Place::Web.socket(family, UDP_PORT), UPLINK)?;
+        forget(site)?;
+        spoken(&lan4, Place::Web.socket(family, HTTPS))?;
+        ensure!(known(&lan4, Place::Web.address(family))? == UPLINK, "TCP over {family} was told of nothing");
+    }
+    narrow(line, ETHERNET)?;
+    usual(site)?;
+    Ok(format!("{UPLINK} bytes, told of by the gateway over IPv4 and IPv6, UDP and TCP"))
+}
+
+fn tunnel(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    forget(site)?;
+    let (gateway, internet) = (site.at(Place::Clinic), site.at(Place::Internet));
+    let lan1 = site.at(Place::Lan1);
+    let line = [(&gateway, "wan"), (&internet, "clinic")];
+    let mut told = Vec::new();
+    for mtu in [ETHERNET, UPLINK] {
+        narrow(line, mtu)?;
+        forget(site)?;
+        for family in Family::BOTH {
+            let server = Place::Server.socket(family, ECHO);
+            let inside = until(SOON, &format!("an MTU of the tunnel over {family}"), || {
+                ensure!(!asked(&lan1, server, ETHERNET)?, "{ETHERNET} bytes went through the tunnel");
+                Ok(Some(known(&lan1, server.ip())?).filter(|inside| *inside < mtu))
+            })?
+            .0;
+            ensure!(inside > mtu - 100, "{inside} bytes are few for a tunnel over a line of {mtu}");
+            ensure!(asked(&lan1, server, inside)?, "no answer to {inside} bytes, though told of them");
+            spoken(&lan1, server)?;
+            told.push(format!("{inside} of {mtu}"));
+        }
+    }
+    narrow(line, ETHERNET)?;
+    usual(site)?;
+    Ok(told.join(", "))
+}
+
+fn beyond(site: &mut Site) -> Result<String> {
+    let _services = ask_the_web(site)?;
+    let (internet, web, lan4) = (site.at(Place::Internet), site.at(Place::Web), site.at(Place::Lan4));
+    let link = [(&internet, "web"), (&web, "eth0")];
+    narrow(link, BEYOND)?;
+    for family in Family::BOTH {
+        discovered(&lan4, Place::Web.socket(family, UDP_PORT), BEYOND)?;
+        forget(site)?;
+        spoken(&lan4, Place::Web.socket(family, HTTPS))?;
+    }
+    narrow(link, ETHERNET)?;
+    usual(site)?;
+    Ok(format!("{BEYOND} bytes, told of by a router of the internet over IPv4 and IPv6, UDP and TCP"))
+}
+
+/// "Fragmentation needed" or "packet too big" about a packet between these ends (RFC 1191 section 4, RFC 4443 section 3.2).
+fn too_big(quoted: &[u8], family: Family, from: IpAddr, to: IpAddr) -> (IpNumber, Vec<u8>) {
+    let mtu = FORGED.to_be_bytes();
+    let (protocol, mut message, pseudo) = match (family, from, to) {
+        (Family::V6, IpAddr::V6(from), IpAddr::V6(to)) => {
+            let message = [&[2, 0, 0, 0][..], &mtu, quoted].concat();
+            let length = u32::try_from(message.len()).unwrap_or(0).to_be_bytes();
+            let pseudo = [&from.octets()[..], &to.octets(), &length, &[0, 0, 0, 58]].concat();
+            (IpNumber::IPV6_ICMP, message, pseudo)
+        }
+        _ => (IpNumber::ICMP, [&[3, 4, 0, 0][..], &mtu, quoted].concat(), Vec::new()),
+    };
+    let mut sum = 0_u32;
+    for word in pseudo.chunks(2).chain(message.chunks(2)) {
+        sum += u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let sum = !u16::try_from(sum).unwrap_or(0);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    (protocol, message)
+}
+
+fn forged(site: &mut Site) -> Result<String> {
+    let _services = ask_the_web(site)?;
+    let lan4 = site.at(Place::Lan4);
+    let carrier = Injector::open(&site.at(Place::Internet), "clinic")?;
+    let mac = (carrier.mac(), site.at(Place::Clinic).mac("wan")?);
+    let mut refused = 0;
+    for family in Family::BOTH {
+        let (host, web) = (Place::Lan4.address(family), Place::Web.address(family));
+        let mut held = Conversation::open(&lan4, SocketAddr::new(web, HTTPS))?;
+        held.say(b"before")?;
+        let port = held.local_port()?;
+        ensure!(asked(&lan4, SocketAddr::new(web, UDP_PORT), ETHERNET)?, "no answer over {family}");
+        let about = Addressing { mac, ip: (host, web) };
+        let router = Place::Internet.address(family);
+        let ethernet = 14;
+        // Of a flow that is not there; of one that is, with a sequence number that nobody has sent.
+        let quotes = [about.udp((40_001, UDP_PORT), &[0; 32])?, about.syn((port, HTTPS))?];
+        let (grown, ()) = site.growth(
+            |status| status.verdict("wan", "icmp-error"),
+            || {
+                for quoted in &quotes {
+                    let (protocol, message) = too_big(&quoted[ethernet..], family, router, host);
+                    carrier.send(&Addressing { mac, ip: (router, host) }.raw(protocol, &message)?)?;
+                }
+                // Behind them on the same wire.
+                let echo = ping::ping(&lan4, web, 1, Duration::from_millis(20))?;
+                ensure!(echo.lost() == 0, "no ping over {family}");
+                Ok(())
+            },
+        )?;
+        ensure!(grown == 2, "2 forged errors over {family}, {grown} refused");
+        refused += grown;
+        let now = known(&lan4, web)?;
+        ensure!(now == ETHERNET, "the host believes in {now} bytes over {family}");
+        held.say(&vec![0x5e; SAID])?;
+    }
+    usual(site)?;
+    Ok(format!("{refused} forged errors refused; the hosts go on with {ETHERNET} bytes"))
+}
