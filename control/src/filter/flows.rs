@@ -247,14 +247,7 @@ pub(crate) fn flow_key(protocol: u8, ends: [(IpAddr, u16); 2]) -> FlowKey {
     let mut ends = ends.map(|(address, port)| (bytes(address), port.to_be()));
     ends.sort_by_key(|(address, _)| *address);
     let [low, high] = ends;
-    FlowKey {
-        low: low.0,
-        high: high.0,
-        low_port_be: low.1,
-        high_port_be: high.1,
-        protocol,
-        reserved: [0; 3],
-    }
+    FlowKey { low: low.0, high: high.0, low_port_be: low.1, high_port_be: high.1, protocol, reserved: [0; 3] }
 }
 
 /// Whether a flow has outlived its usual time.

@@ -33,8 +33,8 @@ use sekisho_abi::quota::buckets;
 use crate::kernel::Link;
 
 pub use events::Events;
-pub(crate) use flows::{flow_key, is_expired, monotonic_ns};
 pub use flows::{FlowSweeper, FlowTable};
+pub(crate) use flows::{flow_key, is_expired, monotonic_ns};
 pub use maps::Maps;
 pub(crate) use twin::{About, Outcome, Twin};
 
