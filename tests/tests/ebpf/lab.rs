@@ -651,9 +651,8 @@ impl Lab {
             .unwrap_or_else(|error| panic!("{device:?}, {} bytes: {error}", frame.len()));
         let (port, verdict) = self.rose(&before, frame.len());
         let expected = match verdict {
-            Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => 4,
+            Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt | Verdict::Challenge => 4,
             Verdict::Pass => 2,
-            Verdict::Challenge => 3,
             _ => 1,
         };
         assert_eq!(outcome.action, expected, "action of {verdict:?}");
