@@ -38,9 +38,10 @@ fn port(ctx: XdpContext) -> u32 {
     count::verdict(&scratch.seen, verdict, frame.bytes());
     match verdict {
         Verdict::Encrypt | Verdict::Decrypt if !maps::has_engine() => xdp_action::XDP_PASS,
-        Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => xdp_action::XDP_REDIRECT,
+        Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt | Verdict::Challenge => {
+            xdp_action::XDP_REDIRECT
+        }
         Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Challenge => xdp_action::XDP_TX,
         _ => xdp_action::XDP_DROP,
     }
 }

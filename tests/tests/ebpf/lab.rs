@@ -671,9 +671,8 @@ impl Lab {
         let (port, verdict) = self.rose(&before, frame.len());
         let expected = match verdict {
             Verdict::Encrypt | Verdict::Decrypt if self.config.engine_ifindex == 0 => 2,
-            Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => 4,
+            Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt | Verdict::Challenge => 4,
             Verdict::Pass => 2,
-            Verdict::Challenge => 3,
             _ => 1,
         };
         assert_eq!(outcome.action, expected, "action of {verdict:?}");
