@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 
 use crate::lab;
 use crate::scenario::site::Site;
@@ -31,9 +31,9 @@ impl Stage {
         let mut slot = self.site.lock().unwrap_or_else(PoisonError::into_inner);
         let made = slot.get_or_insert_with(|| (self.make)().map_err(|error| format!("{error:#}")));
         let site = made.as_mut().map_err(|error| anyhow!("there is no site: {error}"))?;
-        test(site).or_else(|error| {
-            let logs = site.lab.save_logs()?;
-            Err(error).with_context(|| format!("logs are in {}", logs.display()))
+        test(site).map_err(|error| match site.lab.save_logs() {
+            Ok(logs) => error.context(format!("logs are in {}", logs.display())),
+            Err(unsaved) => error.context(format!("its logs are lost: {unsaved:#}")),
         })
     }
 

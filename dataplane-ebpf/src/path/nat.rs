@@ -401,7 +401,7 @@ pub(crate) fn claim(scratch: &mut Scratch, kind: u8) -> Claim {
     value.kind = kind;
     value.opener_is_low = u8::from(from_low);
     // By reference: a copy would lie on the stack.
-    match maps::TRANSLATIONS.insert(maps::flow_key(key), &*value, u64::from(BPF_NOEXIST)) {
+    match maps::TRANSLATIONS.insert(maps::flow_key(key), value, u64::from(BPF_NOEXIST)) {
         Ok(()) => Claim::Done,
         Err(error) if error == -EEXIST => Claim::Taken,
         Err(_) => Claim::Full,
