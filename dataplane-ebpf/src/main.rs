@@ -1,5 +1,6 @@
-//! The programs: `port` (XDP, on every port and on the kernel's end of the engine's veth pair), `engine` (XDP, on the
-//! engine's end) and `egress` (tc, on every port and on the kernel's end). Linux 6.1 or later.
+//! The programs: `port` (XDP, on every NIC and on the kernel's end of the engine's veth pair), `engine` (XDP, on the
+//! engine's end), `egress` (tc, on every port and on the kernel's end), and for each VLAN port `handover` and `tag` (XDP,
+//! on both ends of the veth pair by which the kernel knows it). Linux 6.1 or later.
 //!
 //! Each is one match from a verdict to an action; the verdict is counted once, by port.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -21,7 +22,7 @@ use sekisho_abi::port::PortKey;
 use sekisho_abi::verdict::Verdict;
 
 use crate::context::{SkbFrame, XdpFrame};
-use crate::path::count;
+use crate::path::{count, trunk};
 use crate::scratch::{Program, Scratch};
 
 /// XDP, every port and the kernel's end of the engine's veth pair: the packet's way.
@@ -34,8 +35,37 @@ fn port(ctx: XdpContext) -> u32 {
     };
     count::verdict(&scratch.seen, verdict, frame.bytes());
     match verdict {
-        Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => xdp_action::XDP_REDIRECT,
-        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => match scratch.tag {
+            0 => xdp_action::XDP_REDIRECT,
+            vlan => trunk::tagged(&frame, vlan),
+        },
+        Verdict::Pass if scratch.handover == 0 => xdp_action::XDP_PASS,
+        Verdict::Pass => trunk::redirect(scratch.handover),
+        _ => xdp_action::XDP_DROP,
+    }
+}
+
+/// XDP, the kernel's end of a VLAN port's veth pair: what `port` has judged on the trunk, counted, and left to the kernel
+/// or to the engine.
+#[xdp]
+fn handover(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::from_ptr(ctx.ctx);
+    let Some(scratch) = Scratch::of(Program::Handover, frame.ifindex()) else { return xdp_action::XDP_DROP };
+    match trunk::hand_over(&frame, &mut scratch.seen) {
+        Ok(Verdict::Decrypt) => xdp_action::XDP_REDIRECT,
+        Ok(_) => xdp_action::XDP_PASS,
+        Err(_) => xdp_action::XDP_DROP,
+    }
+}
+
+/// XDP, the other end: what the kernel and the engine send by the port, once `egress` has let it out.
+#[xdp]
+fn tag(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::from_ptr(ctx.ctx);
+    match maps::port(PortKey { ifindex: frame.ifindex(), vlan: 0, reserved: 0 }) {
+        Some(port) if port.vlan != 0 && trunk::redirect(port.nic_ifindex) == xdp_action::XDP_REDIRECT => {
+            trunk::tagged(&frame, port.vlan)
+        }
         _ => xdp_action::XDP_DROP,
     }
 }

@@ -14,7 +14,7 @@ use sekisho_abi::map::{
 use sekisho_abi::nat::{
     DestinationNat, DestinationNatKey, NAT_POOL_MAX, SourceNat, SourceNatKey, Translated,
 };
-use sekisho_abi::port::{Network, Port, PortKey};
+use sekisho_abi::port::{Network, Port, PortKey, TRUNK};
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey, RuleRateKey};
 use sekisho_abi::trace::Trace;
 use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
@@ -120,6 +120,12 @@ pub(crate) fn port(key: PortKey) -> Option<&'static Port> {
     // SAFETY: a hash's elements are never unmapped while a program runs, and any bytes are a value. The daemon replaces a
     // port's entry as a whole.
     PORTS.get_ptr(key).map(|port| unsafe { &*port })
+}
+
+/// Whether a NIC carries tagged ports.
+#[inline(always)]
+pub(crate) fn is_trunk(ifindex: u32) -> bool {
+    port(PortKey { ifindex, vlan: TRUNK, reserved: 0 }).is_some()
 }
 
 /// The longest prefix in `NETWORKS` that holds this address.

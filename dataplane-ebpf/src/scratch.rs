@@ -22,10 +22,12 @@ pub(crate) enum Program {
     Engine = 1,
     /// `egress`.
     Egress = 2,
+    /// `handover`.
+    Handover = 3,
 }
 
 /// Programs with a place of their own.
-pub(crate) const PROGRAMS: u32 = 3;
+pub(crate) const PROGRAMS: u32 = 4;
 
 /// One packet at a time. What a program finds here is from the packet before; it sets before it reads.
 #[repr(C, align(8))]
@@ -47,6 +49,11 @@ pub(crate) struct Scratch {
     pub(crate) lookup: FibLookup,
     /// Its answer.
     pub(crate) fib: Fib,
+    /// VLAN id that the frame gets when it leaves, 0 for none.
+    pub(crate) tag: u16,
+    reserved_too: [u8; 2],
+    /// It came tagged: ifindex to redirect to what the kernel shall receive. 0 otherwise.
+    pub(crate) handover: u32,
 }
 
 /// Its begin is read by those who ask what became of a packet.
@@ -71,6 +78,8 @@ impl Scratch {
         let scratch = unsafe { &mut *scratch };
         scratch.seen = Seen::new(ifindex);
         scratch.nat.active = 0;
+        scratch.tag = 0;
+        scratch.handover = 0;
         Some(scratch)
     }
 }

@@ -26,6 +26,7 @@ use crate::path::fragment;
 use crate::path::nat::{self, Progress};
 use crate::path::neighbour;
 use crate::path::rule;
+use crate::path::trunk;
 use crate::scratch::Scratch;
 
 /// Stands for any port, where one is asked for by number.
@@ -87,6 +88,22 @@ subprogram! {
 #[inline(always)]
 pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
     judged(sekisho_long_way(frame.as_ptr(), scratch))
+}
+
+subprogram! {
+    fn sekisho_untag(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
+        // SAFETY: as above.
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => number(trunk::untag(&XdpFrame::from_ptr(ctx), scratch).map(|()| Verdict::Pass)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`trunk::untag`].
+#[inline(always)]
+pub(crate) fn untag(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
+    judged(sekisho_untag(frame.as_ptr(), scratch)).map(|_| ())
 }
 
 subprogram! {

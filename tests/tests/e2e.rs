@@ -16,6 +16,8 @@ mod e2e {
     pub(crate) mod pmtu;
     pub(crate) mod refusal;
     pub(crate) mod reload;
+    pub(crate) mod switch;
+    pub(crate) mod vlan;
 }
 
 use std::process::ExitCode;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::pmtu::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
+    trials.extend(e2e::vlan::trials());
     let last = stage.clone();
     trials.push(Trial::test(name("shown", ENDING.name), move || {
         stage::words(last.run(|site| {

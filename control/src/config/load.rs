@@ -119,6 +119,7 @@ fn resolve(
                     id: numbers.port(Kind::Port, port.name.get_ref()),
                     name: port.name.into_inner().into(),
                     interface: port.interface?.into_inner().into(),
+                    vlan: port.vlan.map(Spanned::into_inner),
                     zone: zone.id,
                     addresses: port.addresses.into_iter().map(Spanned::into_inner).collect(),
                     networks: port.networks.into_iter().map(Spanned::into_inner).collect(),

@@ -138,8 +138,10 @@ pub struct Port {
     pub id: PortId,
     /// Its name in the file, in status and in metrics.
     pub name: Arc<str>,
-    /// The kernel's name of the interface.
+    /// The kernel's name of the NIC.
     pub interface: Arc<str>,
+    /// VLAN id of its frames there (IEEE 802.1Q), 1 … 4094; `None`: they are untagged.
+    pub vlan: Option<u16>,
     /// Its zone.
     pub zone: ZoneId,
     /// The gateway's addresses on it, with the length of the subnet's prefix.
@@ -150,6 +152,17 @@ pub struct Port {
     pub uplink: bool,
     /// Next hops of the default routes; uplinks only, at most one per family.
     pub gateways: Vec<IpAddr>,
+}
+
+impl Port {
+    /// The interface that has the port's addresses, routes and neighbours: its NIC, or the device that stands for one VLAN
+    /// of it.
+    pub fn device(&self) -> Arc<str> {
+        match self.vlan {
+            None => self.interface.clone(),
+            Some(vlan) => ports::device_name(&self.interface, vlan).into(),
+        }
+    }
 }
 
 /// A network behind a next hop.

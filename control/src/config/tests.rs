@@ -316,6 +316,32 @@ fn interfaces_and_addresses() {
 }
 
 #[test]
+fn vlans() {
+    let on = |port: &str, text: &str| CLINIC.replace(&format!("interface = \"{port}\""), text);
+    let trunk = |first: &str, second: &str| {
+        on("lan1", first).replace("interface = \"lan2\"", &format!("interface = \"eth1\"{second}"))
+    };
+    let config = good(&trunk("interface = \"eth1\"\nvlan = 10", "\nvlan = 20"));
+    let devices: Vec<_> = config.ports.iter().take(2).map(|port| (port.device(), port.vlan)).collect();
+    assert_eq!(devices, [("eth1.10".into(), Some(10)), ("eth1.20".into(), Some(20))]);
+    // One of a NIC's ports may be untagged.
+    good(&trunk("interface = \"eth1\"\nvlan = 10", ""));
+    for vlan in ["0", "4095", "-1", "70000"] {
+        refuses("interface = \"lan2\"", &format!("interface = \"eth1\"\nvlan = ¦{vlan}"), "is no VLAN id");
+    }
+    refuses("interface = \"lan2\"", "interface = \"eth1\"\nvlan = ¦\"10\"", "`vlan` is a string");
+    refuses("interface = \"lan1\"", "interface = ¦\"enp0s31f6np0\"\nvlan = 1000", "is too long");
+    for (first, second, expected) in [
+        ("interface = \"eth1\"\nvlan = 10", "\nvlan = 10", "VLAN 10 of eth1 is a port already"),
+        ("interface = \"eth1\"", "", "interface eth1 is a port already"),
+        ("interface = \"eth1.20\"", "\nvlan = 20", "eth1.20 is the device of another port's VLAN"),
+    ] {
+        let found = check_now(&trunk(first, second)).expect_err(expected);
+        assert_eq!(found[0].message, expected);
+    }
+}
+
+#[test]
 fn networks_behind_ports() {
     let with = |network: &str| format!("interface = \"lan4\"\nnetworks = [{network}]");
     let refuse = |network: &str, message: &str| {

@@ -17,8 +17,9 @@ use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
 
 use super::layout::Layout;
+use super::trunk::{self, Trunk};
 use crate::config::{Config, Port, VpnPort};
-use crate::filter::{Filter, Maps, Mode};
+use crate::filter::{Filter, FilterError, Maps, Mode};
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
 use crate::nat::NatSet;
 use crate::policy::RuleSet;
@@ -44,8 +45,10 @@ pub(super) struct Ground {
     pub(super) filter: Filter,
     /// The maps.
     pub(super) maps: Maps,
-    /// The NICs of the ports, in the order of the configuration.
+    /// The interfaces that have the ports' addresses, in the order of the configuration.
     pub(super) links: Vec<Link>,
+    /// What carries the ports that are VLANs, in the same order.
+    trunks: Vec<Option<Trunk>>,
     /// How XDP runs, by port id.
     pub(super) modes: BTreeMap<u16, &'static str>,
     /// Both ends of the engine's veth pair.
@@ -60,7 +63,7 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
     let kernel = Kernel::open()?;
     let ledger = Ledger::open(&run_directory.join(LEDGER))?;
     // Known before anything is changed: an interface that does not exist is the commonest mistake.
-    find_links(config, &kernel).await?;
+    find_nics(config, &kernel).await?;
     let layout = Layout::of(config, run_directory);
     let keep_flows = layout.knows_the_numbers();
     let is_same = layout.is_in_force();
@@ -77,6 +80,7 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
         filter,
         maps,
         links: Vec::new(),
+        trunks: Vec::new(),
         modes: BTreeMap::new(),
         tunnel: None,
         sockets: SocketRanges::new(),
@@ -88,7 +92,7 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
 }
 
 /// The NICs of the ports, in the order of the configuration.
-async fn find_links(config: &Config, kernel: &Kernel) -> anyhow::Result<Vec<Link>> {
+async fn find_nics(config: &Config, kernel: &Kernel) -> anyhow::Result<Vec<Link>> {
     let mut links = Vec::new();
     for port in &config.ports {
         links.push(kernel.link(&port.interface).await.with_context(|| format!("port {}", port.name))?);
@@ -105,7 +109,7 @@ impl Ground {
         rules: &RuleSet,
         run_directory: &Path,
     ) -> anyhow::Result<()> {
-        self.links = find_links(config, &self.kernel).await?;
+        let nics = find_nics(config, &self.kernel).await?;
         let layout = Layout::of(config, run_directory);
         for port in layout.new_ports() {
             self.maps.clear_counters(port)?;
@@ -115,17 +119,21 @@ impl Ground {
         self.ledger.begin();
         self.filter.begin();
 
-        self.modes = attach_ports(config, &self.links, &mut self.filter)?;
+        (self.links, self.trunks) = trunk::devices(config, nics, &self.kernel, &mut self.ledger).await?;
+        self.modes = attach_ports(config, &self.links, &self.trunks, &mut self.filter)?;
         self.make_tunnel(config).await?;
         // The kernel sends redirects where either this or the interface's own switch is on.
         self.kernel.set_sysctl(&mut self.ledger, "net/ipv4/conf/all/send_redirects", "0")?;
+        for trunk in self.trunks.iter().flatten() {
+            trunk::prepare_nic(&trunk.nic, &self.kernel, &mut self.ledger).await?;
+        }
         for (port, link) in config.ports.iter().zip(self.links.iter_mut()) {
             *link = interface(config, port, link, &self.kernel, &mut self.ledger).await?;
             answer_for(config, port, &self.kernel, &mut self.ledger).await?;
         }
         self.keep_or_start_engine(config)?;
 
-        self.maps.set_ports(&ports(config, &self.links, self.tunnel.as_ref(), &self.sockets))?;
+        self.maps.set_ports(&self.ports(config))?;
         let networks: Vec<_> =
             config.networks().into_iter().map(|(net, owner)| (net.addr(), net.prefix_len(), owner)).collect();
         self.maps.set_networks(&networks)?;
@@ -183,7 +191,7 @@ impl Ground {
         }
         let mtu = self.links.iter().map(|link| link.mtu).max().unwrap_or(1500);
         let (inner, engine) =
-            self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu).await?;
+            self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu, None).await?;
         for device in [INNER_DEVICE, ENGINE_DEVICE] {
             self.kernel.set_offloads_off(device)?;
         }
@@ -213,7 +221,8 @@ impl Ground {
                 let now: BTreeSet<u32> = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).collect();
                 let device = self.tunnel.iter().map(|(_, device)| device.index);
                 let outer = config.ports.iter().filter(|port| takes_ike(config, port)).filter_map(|port| {
-                    self.links.iter().find(|link| *link.name == *port.interface).map(|link| link.index)
+                    let device = port.device();
+                    self.links.iter().find(|link| *link.name == *device).map(|link| link.index)
                 });
                 now == device.chain(outer).collect()
             }
@@ -284,17 +293,16 @@ fn is_sysctl(made: &Made, name: &str) -> bool {
 fn attach_ports(
     config: &Config,
     links: &[Link],
+    trunks: &[Option<Trunk>],
     filter: &mut Filter,
 ) -> anyhow::Result<BTreeMap<u16, &'static str>> {
-    let mut modes = Vec::new();
-    for link in links {
-        modes.push(filter.attach_port(link)?);
-    }
+    let attach = |filter: &mut Filter| -> Result<Vec<Mode>, FilterError> {
+        links.iter().zip(trunks).map(|(link, trunk)| attach_port(link, trunk.as_ref(), filter)).collect()
+    };
+    let mut modes = attach(filter)?;
     if modes.contains(&Mode::Generic) {
         filter.require_generic();
-        for (mode, link) in modes.iter_mut().zip(links).filter(|(mode, _)| **mode == Mode::Native) {
-            *mode = filter.attach_port(link)?;
-        }
+        modes = attach(filter)?;
     }
     for ((port, link), mode) in config.ports.iter().zip(links).zip(&modes) {
         tracing::info!(port = &*port.name, interface = link.name, mode = mode.name(), "filter attached");
@@ -302,11 +310,28 @@ fn attach_ports(
     Ok(config.ports.iter().zip(modes).map(|(port, mode)| (port.id, mode.name())).collect())
 }
 
+/// Puts one port under the filter; says in which mode its NIC is.
+fn attach_port(link: &Link, trunk: Option<&Trunk>, filter: &mut Filter) -> Result<Mode, FilterError> {
+    match trunk {
+        None => filter.attach_port(link),
+        Some(Trunk { nic, wire }) => {
+            let mode = filter.attach_port(nic)?;
+            // One mode all the way: see `Filter::require_generic`.
+            let pair = filter.attach_vlan(link, wire)?;
+            Ok(if pair == Mode::Generic { pair } else { mode })
+        }
+    }
+}
+
 /// What became of the interfaces of the ports, seen once a second.
 pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow::Result<()> {
     let (mut changed, mut resized) = (false, false);
     for (position, port) in config.ports.iter().enumerate() {
         let Some(known) = ground.links.get(position).cloned() else { continue };
+        if port.vlan.is_some() {
+            changed |= watch_vlan(config, ground, position).await?;
+            continue;
+        }
         let name = &*port.name;
         match ground.kernel.link(&port.interface).await {
             Ok(now) if now == known => continue,
@@ -359,11 +384,61 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         ground.resize_tunnels(config).await?;
     }
     if changed {
-        ground.maps.set_ports(&ports(config, &ground.links, ground.tunnel.as_ref(), &ground.sockets))?;
+        ground.maps.set_ports(&ground.ports(config))?;
         // Known flows are held against the ports only when they are judged again.
         ground.maps.set_rules(&config.rules(SystemTime::now())?)?;
     }
     Ok(())
+}
+
+/// The same for a VLAN port: its NIC, and its own device, which is made again if somebody removed it. Says whether
+/// anything was new.
+async fn watch_vlan(config: &Config, ground: &mut Ground, position: usize) -> anyhow::Result<bool> {
+    let (Some(port), Some(known), Some(Some(trunk))) =
+        (config.ports.get(position), ground.links.get(position), ground.trunks.get(position))
+    else {
+        return Ok(false);
+    };
+    let look = async |name: &str| match ground.kernel.link(name).await {
+        Ok(link) => Ok(Some(link)),
+        Err(KernelError::NoInterface(_)) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let (nic, device) = (look(&port.interface).await?, look(&port.device()).await?);
+    let name = &*port.name;
+    let Some(nic) = nic else {
+        if known.index == GONE {
+            return Ok(false);
+        }
+        tracing::error!(
+            port = name,
+            interface = &*port.interface,
+            "interface is gone: the port carries nothing until it is back"
+        );
+        let gone = Link { index: GONE, ..known.clone() };
+        ground.replace_link(position, gone);
+        return Ok(true);
+    };
+    if nic == trunk.nic && device.as_ref() == Some(known) {
+        return Ok(false);
+    }
+    tracing::warn!(port = name, interface = nic.name, up = nic.up, mtu = nic.mtu, "interface changed");
+    let (link, trunk) = trunk::device(port, nic, &ground.kernel, &mut ground.ledger).await?;
+    let mode = attach_port(&link, Some(&trunk), &mut ground.filter)?;
+    trunk::prepare_nic(&trunk.nic, &ground.kernel, &mut ground.ledger).await?;
+    let link = interface(config, port, &link, &ground.kernel, &mut ground.ledger).await?;
+    answer_for(config, port, &ground.kernel, &mut ground.ledger).await?;
+    let trunk = trunk.again(&ground.kernel).await?;
+    let is_other = ground.links.get(position).is_some_and(|known| known.index != link.index);
+    ground.replace_link(position, link);
+    if let Some(place) = ground.trunks.get_mut(position) {
+        *place = Some(trunk);
+    }
+    ground.modes.insert(port.id, mode.name());
+    if is_other && takes_ike(config, port) {
+        ground.hand_to_engine(position)?;
+    }
+    Ok(true)
 }
 
 /// In place of the ifindex of an interface that does not exist.
@@ -486,7 +561,7 @@ async fn answer_for(
     };
     for address in config.nat.answered_by(port.id).into_iter().filter(|address| !own(address)) {
         let net = IpNet::from(address);
-        kernel.add_address(ledger, &port.interface, address, net.prefix_len()).await?;
+        kernel.add_address(ledger, &port.device(), address, net.prefix_len()).await?;
     }
     Ok(())
 }
@@ -500,7 +575,9 @@ async fn interface(
     ledger: &mut Ledger,
 ) -> anyhow::Result<Link> {
     let name = &link.name;
-    kernel.keep_vlan_tags(ledger, name)?;
+    if port.vlan.is_none() {
+        kernel.keep_vlan_tags(ledger, name)?;
+    }
     for (key, value) in [
         // An address is answered for on its own port only: no layer-2 hint of the other segments.
         ("ipv4/conf/IF/arp_ignore", "1"),
@@ -542,7 +619,7 @@ async fn interface(
         let route = Route { rank: u32::try_from(rank)?, ..plain_route(all, gateway, name) };
         kernel.add_route(ledger, &route).await?;
     }
-    Ok(kernel.link(&port.interface).await?)
+    Ok(kernel.link(name).await?)
 }
 
 fn plain_route(prefix: IpNet, via: IpAddr, interface: &str) -> Route {
@@ -670,26 +747,24 @@ fn hand_over_sockets(engine: &Engine, maps: &mut Maps) -> anyhow::Result<SocketR
     Ok(ranges)
 }
 
-fn ports(
-    config: &Config,
-    links: &[Link],
-    tunnel: Option<&(Link, Link)>,
-    sockets: &SocketRanges,
-) -> Vec<(PortKey, FilterPort)> {
-    let range = |link: &Link| sockets.get(&link.index).copied().unwrap_or((0, 0));
-    let mut all = Vec::new();
-    for (port, link) in config.ports.iter().zip(links).filter(|(_, link)| link.index != GONE) {
-        let (xsk_base, xsk_queues) = range(link);
-        let mut flags = 0;
-        if port.uplink {
-            flags |= port_flags::UPLINK;
-        }
-        if takes_ike(config, port) {
-            flags |= port_flags::IKE;
-        }
-        all.push((
-            PortKey { ifindex: link.index, ..PortKey::default() },
-            FilterPort {
+impl Ground {
+    /// Every entry of `PORTS`.
+    fn ports(&self, config: &Config) -> Vec<(PortKey, FilterPort)> {
+        let range = |link: &Link| self.sockets.get(&link.index).copied().unwrap_or((0, 0));
+        let mut all = Vec::new();
+        for ((port, link), trunk) in config.ports.iter().zip(&self.links).zip(&self.trunks) {
+            if link.index == GONE {
+                continue;
+            }
+            let (xsk_base, xsk_queues) = range(link);
+            let mut flags = 0;
+            if port.uplink {
+                flags |= port_flags::UPLINK;
+            }
+            if takes_ike(config, port) {
+                flags |= port_flags::IKE;
+            }
+            let entry = FilterPort {
                 id: port.id,
                 zone: port.zone,
                 flags,
@@ -698,35 +773,40 @@ fn ports(
                 mtu: link.mtu,
                 mac: link.mac,
                 ifindex: link.index,
-            },
-        ));
-    }
-    let Some((inner, engine)) = tunnel else { return all };
-    for port in &config.vpn_ports {
+                nic_ifindex: link.index,
+                ..FilterPort::default()
+            };
+            all.extend(trunk::entries(port, entry, trunk.as_ref()));
+        }
+        let Some((inner, engine)) = &self.tunnel else { return all };
+        for port in &config.vpn_ports {
+            all.push((
+                PortKey { ifindex: inner.index, vlan: port.id, reserved: 0 },
+                FilterPort {
+                    id: port.id,
+                    zone: port.zone,
+                    flags: port_flags::VPN,
+                    mtu: tunnel_mtu(config, port, &self.links),
+                    mac: inner.mac,
+                    ifindex: inner.index,
+                    nic_ifindex: inner.index,
+                    ..FilterPort::default()
+                },
+            ));
+        }
+        let (xsk_base, xsk_queues) = range(engine);
         all.push((
-            PortKey { ifindex: inner.index, vlan: port.id, reserved: 0 },
+            PortKey { ifindex: engine.index, ..PortKey::default() },
             FilterPort {
-                id: port.id,
-                zone: port.zone,
-                flags: port_flags::VPN,
-                mtu: tunnel_mtu(config, port, links),
-                mac: inner.mac,
-                ifindex: inner.index,
+                xsk_base,
+                xsk_queues,
+                mtu: engine.mtu,
+                mac: engine.mac,
+                ifindex: engine.index,
+                nic_ifindex: engine.index,
                 ..FilterPort::default()
             },
         ));
+        all
     }
-    let (xsk_base, xsk_queues) = range(engine);
-    all.push((
-        PortKey { ifindex: engine.index, ..PortKey::default() },
-        FilterPort {
-            xsk_base,
-            xsk_queues,
-            mtu: engine.mtu,
-            mac: engine.mac,
-            ifindex: engine.index,
-            ..FilterPort::default()
-        },
-    ));
-    all
 }

@@ -23,6 +23,7 @@ mod paths;
 mod reload;
 mod report;
 mod sockets;
+mod trunk;
 mod tunnels;
 mod uplinks;
 

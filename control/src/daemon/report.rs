@@ -104,7 +104,7 @@ impl Daemon {
         let zone = |id: u16| self.config.zone_name(id).unwrap_or_default().to_owned();
         let physical = self.config.ports.iter().map(|port| PortStatus {
             name: port.name.to_string(),
-            interface: port.interface.to_string(),
+            interface: port.device().to_string(),
             zone: zone(port.zone),
             id: port.id,
             mode: self.ground.modes.get(&port.id).copied().unwrap_or_default().to_owned(),

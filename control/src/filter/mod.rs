@@ -35,7 +35,7 @@ pub(crate) use twin::{About, Outcome, Twin};
 
 /// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
 /// programs moves the traffic from the old ones to the new ones.
-const ABI_VERSION: u32 = 2;
+const ABI_VERSION: u32 = 3;
 
 /// The kernel detaches some time after a pin is removed.
 const DETACH_TRIES: u32 = 100;
@@ -199,7 +199,7 @@ impl Filter {
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| FilterError::Load(Box::new(error)))?;
         developer::start(&mut ebpf);
-        for name in ["port", "engine"] {
+        for name in ["port", "engine", "handover", "tag"] {
             let program: &mut Xdp = program(&mut ebpf, name)?;
             program.load().map_err(program_error(name, None))?;
         }
@@ -241,6 +241,15 @@ impl Filter {
         let mode = self.attach_xdp("port", link)?;
         self.attach_egress(link)?;
         Ok(mode)
+    }
+
+    /// The same for a VLAN port, whose NIC is under the filter: `device` is the port to the kernel, `wire` the other end of
+    /// its veth pair. Both are in one mode, which is given back.
+    pub fn attach_vlan(&mut self, device: &Link, wire: &Link) -> Result<Mode, FilterError> {
+        let handover = self.attach_xdp("handover", device)?;
+        let tag = self.attach_xdp("tag", wire)?;
+        self.attach_egress(device)?;
+        Ok(if tag == Mode::Generic { tag } else { handover })
     }
 
     /// Puts the program on the engine's end of its veth pair.

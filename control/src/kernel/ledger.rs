@@ -41,6 +41,11 @@ pub enum Made {
         /// Interface.
         interface: String,
     },
+    /// A trunk whose NIC took in frames of known VLANs only.
+    VlanFilterOff {
+        /// Interface.
+        interface: String,
+    },
     /// A port that was down.
     Up {
         /// Interface.

@@ -124,12 +124,16 @@ pub struct Hop {
     pub until_ns: u64,
     /// Destination and source MAC address of what is sent, as they stand in a frame.
     pub macs: [u8; 12],
-    /// ifindex to leave by.
+    /// ifindex of the NIC to leave by.
     pub ifindex: u32,
     /// Destination MAC address of what is received.
     pub received_mac: [u8; 6],
     /// Largest IP packet that may go this way.
     pub mtu: u16,
+    /// VLAN id to tag with, 0 for none.
+    pub vlan: u16,
+    /// Source MAC address of what is received, where the port binds addresses to MAC addresses; else zero.
+    pub bound_mac: [u8; 6],
 }
 
 /// How long a [`Hop`] is used, in nanoseconds: about an eighth of a second.

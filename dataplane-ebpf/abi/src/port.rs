@@ -9,13 +9,17 @@ pub struct PortKey {
     /// ifindex of the NIC.
     pub ifindex: u32,
     /// VLAN id of a trunk's port, 0 for untagged frames. For the engine's device this is the VPN port's id: the
-    /// engine writes it into the source MAC of what it has decrypted (see [`engine_mac`]).
+    /// engine writes it into the source MAC of what it has decrypted (see [`engine_mac`]). [`TRUNK`]: what it names is
+    /// no port, but says that the NIC carries tagged ones.
     pub vlan: u16,
     /// Zero.
     pub reserved: u16,
 }
 
 /// A port of the gateway.
+///
+/// A VLAN port stands in `PORTS` three times: under its NIC and VLAN id for what comes in tagged, under the device by
+/// which the kernel knows the port, and under that device's other end, whose frames get the tag.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Port {
@@ -34,9 +38,20 @@ pub struct Port {
     pub mtu: u16,
     /// The port's own MAC address.
     pub mac: [u8; 6],
-    /// ifindex to leave by.
+    /// ifindex by which the kernel knows the port: of its NIC, or of the device that stands for one VLAN of it.
     pub ifindex: u32,
+    /// ifindex of the NIC to leave by.
+    pub nic_ifindex: u32,
+    /// VLAN port: ifindex to redirect to what the kernel shall receive; else 0.
+    pub handover_ifindex: u32,
+    /// VLAN port: the VLAN id of its frames on the NIC (IEEE 802.1Q); else 0.
+    pub vlan: u16,
+    /// Zero.
+    pub reserved: u16,
 }
+
+/// In place of a VLAN id in [`PortKey::vlan`].
+pub const TRUNK: u16 = u16::MAX;
 
 /// The gateway itself as a zone: local services as destination, its own traffic as source.
 pub const ZONE_GATEWAY: u16 = 0;

@@ -38,7 +38,7 @@ verdicts! {
     DropMalformed = 16, "malformed";
     /// An EtherType other than IPv4, IPv6, ARP.
     DropEtherType = 17, "ethertype";
-    /// A VLAN tag where none is expected, an unknown id, or two tags.
+    /// A VLAN tag on a NIC that has no tagged port.
     DropVlan = 18, "vlan";
     /// Entered through an interface that is no port.
     DropNoPort = 19, "no-port";
@@ -85,8 +85,16 @@ verdicts! {
     DropInternal = 39, "internal";
     /// A unicast frame for another station's MAC address (a switch flooded it, or a forger wrote it).
     DropOtherHost = 40, "other-host";
+    /// A VLAN id that is no port of this trunk.
+    DropVlanUnknown = 41, "vlan-unknown";
+    /// Two VLAN tags, or one of a service provider (IEEE 802.1ad).
+    DropVlanDouble = 42, "vlan-double";
+    /// A priority tag: VLAN id 0.
+    DropVlanPriority = 43, "vlan-priority";
     /// More new flows than the rule's limit allows.
     DropRuleLimit = 44, "rule-limit";
+    /// No VLAN tag on a trunk that has no untagged port.
+    DropUntagged = 45, "untagged";
     /// TCP out of the windows that both sides have shown.
     DropTcpWindow = 48, "tcp-window";
     /// TCP that resets, but not with the number its receiver expects next.

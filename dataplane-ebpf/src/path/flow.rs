@@ -114,6 +114,7 @@ pub(crate) fn known(
     };
     seen.port = entry;
     let verdict = forward::by_hop(frame, config, &seen.packet, hop)?;
+    scratch.tag = hop.vlan;
     let holds = if is_direct { maps::holds(known, &key) } else { maps::holds(known, &scratch.nat.key) };
     if !holds {
         return Err(Verdict::DropInternal);

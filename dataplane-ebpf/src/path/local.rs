@@ -14,7 +14,7 @@ use crate::context::{XdpFrame, now_ns};
 use crate::maps;
 use crate::path::count::Seen;
 use crate::path::flow::End;
-use crate::path::{forward, pass, rule};
+use crate::path::{forward, pass, rule, trunk};
 use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
@@ -31,7 +31,12 @@ pub(crate) fn esp(frame: &XdpFrame, port: &Port, packet: &Packet) -> Result<Opti
     if (spi.udp_encapsulated != 0) != (packet.kind == Kind::EspInUdp) {
         return Err(Verdict::DropEspEncapsulation);
     }
-    to_engine(frame, port, Verdict::Decrypt).map(Some)
+    match port.handover_ifindex {
+        0 => to_engine(frame, port, Verdict::Decrypt).map(Some),
+        // The engine listens where the tag is off.
+        device if trunk::redirect(device) == xdp_action::XDP_REDIRECT => Ok(Some(Verdict::Decrypt)),
+        _ => Err(Verdict::DropInternal),
+    }
 }
 
 /// Redirects the frame to the engine's socket on the receive queue it came by.

@@ -15,6 +15,7 @@ pub(crate) mod neighbour;
 pub(crate) mod port;
 pub(crate) mod rule;
 pub(crate) mod share;
+pub(crate) mod trunk;
 
 use sekisho_abi::map::{Config, config_flags};
 use sekisho_abi::port::{Port, network_kind, port_flags};
@@ -37,6 +38,9 @@ use crate::subprogram::{self, Subprograms};
 /// the frame is rewritten and its target set.
 #[inline(always)]
 pub(crate) fn judge(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    if trunk::is_tagged(frame) {
+        subprogram::untag(frame, scratch)?;
+    }
     match short_way(frame, scratch) {
         SHORT_WAY_ENDS if scratch.seen.packet.fragment != part::WHOLE => {
             let port = scratch.seen.port;
@@ -81,7 +85,11 @@ fn judge_known(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Option<Verdict
         return Ok(Some(verdict));
     }
     let seen = &mut scratch.seen;
-    let port = seen.port()?;
+    let port = match seen.port() {
+        Ok(port) => port,
+        Err(_) if maps::is_trunk(seen.ifindex) => return Err(Verdict::DropUntagged),
+        Err(refused) => return Err(refused),
+    };
     seen.port = port.id;
     seen.receiver = port::receiver(&ethernet, port)?;
     parsed?;
@@ -105,7 +113,7 @@ pub(crate) fn parse<F: Frame + Subprograms>(
             Ipv6::Extended => frame.ipv6_extended(&mut seen.packet),
         },
         ethertype::ARP => Ok(()),
-        // Ports of this version are untagged: trunks come with tags to take off and put on.
+        // A trunk's tag is off by now; the kernel has none to send.
         ethertype::VLAN | ethertype::SERVICE_VLAN => Err(Verdict::DropVlan),
         _ => Err(Verdict::DropEtherType),
     }

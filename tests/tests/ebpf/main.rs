@@ -34,3 +34,4 @@ mod refused;
 mod rules;
 mod tcp;
 mod test_run;
+mod vlan;

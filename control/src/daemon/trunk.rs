@@ -1,0 +1,99 @@
+//! Ports that are VLANs of a NIC (IEEE 802.1Q), without the kernel's VLAN driver.
+//!
+//! For each there is a veth pair. One end, `eth1.10`, is the port to the kernel: it has the addresses, routes, neighbours
+//! and the NIC's MAC address. The other, `eth1-10`, is the wire to the NIC: what the kernel sends comes out of it, gets its
+//! tag by the program `tag` and goes to the NIC; what the NIC's program leaves to the kernel goes in by it. Packets from
+//! port to port never see the pair.
+
+use sekisho_abi::port::{Port as FilterPort, PortKey, TRUNK};
+
+use crate::config::{Config, Port};
+use crate::kernel::{Kernel, KernelError, Ledger, Link};
+
+/// What carries a VLAN port.
+#[derive(Clone, Debug)]
+pub(super) struct Trunk {
+    /// Its NIC.
+    pub(super) nic: Link,
+    /// The end of its veth pair that is not the port.
+    pub(super) wire: Link,
+}
+
+impl Trunk {
+    /// The same as they are now.
+    pub(super) async fn again(&self, kernel: &Kernel) -> Result<Trunk, KernelError> {
+        Ok(Trunk { nic: kernel.link(&self.nic.name).await?, wire: kernel.link(&self.wire.name).await? })
+    }
+}
+
+/// The interfaces that have the ports' addresses, made where they have to be, and what carries them.
+pub(super) async fn devices(
+    config: &Config,
+    nics: Vec<Link>,
+    kernel: &Kernel,
+    ledger: &mut Ledger,
+) -> Result<(Vec<Link>, Vec<Option<Trunk>>), KernelError> {
+    let (mut links, mut trunks) = (Vec::new(), Vec::new());
+    for (port, nic) in config.ports.iter().zip(nics) {
+        let (link, trunk) = match port.vlan {
+            None => (nic, None),
+            Some(_) => {
+                let (link, trunk) = device(port, nic, kernel, ledger).await?;
+                (link, Some(trunk))
+            }
+        };
+        links.push(link);
+        trunks.push(trunk);
+    }
+    Ok((links, trunks))
+}
+
+/// The veth pair of a VLAN port, made or brought up to what its NIC is now.
+pub(super) async fn device(
+    port: &Port,
+    nic: Link,
+    kernel: &Kernel,
+    ledger: &mut Ledger,
+) -> Result<(Link, Trunk), KernelError> {
+    let (device, wire) = (port.device(), wire_name(port));
+    // The tag is not counted in an MTU: the VLAN carries packets as long as the NIC.
+    let (link, wire) = kernel.veth_pair(ledger, &device, &wire, nic.mtu, Some(nic.mac)).await?;
+    for end in [&link, &wire] {
+        kernel.set_offloads_off(&end.name)?;
+    }
+    if kernel.has_ipv6() {
+        // The wire's end is nobody's: no neighbour discovery out of it.
+        kernel.set_sysctl(ledger, &format!("net/ipv6/conf/{}/disable_ipv6", wire.name), "1")?;
+    }
+    // Routes and uplinks go by the port's carrier, which is whether the other end runs.
+    kernel.set_running(&wire, nic.carrier || !nic.up).await?;
+    Ok((kernel.link(&link.name).await?, Trunk { nic, wire }))
+}
+
+/// `eth1-10` for `eth1.10`.
+fn wire_name(port: &Port) -> String {
+    port.vlan.map(|vlan| format!("{}-{vlan}", port.interface)).unwrap_or_default()
+}
+
+/// Has a trunk's NIC hand over tagged frames as they are.
+pub(super) async fn prepare_nic(nic: &Link, kernel: &Kernel, ledger: &mut Ledger) -> Result<(), KernelError> {
+    kernel.keep_vlan_tags(ledger, &nic.name)?;
+    kernel.take_every_vlan(ledger, &nic.name)?;
+    kernel.set_up(ledger, nic).await
+}
+
+/// What stands for a port in `PORTS`. `entry`: as it would be untagged.
+pub(super) fn entries(port: &Port, entry: FilterPort, trunk: Option<&Trunk>) -> Vec<(PortKey, FilterPort)> {
+    let key = |ifindex, vlan| PortKey { ifindex, vlan, reserved: 0 };
+    let (Some(trunk), Some(vlan)) = (trunk, port.vlan) else { return vec![(key(entry.ifindex, 0), entry)] };
+    let entry =
+        FilterPort { nic_ifindex: trunk.nic.index, handover_ifindex: trunk.wire.index, vlan, ..entry };
+    let marker = FilterPort { nic_ifindex: trunk.nic.index, ..FilterPort::default() };
+    let entries = [
+        (key(trunk.nic.index, vlan), entry),
+        (key(entry.ifindex, 0), entry),
+        (key(trunk.wire.index, 0), entry),
+        (key(trunk.nic.index, TRUNK), marker),
+    ];
+    entries.into()
+}
