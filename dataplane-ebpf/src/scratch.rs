@@ -2,6 +2,7 @@
 //! other share 512 bytes.
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
+use sekisho_abi::Address;
 use sekisho_abi::explain::Findings;
 use sekisho_abi::flow::Hop;
 use sekisho_abi::rule::Asked;
@@ -54,6 +55,11 @@ pub(crate) struct Scratch {
     reserved_too: [u8; 2],
     /// It came tagged: ifindex to redirect to what the kernel shall receive. 0 otherwise.
     pub(crate) handover: u32,
+    /// Addresses that the frame's sender uses, to be held against their bindings; zero for none.
+    pub(crate) used: [Address; 2],
+    /// The frame's source.
+    pub(crate) sender: [u8; 6],
+    reserved_last: [u8; 2],
 }
 
 /// Its begin is read by those who ask what became of a packet.

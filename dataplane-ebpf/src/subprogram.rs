@@ -560,38 +560,6 @@ pub(crate) fn fib(frame: &XdpFrame, scratch: &mut Scratch, length: u16) {
 }
 
 subprogram! {
-    fn sekisho_arp(ctx: *mut xdp_md, seen: *const Seen) -> u32 {
-        // SAFETY: as above.
-        match unsafe { seen.as_ref() } {
-            Some(seen) => number(neighbour::arp(&XdpFrame::from_ptr(ctx), seen)),
-            None => number(Err(Verdict::DropInternal)),
-        }
-    }
-}
-
-/// [`neighbour::arp`].
-#[inline(always)]
-pub(crate) fn arp(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
-    judged(sekisho_arp(frame.as_ptr(), seen))
-}
-
-subprogram! {
-    fn sekisho_discovery(ctx: *mut xdp_md, seen: *const Seen) -> u32 {
-        // SAFETY: as above.
-        match unsafe { seen.as_ref() } {
-            Some(seen) => number(neighbour::discovery(&XdpFrame::from_ptr(ctx), seen)),
-            None => number(Err(Verdict::DropInternal)),
-        }
-    }
-}
-
-/// [`neighbour::discovery`].
-#[inline(always)]
-pub(crate) fn discovery(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
-    judged(sekisho_discovery(frame.as_ptr(), seen))
-}
-
-subprogram! {
     fn sekisho_egress(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
         // SAFETY: as above.
         match unsafe { scratch.as_mut() } {
@@ -645,6 +613,9 @@ fn done(step: Result<(), Verdict>) -> u32 {
 }
 
 step! { fn sekisho_insert() = flow::insert }
+step! { fn sekisho_arp, read_arp(xdp_md as XdpFrame) = neighbour::arp }
+step! { fn sekisho_discovery, read_discovery(xdp_md as XdpFrame) = neighbour::discovery }
+step! { fn sekisho_source, read_source(xdp_md as XdpFrame) = neighbour::source }
 step! { fn sekisho_nat_open() = nat::open }
 step! { fn sekisho_nat_forget_known() = nat::forget_known }
 step! { fn sekisho_nat_forget_new() = nat::forget_new }
@@ -658,6 +629,42 @@ step! { fn sekisho_nat_leave_error, nat_leave_error(xdp_md as XdpFrame) = nat::l
 step! { fn sekisho_nat_egress, nat_egress(__sk_buff as SkbFrame) = nat::egress }
 step! { fn sekisho_nat_egress_error_quote, nat_egress_error_quote(__sk_buff as SkbFrame) = nat::egress_error_quote }
 step! { fn sekisho_nat_egress_error_source, nat_egress_error_source(__sk_buff as SkbFrame) = nat::egress_error_source }
+
+/// [`neighbour::arp`], and whose its addresses are.
+#[inline(always)]
+pub(crate) fn arp(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    read_arp(frame, scratch)?;
+    judged(sekisho_held(scratch, 0))
+}
+
+/// [`neighbour::discovery`], and whose its addresses are.
+#[inline(always)]
+pub(crate) fn discovery(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    read_discovery(frame, scratch)?;
+    judged(sekisho_held(scratch, 0))?;
+    judged(sekisho_held(scratch, 1))
+}
+
+/// [`neighbour::source`], and whose it is.
+#[inline(always)]
+pub(crate) fn bound(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
+    read_source(frame, scratch)?;
+    judged(sekisho_held(scratch, 0)).map(|_| ())
+}
+
+subprogram! {
+    /// [`neighbour::held`] of the first or the second address.
+    fn sekisho_held(scratch: *const Scratch, second: u32) -> u32 {
+        // SAFETY: as above.
+        match unsafe { scratch.as_ref() } {
+            Some(scratch) => {
+                let [first, other] = &scratch.used;
+                done(neighbour::held(scratch, if second == 0 { first } else { other }))
+            }
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
 
 /// [`nat::arrive`] and what follows from it. A known flow whose translation the configuration in force would not give is
 /// over.

@@ -4,14 +4,17 @@
 //! here, most of them on one lab: a run that lays a lab for each would take minutes to lay labs.
 
 mod e2e {
+    pub(crate) mod clinic;
     pub(crate) mod control;
     pub(crate) mod evidence;
     pub(crate) mod explain;
     pub(crate) mod lab;
+    pub(crate) mod lan_services;
     pub(crate) mod life;
     pub(crate) mod mobility;
     pub(crate) mod nat;
     pub(crate) mod negotiation;
+    pub(crate) mod neighbours;
     pub(crate) mod operation;
     pub(crate) mod pmtu;
     pub(crate) mod refusal;
@@ -50,6 +53,8 @@ fn main() -> ExitCode {
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
     trials.extend(e2e::vlan::trials());
+    trials.extend(e2e::neighbours::trials());
+    trials.extend(e2e::lan_services::trials());
     let last = stage.clone();
     trials.push(Trial::test(name("shown", ENDING.name), move || {
         stage::words(last.run(|site| {

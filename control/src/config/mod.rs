@@ -21,6 +21,7 @@ mod limit;
 mod load;
 mod name;
 mod nat;
+mod neighbours;
 mod networks;
 mod numbers;
 mod policies;
@@ -52,6 +53,7 @@ pub use ike::{IkeConfigCause, IkeConfigError};
 pub use limit::Limit;
 pub use load::{check, load, load_with};
 pub use nat::{DestinationNat, Nat, NatMap, SourceAddress, SourceNat};
+pub use neighbours::{Binding, Neighbours};
 pub use networks::trie_prefix;
 pub use numbers::Numbers;
 pub use schedules::Schedule;
@@ -152,6 +154,10 @@ pub struct Port {
     pub uplink: bool,
     /// Next hops of the default routes; uplinks only, at most one per family.
     pub gateways: Vec<IpAddr>,
+    /// Whether addresses on the link are bound to MAC addresses.
+    pub neighbours: Neighbours,
+    /// Which are, whatever is learned.
+    pub bindings: Vec<Binding>,
 }
 
 impl Port {

@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::Route;
 use super::diagnostic::Report;
 use super::name::read_name;
+use super::neighbours::{self, Binding, Neighbours};
 use super::table::Section;
 
 /// One port as the file has it.
@@ -22,6 +23,8 @@ pub(super) struct PortSpec {
     pub(super) networks: Vec<Spanned<Route>>,
     pub(super) uplink: bool,
     pub(super) gateways: Vec<Spanned<IpAddr>>,
+    pub(super) neighbours: Neighbours,
+    pub(super) bindings: Vec<Spanned<Binding>>,
 }
 
 impl PortSpec {
@@ -40,11 +43,11 @@ impl PortSpec {
         Some(device_name(self.interface.as_ref()?.get_ref(), self.vlan()?))
     }
 
-    fn on_subnet(&self, address: IpAddr) -> bool {
+    pub(super) fn on_subnet(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|subnet| subnet.get_ref().contains(&address))
     }
 
-    fn own(&self, address: IpAddr) -> bool {
+    pub(super) fn own(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.get_ref().addr() == address)
     }
 }
@@ -62,6 +65,7 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<PortSpec> {
         check_addresses(port, report);
         check_networks(port, report);
         check_uplink(port, report);
+        neighbours::check(port, report);
     }
     check_interfaces(&ports, report);
     check_overlaps(&ports, report);
@@ -122,6 +126,7 @@ fn read_port(name: Spanned<String>, section: Section<'_>, report: &Report) -> Po
                  `networks = [\"PREFIX via ROUTER\"]`",
             );
     }
+    let (neighbours, bindings) = neighbours::read(&section, report);
     section.finish();
     PortSpec {
         name,
@@ -132,6 +137,8 @@ fn read_port(name: Spanned<String>, section: Section<'_>, report: &Report) -> Po
         networks: networks.unwrap_or_default(),
         uplink,
         gateways: gateways.unwrap_or_default(),
+        neighbours,
+        bindings,
     }
 }
 

@@ -342,6 +342,50 @@ fn vlans() {
 }
 
 #[test]
+fn bindings_of_neighbours() {
+    let on = |text: &str| format!("interface = \"lan1\"\n{text}");
+    let refuse = |text: &str, message: &str| refuses("interface = \"lan1\"", &on(text), message);
+    let learn = |bindings: &str| format!("neighbours = \"learn\"\nbindings = [{bindings}]");
+    let config = good(&CLINIC.replace(
+        "interface = \"lan1\"",
+        &on(&learn("\"192.168.1.10 at 52:54:00:12:34:56\", \"fe80::1 at 52-54-00-12-34-57\"")),
+    ));
+    assert_eq!(config.ports[0].neighbours, Neighbours::Learn);
+    let macs: Vec<_> = config.ports[0].bindings.iter().map(|binding| binding.mac[5]).collect();
+    assert_eq!(macs, [0x56, 0x57]);
+    assert_eq!(config.ports[1].neighbours, Neighbours::Off);
+    refuse("neighbours = ¦\"some\"", "`neighbours` cannot be");
+    refuse("¦neighbours = \"static\"", "no host of [ports.lan1] may say a word");
+    refuse("¦bindings = [\"192.168.1.10 at 52:54:00:12:34:56\"]", "bindings that nothing asks for");
+    refuse(&learn("¦\"192.168.1.10 52:54:00:12:34:56\""), "`bindings` cannot be");
+    refuse(&learn("¦\"192.168.1.10 at 01:00:5e:00:00:01\""), "`bindings` cannot be");
+    refuse(&learn("¦\"192.168.1.1 at 52:54:00:12:34:56\""), "is the gateway's own address");
+    refuse(&learn("¦\"192.168.2.9 at 52:54:00:12:34:56\""), "is in no subnet of port lan1");
+    let twice = "\"192.168.1.10 at 52:54:00:12:34:56\", ¦\"192.168.1.10 at 52:54:00:12:34:57\"";
+    refuse(&learn(twice), "is bound twice");
+    refuses("[services]", "[timeouts]\nneighbour = ¦\"0s\"\n[services]", "`neighbour` cannot be 0s");
+}
+
+/// Sources behind a router are held against the router's binding.
+#[test]
+fn networks_know_their_routers() {
+    let two = "interface = \"lan4\"\nnetworks = [\"10.8.0.0/16 via 192.168.4.253\", \"10.9.0.0/16 via 192.168.4.254\", \
+               \"10.10.0.0/16 via 192.168.4.253\"]";
+    let config = good(&CLINIC.replace("interface = \"lan4\"", two));
+    let routers = config.routers();
+    let router_of = |prefix: &str| {
+        let prefix: IpNet = prefix.parse().expect("a prefix");
+        let networks = config.networks();
+        let (_, network) = networks.iter().find(|(net, _)| *net == prefix).expect("an owner");
+        network.router.checked_sub(1).map(|index| routers[usize::from(index)].1.to_string())
+    };
+    assert_eq!(router_of("10.8.0.0/16").as_deref(), Some("192.168.4.253"));
+    assert_eq!(router_of("10.9.0.0/16").as_deref(), Some("192.168.4.254"));
+    assert_eq!(router_of("10.10.0.0/16").as_deref(), Some("192.168.4.253"));
+    assert_eq!(router_of("192.168.4.0/24"), None);
+}
+
+#[test]
 fn networks_behind_ports() {
     let with = |network: &str| format!("interface = \"lan4\"\nnetworks = [{network}]");
     let refuse = |network: &str, message: &str| {

@@ -18,8 +18,8 @@ use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
 
 use super::layout::Layout;
 use super::trunk::{self, Trunk};
-use crate::config::{Config, Port, VpnPort};
-use crate::filter::{Filter, FilterError, Maps, Mode};
+use crate::config::{Config, Neighbours, Port, VpnPort};
+use crate::filter::{BoundPort, Filter, FilterError, Maps, Mode, bytes};
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
 use crate::nat::NatSet;
 use crate::policy::RuleSet;
@@ -133,7 +133,10 @@ impl Ground {
         }
         self.keep_or_start_engine(config)?;
 
+        self.maps.neighbours.set(&bound_ports(config))?;
         self.maps.set_ports(&self.ports(config))?;
+        let routers: Vec<IpAddr> = config.routers().into_iter().map(|(_, router)| router).collect();
+        self.maps.set_routers(&routers)?;
         let networks: Vec<_> =
             config.networks().into_iter().map(|(net, owner)| (net.addr(), net.prefix_len(), owner)).collect();
         self.maps.set_networks(&networks)?;
@@ -588,6 +591,8 @@ async fn interface(
         ("ipv4/conf/IF/accept_source_route", "0"),
         ("ipv6/conf/IF/accept_redirects", "0"),
         ("ipv6/conf/IF/accept_ra", "0"),
+        // A host that answers the gateway's own duplicate address detection would take its addresses away.
+        ("ipv6/conf/IF/accept_dad", "0"),
     ] {
         if kernel.has_ipv6() || !key.starts_with("ipv6") {
             kernel.set_sysctl(ledger, &format!("net/{}", key.replace("IF", name)), value)?;
@@ -732,6 +737,18 @@ pub(super) fn takes_ike(config: &Config, port: &Port) -> bool {
         || (port.uplink && config.connections.iter().any(|connection| connection.mobike))
 }
 
+/// Ports that bind addresses to MAC addresses.
+fn bound_ports(config: &Config) -> Vec<BoundPort> {
+    let bound = config.ports.iter().filter(|port| port.neighbours != Neighbours::Off);
+    bound
+        .map(|port| BoundPort {
+            port: port.id,
+            learns: port.neighbours == Neighbours::Learn,
+            bindings: port.bindings.iter().map(|binding| (bytes(binding.address), binding.mac)).collect(),
+        })
+        .collect()
+}
+
 /// First index in `SOCKETS` and number of sockets, by ifindex.
 type SocketRanges = BTreeMap<u32, (u16, u16)>;
 
@@ -757,7 +774,11 @@ impl Ground {
                 continue;
             }
             let (xsk_base, xsk_queues) = range(link);
-            let mut flags = 0;
+            let mut flags = match port.neighbours {
+                Neighbours::Off => 0,
+                Neighbours::Learn => port_flags::BOUND,
+                Neighbours::Static => port_flags::BOUND | port_flags::BOUND_STATIC,
+            };
             if port.uplink {
                 flags |= port_flags::UPLINK;
             }

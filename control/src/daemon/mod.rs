@@ -19,6 +19,7 @@ mod bringup;
 mod change;
 mod crl;
 mod layout;
+mod neighbours;
 mod paths;
 mod reload;
 mod report;
@@ -378,6 +379,10 @@ impl Daemon {
             Request::Rekey { connection, ike } => {
                 self.tunnels.rekey(now, &connection, ike, &mut self.endpoint)
             }
+            Request::Neighbours { forget: None } => {
+                return Answer::Neighbours { neighbours: self.neighbours() };
+            }
+            Request::Neighbours { forget: Some(address) } => self.forget_neighbour(address),
             // The loop takes it up itself, for it is answered later.
             Request::Reload { .. } => Err("a reload cannot be answered at once".into()),
             Request::Explain { .. } => Err("an explanation cannot be answered at once".into()),

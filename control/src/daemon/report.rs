@@ -109,6 +109,7 @@ impl Daemon {
             id: port.id,
             mode: self.ground.modes.get(&port.id).copied().unwrap_or_default().to_owned(),
             verdicts: verdicts(port.id),
+            neighbours: self.bound(port),
         });
         let vpn = self.config.vpn_ports.iter().map(|port| PortStatus {
             name: port.name.to_string(),
@@ -117,6 +118,7 @@ impl Daemon {
             id: port.id,
             mode: "vpn".to_owned(),
             verdicts: verdicts(port.id),
+            neighbours: None,
         });
         // Port 0 collects what came in where no port is, and what passed on to the engine's end, which its port has counted.
         let mut nowhere = PortStatus { name: "-".into(), verdicts: verdicts(0), ..PortStatus::default() };

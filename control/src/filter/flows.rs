@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
-use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, tcp_state};
+use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, Lifetime, tcp_state};
 
 use super::maps::bytes;
 use super::{Filter, FilterError, Maps, translations};
@@ -36,6 +36,7 @@ impl FlowSweeper {
         let lifetimes = Arc::new(maps.config()?.lifetimes.map(AtomicU32::new));
         let mut flows = maps.flows.take().ok_or(FilterError::Missing("FLOWS"))?;
         let mut translations = maps.translations.take().ok_or(FilterError::Missing("TRANSLATIONS"))?;
+        let neighbours = maps.neighbours.clone();
         let count = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new()
@@ -52,6 +53,8 @@ impl FlowSweeper {
                         count.store(alive, Ordering::Relaxed);
                         swept_ns = now_ns;
                         translations::sweep(&mut translations, &flows, monotonic_ns());
+                        let lifetime = seconds.get(Lifetime::Neighbour as usize).copied().unwrap_or_default();
+                        neighbours.sweep(lifetime, monotonic_ns());
                         thread::park_timeout(PERIOD);
                     }
                 }
@@ -187,7 +190,7 @@ pub(crate) fn monotonic_ns() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sekisho_abi::flow::{LIFETIMES_DEFAULT, Lifetime};
+    use sekisho_abi::flow::LIFETIMES_DEFAULT;
 
     #[test]
     fn a_flow_expires_by_its_class() {

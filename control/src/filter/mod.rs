@@ -10,6 +10,7 @@ mod developer;
 mod events;
 mod flows;
 mod maps;
+mod neighbours;
 mod translations;
 mod twin;
 
@@ -31,6 +32,8 @@ pub use events::Events;
 pub(crate) use flows::{flow_key, is_expired, monotonic_ns};
 pub use flows::{FlowSweeper, FlowTable};
 pub use maps::Maps;
+pub(crate) use maps::bytes;
+pub use neighbours::{BoundPort, Neighbours, is_static};
 pub(crate) use twin::{About, Outcome, Twin};
 
 /// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
@@ -48,6 +51,9 @@ const MAPS: [&str; 20] = [
     "CONFIG",
     "PORTS",
     "NETWORKS",
+    "ROUTERS",
+    "NEIGHBOURS",
+    "NEIGHBOUR_COUNTS",
     "LISTS",
     "ADDRESSES",
     "RULES",
@@ -177,7 +183,7 @@ impl Filter {
             drop_resized_flows(&directory.join(map), flows_max)?;
         }
         if !keep_flows {
-            for map in ["FLOWS", "TRANSLATIONS", "COUNTERS"] {
+            for map in ["FLOWS", "TRANSLATIONS", "COUNTERS", "NEIGHBOURS"] {
                 let path = directory.join(map);
                 match fs::remove_file(&path) {
                     Err(source) if source.kind() != io::ErrorKind::NotFound => {

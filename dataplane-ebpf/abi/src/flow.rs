@@ -199,13 +199,16 @@ pub enum Lifetime {
     Icmp = 10,
     /// Any other protocol.
     Other = 11,
+    /// No flow: a learned binding of an address to a MAC address.
+    Neighbour = 12,
 }
 
 /// Places for classes in `Config::lifetimes`; a power of two.
 pub const LIFETIMES: usize = 16;
 
-/// Default of `Config::lifetimes`, seconds, in the order of [`Lifetime`]: nf_conntrack's.
+/// Default of `Config::lifetimes`, seconds, in the order of [`Lifetime`]: nf_conntrack's. A binding lasts a day, so that
+/// it holds over a night in which its host is off.
 pub const LIFETIMES_DEFAULT: [u32; LIFETIMES] =
-    [120, 60, 432_000, 120, 60, 30, 120, 10, 30, 120, 30, 600, 0, 0, 0, 0];
+    [120, 60, 432_000, 120, 60, 30, 120, 10, 30, 120, 30, 600, 86_400, 0, 0, 0];
 
 pod!(FlowKey, Flow, Hop, Window);

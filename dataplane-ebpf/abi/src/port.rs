@@ -64,6 +64,10 @@ pub mod port_flags {
     pub const VPN: u32 = 1 << 1;
     /// IKE (UDP 500, 4500) and ESP to the gateway are taken here.
     pub const IKE: u32 = 1 << 2;
+    /// Addresses are bound to MAC addresses: `NEIGHBOURS` is asked.
+    pub const BOUND: u32 = 1 << 5;
+    /// With [`BOUND`]: only by the configuration, none is learned.
+    pub const BOUND_STATIC: u32 = 1 << 6;
 }
 
 /// Which port a prefix belongs to. The longest prefix decides; it is asked for the source (is it allowed to come from
@@ -77,8 +81,8 @@ pub struct Network {
     pub zone: u16,
     /// [`network_kind`].
     pub kind: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// Index in `ROUTERS` of the router on the port behind which it lies; 0: it is on the link.
+    pub router: u16,
 }
 
 /// Values of [`Network::kind`].

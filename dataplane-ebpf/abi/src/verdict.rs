@@ -95,6 +95,10 @@ verdicts! {
     DropRuleLimit = 44, "rule-limit";
     /// No VLAN tag on a trunk that has no untagged port.
     DropUntagged = 45, "untagged";
+    /// The sender's address is bound to another MAC address.
+    DropNeighbourMac = 46, "neighbour-mac";
+    /// The sender's address is bound to no MAC address, and none is learned here.
+    DropNeighbourUnbound = 47, "neighbour-unbound";
     /// TCP out of the windows that both sides have shown.
     DropTcpWindow = 48, "tcp-window";
     /// TCP that resets, but not with the number its receiver expects next.
@@ -113,6 +117,8 @@ verdicts! {
     DropFragmentOrphan = 55, "fragment-orphan";
     /// More fragmented datagrams than a source's share.
     DropFragmentRate = 56, "fragment-rate";
+    /// The port has as many learned bindings as it may.
+    DropNeighbourTable = 59, "neighbour-table-full";
     /// The translated ends are another flow's already, and the protocol has no port that could be another.
     DropNatConflict = 60, "nat-conflict";
     /// No free port was found to translate the source to.

@@ -104,6 +104,7 @@ pub(crate) fn known(
         || ifindex != seen.ifindex
         || (seen.vlan != 0 && seen.vlan != entry)
         || hop.received_mac != ethernet.destination
+        || (hop.bound_mac != [0; 6] && hop.bound_mac != ethernet.source)
         || packet.length > hop.mtu
     {
         return Ok(None);

@@ -94,7 +94,7 @@ fn judge_known(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Option<Verdict
     seen.receiver = port::receiver(&ethernet, port)?;
     parsed?;
     if seen.packet.version == 0 {
-        return subprogram::arp(frame, seen).map(Some);
+        return subprogram::arp(frame, scratch).map(Some);
     }
     if seen.receiver == Receiver::Port { local::esp(frame, port, &seen.packet) } else { Ok(None) }
 }
@@ -135,7 +135,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
     scaled(frame, &mut scratch.seen);
     let packet = &scratch.seen.packet;
     match packet.kind {
-        Kind::Neighbour => return subprogram::discovery(frame, &scratch.seen),
+        Kind::Neighbour => return subprogram::discovery(frame, scratch),
         Kind::Listener => return neighbour::listener(packet, port),
         _ => {}
     }
@@ -147,6 +147,10 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
     } else if port.flags & port_flags::VPN != 0 {
         // Behind a VPN there is no link.
         return Err(Verdict::DropSpoof);
+    }
+    let is_bound = port.flags & port_flags::BOUND != 0;
+    if is_bound {
+        subprogram::bound(frame, scratch)?;
     }
     if spoof::stays_on_link(destination) {
         return local::on_link(scratch, port, frame.bytes());
@@ -174,7 +178,9 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
             if scratch.seen.packet.kind == Kind::IcmpError {
                 frame.expects_error(scratch, Some(port.id), exit.id)?;
             } else {
-                scratch.hop.received_mac = Ethernet::read(frame)?.destination;
+                let ethernet = Ethernet::read(frame)?;
+                scratch.hop.received_mac = ethernet.destination;
+                scratch.hop.bound_mac = if is_bound { ethernet.source } else { [0; 6] };
                 subprogram::admit(scratch, End::of(port), End::of(exit), frame.bytes())?;
             }
             forward::leave(frame, config, scratch, port, exit)

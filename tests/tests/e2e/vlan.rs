@@ -1,6 +1,5 @@
 //! Two LANs of a building on one cable: tagged ports of a trunk, through a switch, without a VLAN driver.
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
@@ -9,13 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use sekisho_tests::gateway::Sekishod;
-use sekisho_tests::gateway::certificates::KeyType;
 use sekisho_tests::gateway::settings::{BULK, PRINT, SCAN};
 use sekisho_tests::lab::namespace::Namespace;
 use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::lab::{Lab, topology};
-use sekisho_tests::scenario::site::{Services, canary, certified};
+use sekisho_tests::scenario::site::{Services, canary};
 use sekisho_tests::stage;
 use sekisho_tests::traffic::frame::{Addressing, Kind};
 use sekisho_tests::traffic::inject::Injector;
@@ -23,6 +21,7 @@ use sekisho_tests::traffic::tap::Tap;
 use sekisho_tests::traffic::tcp::{self, Conversation};
 use sekisho_tests::traffic::{ping, udp};
 
+use super::clinic::{alone, reload};
 use super::switch::Switch;
 
 /// Where the switch stands: the server behind the centre has nothing to do here.
@@ -75,17 +74,11 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
     let _switch = Switch::start(&at_switch, "trunk", &[("lan2", HOSPITAL), ("lan3", OFFICE)])?;
     let services = Services::start(lab.name(), &canary())?;
 
-    let [mut settings, _] = certified(lab, KeyType::Ecdsa)?;
-    settings.start = "manual";
-    let mut gateway = Sekishod::prepare(lab, Place::Clinic, &settings)?;
-    let text = fs::read_to_string(gateway.config()).context("reading the configuration")?;
     let on = |text: &str, port: &str, vlan: u16| {
         let vlan = format!("interface = \"trunk\"\nvlan = {vlan}");
         text.replacen(&format!("interface = \"{port}\""), &vlan, 1)
     };
-    let text = on(&on(&text, "lan2", HOSPITAL), "lan3", OFFICE) + POLICIES;
-    fs::write(gateway.config(), &text).context("writing the configuration")?;
-    gateway.launch(lab)?;
+    let (mut gateway, text) = alone(lab, |text| on(&on(&text, "lan2", HOSPITAL), "lan3", OFFICE) + POLICIES)?;
 
     let (hospital, office) = (lab.at(Place::Lan2), lab.at(Place::Lan3));
     for family in Family::BOTH {
@@ -224,14 +217,12 @@ fn reload_and_crash(lab: &Lab, gateway: &mut Sekishod, text: &str) -> Result<()>
     held.say(b"after the crash")?;
 
     let other = text.replacen(&format!("vlan = {HOSPITAL}"), "vlan = 77", 1);
-    fs::write(gateway.config(), other).context("writing the configuration")?;
-    gateway.sekisho(&["reload"])?;
+    reload(gateway, &other)?;
     tcp::expect_silence(&hospital, printer)?;
     tcp::ask(&lab.at(Place::Lan1), printer).context("the other VLAN goes on")?;
     let links = topology::ip_show(&clinic, &["-oneline", "link", "show"])?;
     ensure!(links.contains("trunk.77") && !links.contains("trunk.20"), "after the reload: {links}");
-    fs::write(gateway.config(), text).context("writing the configuration")?;
-    gateway.sekisho(&["reload"])?;
+    reload(gateway, text)?;
     works(lab, Family::V4)?;
 
     // Somebody who does not know removes the device.

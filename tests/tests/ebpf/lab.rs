@@ -24,13 +24,14 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
 use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use sekisho_abi::event::{Event, FlowEnd};
+use sekisho_abi::event::{Claim, Event, FlowEnd};
 use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, LIFETIMES_DEFAULT};
 use sekisho_abi::map::{Config, Counter, Rate, Spi, SpiKey, config_flags};
 use sekisho_abi::nat::{
     DESTINATION_NAT_KEY_BITS, DestinationNat, DestinationNatKey, HAIRPIN, NAT_POOL_MAX, SOURCE_NAT_KEY_BITS,
     SourceNat, SourceNatKey, Translated,
 };
+use sekisho_abi::neighbour::{Neighbour, NeighbourKey};
 use sekisho_abi::port::{Network, Port, PortKey, TRUNK, ZONE_GATEWAY, network_kind, port_flags};
 use sekisho_abi::rule::{
     List, ListKey, RULE_KEY_BITS, RULE_KEY_BITS_ANY_PORT, RULE_KEY_BITS_ANY_PROTOCOL, Rule, RuleCounter,
@@ -199,8 +200,8 @@ impl Lab {
         self.add_port(Device::Engine, VPN, port_flags::VPN);
         self.add_port(Device::Engine, VPN_OTHER, port_flags::VPN);
         self.add_port(Device::EngineEnd, ENGINE_END, 0);
-        self.add_vlan_port((Device::Vlan10, Device::Vlan10Wire), VLAN10, 10);
-        self.add_vlan_port((Device::Vlan20, Device::Vlan20Wire), VLAN20, 20);
+        self.add_vlan_port((Device::Vlan10, Device::Vlan10Wire), VLAN10, 10, port_flags::IKE);
+        self.add_vlan_port((Device::Vlan20, Device::Vlan20Wire), VLAN20, 20, port_flags::IKE);
         for (prefix, bits, port, kind) in [
             ("10.1.0.0", 24, LAN1, network_kind::PORT),
             ("2001:db8:1::", 64, LAN1, network_kind::PORT),
@@ -267,13 +268,13 @@ impl Lab {
     }
 
     /// A VLAN port of the trunk, where ESP is taken, by the devices of its veth pair.
-    fn add_vlan_port(&mut self, (device, wire): (Device, Device), id: u16, vlan: u16) {
+    fn add_vlan_port(&mut self, (device, wire): (Device, Device), id: u16, vlan: u16, flags: u32) {
         let nic_ifindex = self.ifindex(Device::Trunk);
         let (ifindex, handover_ifindex) = (self.ifindex(device), self.ifindex(wire));
         let port = Port {
             id,
             zone: zone(id),
-            flags: port_flags::IKE,
+            flags,
             xsk_base: u16::try_from(XSK_BASE).expect("small") + id,
             xsk_queues: 1,
             mtu: 1500,
@@ -298,12 +299,58 @@ impl Lab {
     }
 
     pub(crate) fn add_network(&mut self, prefix: &str, bits: u32, port: u16, kind: u16) {
+        let zone = if port == 0 { 0 } else { zone(port) };
+        self.add_network_of(prefix, bits, Network { port, zone, kind, router: 0 });
+    }
+
+    pub(crate) fn add_network_of(&mut self, prefix: &str, bits: u32, network: Network) {
         let address: IpAddr = prefix.parse().expect("an address");
         let bits = if address.is_ipv4() { bits + 96 } else { bits };
         let mut map: LpmTrie<&mut MapData, Address, Network> =
             self.ebpf.map_mut("NETWORKS").expect("a map").try_into().expect("a trie");
-        let network = Network { port, zone: if port == 0 { 0 } else { zone(port) }, kind, reserved: 0 };
         map.insert(&Key::new(bits, octets(address)), network, 0).expect("room");
+    }
+
+    /// A router that networks name by this number.
+    pub(crate) fn set_router(&mut self, number: u32, router: &str) {
+        let mut map: Array<&mut MapData, Address> =
+            self.ebpf.map_mut("ROUTERS").expect("a map").try_into().expect("an array");
+        map.set(number, address(router), 0).expect("an entry");
+    }
+
+    /// VLAN 10 binds addresses to MAC addresses as they are used.
+    pub(crate) fn bind_vlan10(&mut self) {
+        self.add_vlan_port((Device::Vlan10, Device::Vlan10Wire), VLAN10, 10, port_flags::BOUND);
+    }
+
+    /// Every binding of an address to a MAC address, by port.
+    pub(crate) fn neighbours(&self) -> Vec<(NeighbourKey, Neighbour)> {
+        let map: HashMap<&MapData, NeighbourKey, Neighbour> =
+            self.ebpf.map("NEIGHBOURS").expect("a map").try_into().expect("a hash");
+        let mut all: Vec<_> = map.iter().map(|entry| entry.expect("an entry")).collect();
+        all.sort_by_key(|(key, _)| (key.port, key.address));
+        all
+    }
+
+    /// So many bindings were learned on a port.
+    pub(crate) fn set_neighbour_count(&mut self, port: u16, count: u32) {
+        let mut map: Array<&mut MapData, u32> =
+            self.ebpf.map_mut("NEIGHBOUR_COUNTS").expect("a map").try_into().expect("an array");
+        map.set(port.into(), count, 0).expect("an entry");
+    }
+
+    /// What was told of senders with others' addresses, oldest first.
+    pub(crate) fn claims(&mut self) -> Vec<Claim> {
+        let mut ring: RingBuf<&mut MapData> =
+            self.ebpf.map_mut("EVENTS").expect("a map").try_into().expect("a ring");
+        let mut claims = Vec::new();
+        while let Some(item) = ring.next() {
+            if item.len() == size_of::<Claim>() {
+                // SAFETY: plain data, as long as the type.
+                claims.push(unsafe { item.as_ptr().cast::<Claim>().read_unaligned() });
+            }
+        }
+        claims
     }
 
     /// Allows new flows between ports (0: the gateway) under the generation in force.
