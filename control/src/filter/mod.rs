@@ -303,7 +303,7 @@ impl Filter {
 
     fn attach_xdp(&mut self, name: &'static str, link: &Link) -> Result<Mode, FilterError> {
         for mode in [Mode::Native, Mode::Generic] {
-            let pin = format!("{name}-{}-{}-{}", mode.name(), link.name, link.index);
+            let pin = pin_name(name, mode.name(), link);
             let path = self.directory.join(&pin);
             let Ok(old) = PinnedLink::from_pin(&path) else { continue };
             if self.generic_only && mode == Mode::Native {
@@ -361,14 +361,14 @@ impl Filter {
             .map_err(Refused::from)
             .and_then(|link| FdLink::try_from(link).map_err(Refused::from))
             .map_err(program_error(name, Some(&link.name)))?;
-        let pin = format!("{name}-{}-{}-{}", mode.name(), link.name, link.index);
+        let pin = pin_name(name, mode.name(), link);
         self.pin(attached, pin)?;
         Ok(mode)
     }
 
     fn attach_egress(&mut self, link: &Link) -> Result<(), FilterError> {
         let error = program_error::<Refused>("egress", Some(&link.name));
-        let pin = format!("egress-tc-{}-{}", link.name, link.index);
+        let pin = pin_name("egress", "tc", link);
         let path = self.directory.join(&pin);
         let program: &mut SchedClassifier = program(&mut self.ebpf, "egress")?;
         if let Ok(old) = PinnedLink::from_pin(&path) {
@@ -421,6 +421,11 @@ impl Filter {
 /// Where a gateway's pins are.
 fn pin_root(gateway: &str) -> PathBuf {
     Path::new("/sys/fs/bpf/sekisho").join(gateway)
+}
+
+/// The pin of a program's link. bpffs takes no dots, which names of interfaces may have; the ifindex tells them apart.
+fn pin_name(program: &str, mode: &str, link: &Link) -> String {
+    format!("{program}-{mode}-{}-{}", link.name.replace('.', "_"), link.index)
 }
 
 fn pin_error(path: &Path) -> impl FnOnce(io::Error) -> FilterError {
