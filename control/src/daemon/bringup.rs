@@ -48,7 +48,7 @@ pub(super) struct Ground {
     /// The interfaces that have the ports' addresses, in the order of the configuration.
     pub(super) links: Vec<Link>,
     /// What carries the ports that are VLANs, in the same order.
-    trunks: Vec<Option<Trunk>>,
+    pub(super) trunks: Vec<Option<Trunk>>,
     /// How XDP runs, by port id.
     pub(super) modes: BTreeMap<u16, &'static str>,
     /// Both ends of the engine's veth pair.
@@ -314,7 +314,11 @@ fn attach_ports(
 }
 
 /// Puts one port under the filter; says in which mode its NIC is.
-fn attach_port(link: &Link, trunk: Option<&Trunk>, filter: &mut Filter) -> Result<Mode, FilterError> {
+pub(super) fn attach_port(
+    link: &Link,
+    trunk: Option<&Trunk>,
+    filter: &mut Filter,
+) -> Result<Mode, FilterError> {
     match trunk {
         None => filter.attach_port(link),
         Some(Trunk { nic, wire }) => {
@@ -332,7 +336,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
     for (position, port) in config.ports.iter().enumerate() {
         let Some(known) = ground.links.get(position).cloned() else { continue };
         if port.vlan.is_some() {
-            changed |= watch_vlan(config, ground, position).await?;
+            changed |= trunk::watch(config, ground, position).await?;
             continue;
         }
         let name = &*port.name;
@@ -394,56 +398,6 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
     Ok(())
 }
 
-/// The same for a VLAN port: its NIC, and its own device, which is made again if somebody removed it. Says whether
-/// anything was new.
-async fn watch_vlan(config: &Config, ground: &mut Ground, position: usize) -> anyhow::Result<bool> {
-    let (Some(port), Some(known), Some(Some(trunk))) =
-        (config.ports.get(position), ground.links.get(position), ground.trunks.get(position))
-    else {
-        return Ok(false);
-    };
-    let look = async |name: &str| match ground.kernel.link(name).await {
-        Ok(link) => Ok(Some(link)),
-        Err(KernelError::NoInterface(_)) => Ok(None),
-        Err(error) => Err(error),
-    };
-    let (nic, device) = (look(&port.interface).await?, look(&port.device()).await?);
-    let name = &*port.name;
-    let Some(nic) = nic else {
-        if known.index == GONE {
-            return Ok(false);
-        }
-        tracing::error!(
-            port = name,
-            interface = &*port.interface,
-            "interface is gone: the port carries nothing until it is back"
-        );
-        let gone = Link { index: GONE, ..known.clone() };
-        ground.replace_link(position, gone);
-        return Ok(true);
-    };
-    if nic == trunk.nic && device.as_ref() == Some(known) {
-        return Ok(false);
-    }
-    tracing::warn!(port = name, interface = nic.name, up = nic.up, mtu = nic.mtu, "interface changed");
-    let (link, trunk) = trunk::device(port, nic, &ground.kernel, &mut ground.ledger).await?;
-    let mode = attach_port(&link, Some(&trunk), &mut ground.filter)?;
-    trunk::prepare_nic(&trunk.nic, &ground.kernel, &mut ground.ledger).await?;
-    let link = interface(config, port, &link, &ground.kernel, &mut ground.ledger).await?;
-    answer_for(config, port, &ground.kernel, &mut ground.ledger).await?;
-    let trunk = trunk.again(&ground.kernel).await?;
-    let is_other = ground.links.get(position).is_some_and(|known| known.index != link.index);
-    ground.replace_link(position, link);
-    if let Some(place) = ground.trunks.get_mut(position) {
-        *place = Some(trunk);
-    }
-    ground.modes.insert(port.id, mode.name());
-    if is_other && takes_ike(config, port) {
-        ground.hand_to_engine(position)?;
-    }
-    Ok(true)
-}
-
 /// In place of the ifindex of an interface that does not exist.
 pub(super) const GONE: u32 = 0;
 
@@ -473,7 +427,7 @@ impl Ground {
     }
 
     /// An outer device of the engine is back as another interface. The SAs stay as they are.
-    fn hand_to_engine(&mut self, position: usize) -> anyhow::Result<()> {
+    pub(super) fn hand_to_engine(&mut self, position: usize) -> anyhow::Result<()> {
         let (Some(engine), Some(link)) = (&self.engine, self.links.get(position)) else { return Ok(()) };
         let known: BTreeSet<u32> = self.links.iter().map(|link| link.index).collect();
         let device = self.tunnel.as_ref().map_or(GONE, |(_, device)| device.index);
@@ -488,7 +442,7 @@ impl Ground {
         Ok(())
     }
 
-    fn replace_link(&mut self, position: usize, link: Link) {
+    pub(super) fn replace_link(&mut self, position: usize, link: Link) {
         if let Some(place) = self.links.get_mut(position) {
             *place = link;
         }
@@ -553,7 +507,7 @@ pub(super) async fn tear_down(
 }
 
 /// Addresses beside its own that a port answers ARP and neighbour discovery for, each as a host's.
-async fn answer_for(
+pub(super) async fn answer_for(
     config: &Config,
     port: &Port,
     kernel: &Kernel,
@@ -570,7 +524,7 @@ async fn answer_for(
 }
 
 /// Sysctls, addresses and routes of a port; the interface as it is then.
-async fn interface(
+pub(super) async fn interface(
     config: &Config,
     port: &Port,
     link: &Link,

@@ -7,6 +7,7 @@
 
 use sekisho_abi::port::{Port as FilterPort, PortKey, TRUNK};
 
+use super::bringup::{GONE, Ground, answer_for, attach_port, interface, takes_ike};
 use crate::config::{Config, Port};
 use crate::kernel::{Kernel, KernelError, Ledger, Link};
 
@@ -80,6 +81,56 @@ pub(super) async fn prepare_nic(nic: &Link, kernel: &Kernel, ledger: &mut Ledger
     kernel.keep_vlan_tags(ledger, &nic.name)?;
     kernel.take_every_vlan(ledger, &nic.name)?;
     kernel.set_up(ledger, nic).await
+}
+
+/// What became of a VLAN port's NIC and of its own device, which is made again if somebody removed it. Says whether anything
+/// was new.
+pub(super) async fn watch(config: &Config, ground: &mut Ground, position: usize) -> anyhow::Result<bool> {
+    let (Some(port), Some(known), Some(Some(trunk))) =
+        (config.ports.get(position), ground.links.get(position), ground.trunks.get(position))
+    else {
+        return Ok(false);
+    };
+    let look = async |name: &str| match ground.kernel.link(name).await {
+        Ok(link) => Ok(Some(link)),
+        Err(KernelError::NoInterface(_)) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let (nic, own) = (look(&port.interface).await?, look(&port.device()).await?);
+    let name = &*port.name;
+    let Some(nic) = nic else {
+        if known.index == GONE {
+            return Ok(false);
+        }
+        tracing::error!(
+            port = name,
+            interface = &*port.interface,
+            "interface is gone: the port carries nothing until it is back"
+        );
+        let gone = Link { index: GONE, ..known.clone() };
+        ground.replace_link(position, gone);
+        return Ok(true);
+    };
+    if nic == trunk.nic && own.as_ref() == Some(known) {
+        return Ok(false);
+    }
+    tracing::warn!(port = name, interface = nic.name, up = nic.up, mtu = nic.mtu, "interface changed");
+    let (link, trunk) = device(port, nic, &ground.kernel, &mut ground.ledger).await?;
+    let mode = attach_port(&link, Some(&trunk), &mut ground.filter)?;
+    prepare_nic(&trunk.nic, &ground.kernel, &mut ground.ledger).await?;
+    let link = interface(config, port, &link, &ground.kernel, &mut ground.ledger).await?;
+    answer_for(config, port, &ground.kernel, &mut ground.ledger).await?;
+    let trunk = trunk.again(&ground.kernel).await?;
+    let is_other = ground.links.get(position).is_some_and(|known| known.index != link.index);
+    ground.replace_link(position, link);
+    if let Some(place) = ground.trunks.get_mut(position) {
+        *place = Some(trunk);
+    }
+    ground.modes.insert(port.id, mode.name());
+    if is_other && takes_ike(config, port) {
+        ground.hand_to_engine(position)?;
+    }
+    Ok(true)
 }
 
 /// What stands for a port in `PORTS`. `entry`: as it would be untagged.
