@@ -82,7 +82,10 @@ fn binding(text: &str) -> Option<Binding> {
 
 /// Six bytes in hexadecimal with colons or dashes between them, as ip(8) and Windows write them; of one station.
 fn mac_address(text: &str) -> Option<[u8; 6]> {
-    let byte = |text: &str| (text.len() == 2).then(|| u8::from_str_radix(text, 16).ok()).flatten();
+    let byte = |text: &str| {
+        let is_hex = text.len() == 2 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        is_hex.then(|| u8::from_str_radix(text, 16).ok()).flatten()
+    };
     let bytes: Option<Vec<u8>> = text.split([':', '-']).map(byte).collect();
     let mac: [u8; 6] = bytes?.try_into().ok()?;
     (mac != [0; 6] && mac[0] & 1 == 0).then_some(mac)

@@ -148,3 +148,55 @@ pub(super) fn entries(port: &Port, entry: FilterPort, trunk: Option<&Trunk>) -> 
     ];
     entries.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Neighbours;
+
+    fn port(vlan: Option<u16>) -> Port {
+        Port {
+            id: 4,
+            name: "office".into(),
+            interface: "eth1".into(),
+            vlan,
+            zone: 3,
+            addresses: Vec::new(),
+            networks: Vec::new(),
+            uplink: false,
+            gateways: Vec::new(),
+            neighbours: Neighbours::Off,
+            bindings: Vec::new(),
+        }
+    }
+
+    fn link(name: &str, index: u32) -> Link {
+        Link {
+            name: name.into(),
+            index,
+            mac: [2; 6],
+            mtu: 1500,
+            rx_queues: 1,
+            up: true,
+            carrier: true,
+            xdp: false,
+        }
+    }
+
+    #[test]
+    fn a_vlan_port_is_found_by_its_tag_its_device_and_its_wire() {
+        let entry = FilterPort { id: 4, ifindex: 11, nic_ifindex: 11, ..FilterPort::default() };
+        let keys = |port: &Port, trunk: Option<&Trunk>| -> Vec<_> {
+            let entries = entries(port, entry, trunk);
+            entries.iter().map(|(key, port)| (key.ifindex, key.vlan, port.id, port.vlan)).collect()
+        };
+        assert_eq!(keys(&port(None), None), [(11, 0, 4, 0)]);
+        let trunk = Trunk { nic: link("eth1", 7), wire: link("eth1-30", 12) };
+        let office = port(Some(30));
+        assert_eq!((&*office.device(), wire_name(&office)), ("eth1.30", "eth1-30".to_owned()));
+        let found = keys(&office, Some(&trunk));
+        assert_eq!(found, [(7, 30, 4, 30), (11, 0, 4, 30), (12, 0, 4, 30), (7, TRUNK, 0, 0)]);
+        let (_, entry) = entries(&office, entry, Some(&trunk))[0];
+        assert_eq!((entry.ifindex, entry.nic_ifindex, entry.handover_ifindex), (11, 7, 12));
+    }
+}

@@ -152,8 +152,7 @@ fn receive(socket: &OwnedFd) -> Result<Option<(Vec<u8>, Option<u16>)>> {
         let mut tag = None;
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while let Some(known) = header.as_ref() {
-            let is_long_enough =
-                known.cmsg_len as usize >= libc::CMSG_LEN(size_of::<Auxdata>() as u32) as usize;
+            let is_long_enough = known.cmsg_len >= libc::CMSG_LEN(size_of::<Auxdata>() as u32) as usize;
             if known.cmsg_level == libc::SOL_PACKET && known.cmsg_type == PACKET_AUXDATA && is_long_enough {
                 let data: Auxdata = libc::CMSG_DATA(header).cast::<Auxdata>().read_unaligned();
                 if data.status & TP_STATUS_VLAN_VALID != 0 {

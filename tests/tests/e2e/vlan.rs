@@ -104,7 +104,7 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
     let left = gateway.leftovers()?;
     ensure!(left.is_empty(), "left behind: {left:?}");
     let links = topology::ip_show(&clinic, &["-oneline", "link", "show"])?;
-    ensure!(!links.contains("trunk.") && !links.contains("trunk-"), "left behind: {links}");
+    ensure!(!links.contains(": trunk.") && !links.contains(": trunk-"), "left behind: {links}");
     Ok(format!("a print job at {:.0} Mbit/s; {hopping}", job.megabits()))
 }
 
