@@ -1,9 +1,8 @@
 //! `sekisho neighbours`: which address belongs to which MAC address.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use sekisho_abi::Address;
 use serde::{Deserialize, Serialize};
 
 /// One binding.
@@ -19,12 +18,6 @@ pub struct NeighbourStatus {
     pub kind: String,
     /// Since when it was not seen in use, in seconds; none for a static one.
     pub silent_s: Option<u64>,
-}
-
-/// An address of the maps.
-pub(crate) fn address(bytes: Address) -> IpAddr {
-    let v6 = Ipv6Addr::from(bytes);
-    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
 }
 
 /// A MAC address as operators write it.

@@ -6,8 +6,9 @@ use sekisho_abi::neighbour::{Neighbour, NeighbourKey};
 
 use super::Daemon;
 use crate::config::Neighbours;
+use crate::evidence::address;
 use crate::filter::{bytes, is_static, monotonic_ns};
-use crate::neighbours::{NeighbourStatus, address, mac_text};
+use crate::neighbours::{NeighbourStatus, mac_text};
 use crate::status::BoundStatus;
 
 impl Daemon {

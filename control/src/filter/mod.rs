@@ -47,7 +47,7 @@ const DETACH_WAIT: Duration = Duration::from_millis(10);
 /// The object that build.rs made from `dataplane-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SEKISHO_EBPF_OBJECT"));
 
-const MAPS: [&str; 20] = [
+const MAPS: [&str; 23] = [
     "CONFIG",
     "PORTS",
     "NETWORKS",
