@@ -180,7 +180,7 @@ impl FlowFilter {
 
     fn fits(&self, flow: &FlowFacts) -> bool {
         let at_an_end = |Net(net): &Net| [flow.source, flow.destination].iter().any(|end| net.contains(end));
-        self.zone.as_ref().is_none_or(|zone| [&flow.from_zone, &flow.to_zone].iter().any(|z| *z == zone))
+        self.zone.as_ref().is_none_or(|zone| [&flow.from_zone, &flow.to_zone].contains(&zone))
             && self.address.as_ref().is_none_or(at_an_end)
             && self.port.is_none_or(|port| [flow.source_port, flow.destination_port].contains(&port))
             && self.protocol.is_none_or(|protocol| flow.protocol == protocol)
@@ -301,7 +301,10 @@ pub(crate) fn records(gateway: Arc<str>, feed: &Feed, wanted: &Wanted) -> mpsc::
                 return;
             }
         }
-        while follow {
+        if !follow {
+            return;
+        }
+        loop {
             let stamped = tokio::select! {
                 () = rows.closed() => return,
                 stamped = live.recv() => stamped,

@@ -15,7 +15,10 @@
 //! | `sekisho_port_neighbours` | gauge | `port`, `kind` (`static`, `learned`) |
 //! | `sekisho_policy_packets_total`, `sekisho_policy_bytes_total`, `sekisho_policy_flows_total` | counter | `policy` |
 //! | `sekisho_set_prefixes` | gauge | `set` |
-//! | `sekisho_flows`, `sekisho_flows_max` | gauge | |
+//! | `sekisho_pool_addresses`, `sekisho_pool_used` | gauge | `pool` |
+//! | `sekisho_pool_exhausted_total` | counter | `pool` |
+//! | `sekisho_flows`, `sekisho_flows_max`, `sekisho_flows_pressure` | gauge | |
+//! | `sekisho_zone_flows`, `sekisho_zone_flows_max` | gauge | `zone` |
 //! | `sekisho_evidence_records_total` | counter | `outcome` |
 //! | `sekisho_ike_half_open` | gauge | |
 //! | `sekisho_ike_cookies_total`, `sekisho_ike_retransmissions_total` | counter | |
@@ -39,7 +42,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::api::{self, Answer, Pending};
-use crate::status::{ChildStatus, ConnectionState, PolicyStatus, SaCount, Status};
+use crate::status::{ChildStatus, ConnectionState, PolicyStatus, PoolStatus, SaCount, Status};
 
 /// A scraper that takes longer than this is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -143,6 +146,7 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
     children(&page, status)?;
     ports(&page, status)?;
     policies(&page, status)?;
+    pools(&page, status)?;
     page.gauge("sekisho_flows", "Flows known.", &[], [(NO_LABELS, seconds(status.flows.count))])?;
     page.gauge(
         "sekisho_flows_max",
@@ -162,6 +166,25 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
             ("lost-unwritten", status.evidence.lost_unwritten),
         ]
         .map(|(outcome, count)| (vec![outcome], count)),
+    )?;
+    page.gauge(
+        "sekisho_flows_pressure",
+        "1 while the flow table, or a zone's part of it, fills up.",
+        &[],
+        [(NO_LABELS, if status.flows.pressure { 1.0 } else { 0.0 })],
+    )?;
+    let zones = || status.zones.iter();
+    page.gauge(
+        "sekisho_zone_flows",
+        "Flows that were opened from the zone.",
+        &["zone"],
+        zones().map(|zone| (vec![zone.name.as_str()], seconds(zone.flows))),
+    )?;
+    page.gauge(
+        "sekisho_zone_flows_max",
+        "How many flows may be opened from the zone.",
+        &["zone"],
+        zones().map(|zone| (vec![zone.name.as_str()], seconds(zone.flows_max))),
     )?;
     page.gauge(
         "sekisho_ike_half_open",
@@ -374,6 +397,26 @@ fn policies(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
     )
 }
 
+fn pools(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
+    let rows = |pick: fn(&PoolStatus) -> u64| {
+        status.pools.iter().map(move |pool| (vec![pool.name.as_str()], seconds(pick(pool))))
+    };
+    let label = ["pool"];
+    page.gauge("sekisho_pool_addresses", "Addresses the pool has.", &label, rows(|pool| pool.size))?;
+    page.gauge(
+        "sekisho_pool_used",
+        "Addresses of the pool that peers have.",
+        &label,
+        rows(|pool| pool.used),
+    )?;
+    page.counter(
+        "sekisho_pool_exhausted_total",
+        "How often a peer asked when the pool had no address left.",
+        &label,
+        status.pools.iter().map(|pool| (vec![pool.name.as_str()], pool.exhausted)),
+    )
+}
+
 /// Prometheus' numbers are floating point; counters of seconds and flows are far below 2^53.
 fn seconds(value: u64) -> f64 {
     value as f64
@@ -477,6 +520,7 @@ mod tests {
                 verdicts: BTreeMap::from([("policy".into(), Count { packets: 3, bytes: 180 })]),
                 ..PortStatus::default()
             }],
+            pools: vec![PoolStatus { name: "p".into(), size: 9, used: 2, exhausted: 1, leases: Vec::new() }],
             ..Status::default()
         };
         let text = String::from_utf8(encode(&status).expect("encodes")).expect("UTF-8");
@@ -484,6 +528,9 @@ mod tests {
             r#"sekisho_connection_up{connection="centre",zone="vpn"} 1"#,
             r#"sekisho_child_sa_packets_total{child="main",connection="centre",direction="in",spi_in="0xc0000001"} 7"#,
             r#"sekisho_child_sa_refused_total{child="main",connection="centre",direction="in",reason="replay",spi_in="0xc0000001"} 2"#,
+            r#"sekisho_pool_addresses{pool="p"} 9"#,
+            r#"sekisho_pool_used{pool="p"} 2"#,
+            r#"sekisho_pool_exhausted_total{pool="p"} 1"#,
             r#"sekisho_port_packets_total{port="lan1",verdict="policy",zone="lan1"} 3"#,
         ] {
             assert!(text.contains(line), "missing: {line}\n{text}");

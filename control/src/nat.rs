@@ -7,14 +7,21 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use sekisho_abi::Address;
 use sekisho_abi::nat::{
-    DESTINATION_NAT_KEY_BITS, DestinationNat, DestinationNatKey, HAIRPIN, SOURCE_NAT_KEY_BITS, SourceNat,
-    SourceNatKey, source_nat_kind,
+    DESTINATION_NAT_KEY_BITS, DestinationNat, DestinationNatKey, HAIRPIN, NAT_POOL_MAX, SOURCE_NAT_KEY_BITS,
+    SourceNat, SourceNatKey, source_nat_kind,
 };
 
-use crate::config::{Config, Match, SourceAddress, ZoneId, trie_prefix};
+use crate::config::{Config, Match, PortId, SourceAddress, ZoneId, trie_prefix};
+
+/// Behind the end of `NAT_POOL`, in whichever of its halves: an address that is not there.
+const NO_ADDRESS: u32 = 2 * NAT_POOL_MAX;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+
+/// Addresses that peers have given us (RFC 7296 section 2.19), by the VPN port they are ours on; the present one of a
+/// family first.
+pub type Given = BTreeMap<PortId, Vec<IpAddr>>;
 
 /// What the programs are given. Keys lack their generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,8 +32,9 @@ pub struct NatSet {
 }
 
 impl NatSet {
-    /// That of a configuration.
-    pub fn of(config: &Config) -> Self {
+    /// That of a configuration, with the addresses we have been given. Where none has been given yet, flows that are to
+    /// have one find no address and are refused: one made untranslated would stay so after the address has come.
+    pub fn of(config: &Config, given: &Given) -> Self {
         let mut set = Self::default();
         let mut rule = 0..;
         let mut next = || rule.next().map_or(u16::MAX, |number: u16| number.saturating_add(1));
@@ -66,7 +74,7 @@ impl NatSet {
             }
         }
         for (source, number) in config.nat.sources.iter().zip(sources) {
-            set.add_sources(config, source, number);
+            set.add_sources(config, given, source, number);
         }
         if !config.nat.destinations.is_empty() {
             set.add_hairpin(config);
@@ -101,7 +109,7 @@ impl NatSet {
         &self.pool
     }
 
-    fn add_sources(&mut self, config: &Config, source: &crate::config::SourceNat, rule: u16) {
+    fn add_sources(&mut self, config: &Config, given: &Given, source: &crate::config::SourceNat, rule: u16) {
         let pool = match &source.address {
             SourceAddress::Pool(pool) => self.pool_of(pool.iter().copied()),
             _ => (0, 0),
@@ -112,11 +120,16 @@ impl NatSet {
                     SourceAddress::Interface => {
                         let own = config.ports.iter().find(|candidate| candidate.id == port);
                         let own = own.into_iter().flat_map(|port| &port.addresses).map(IpNet::addr);
+                        let own = own.chain(given.get(&port).into_iter().flatten().copied());
                         self.pool_of(own.filter(|own| own.is_ipv4() == net.addr().is_ipv4()).take(1))
                     }
                     _ => pool,
                 };
-                let kind = if count == 0 { source_nat_kind::EXEMPT } else { source_nat_kind::POOL };
+                let (kind, index, count) = match (&source.address, count) {
+                    (SourceAddress::Keep, _) => (source_nat_kind::EXEMPT, 0, 0),
+                    (_, 0) => (source_nat_kind::POOL, NO_ADDRESS, 1),
+                    _ => (source_nat_kind::POOL, index, count),
+                };
                 let (port_first, port_last) = (*source.ports.start(), *source.ports.end());
                 let value =
                     SourceNat { rule, kind, port_first, port_last, index, count, ..SourceNat::default() };

@@ -32,11 +32,17 @@ pub struct Status {
     /// The policies, first match first.
     #[serde(default)]
     pub policies: Vec<PolicyStatus>,
+    /// Pools of virtual addresses.
+    #[serde(default)]
+    pub pools: Vec<PoolStatus>,
     /// Address sets with a name.
     #[serde(default)]
     pub sets: Vec<SetStatus>,
     /// Flows.
     pub flows: FlowStatus,
+    /// What zones have of the flow table.
+    #[serde(default)]
+    pub zones: Vec<ZoneStatus>,
     /// How much was recorded as evidence, and how much was not.
     pub evidence: Counters,
     /// The IKE engine.
@@ -73,6 +79,32 @@ pub struct PolicyStatus {
     pub bytes: u64,
     /// Flows it has opened.
     pub flows: u64,
+}
+
+/// One pool of virtual addresses.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// How many addresses it has; a pool of IPv6 may have more than the largest number here, which then stands for them.
+    pub size: u64,
+    /// How many of them peers have now.
+    pub used: u64,
+    /// How often a peer asked when none was left.
+    pub exhausted: u64,
+    /// Who has which, by address.
+    pub leases: Vec<LeaseStatus>,
+}
+
+/// A virtual address that a peer has.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// The address.
+    pub address: String,
+    /// The identity that the peer has proved.
+    pub peer: String,
+    /// Its connection.
+    pub connection: String,
 }
 
 /// One address set.
@@ -156,6 +188,12 @@ pub struct ConnectionStatus {
     pub remote_id: String,
     /// The IKE SA, while there is one.
     pub ike: Option<IkeSaStatus>,
+    /// Virtual addresses that the peer has given us.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Name servers that the peer has named with them.
+    #[serde(default)]
+    pub name_servers: Vec<String>,
     /// The child SAs.
     pub children: Vec<ChildStatus>,
     /// How often it came up since the daemon started.
@@ -250,6 +288,20 @@ pub struct FlowStatus {
     pub count: u64,
     /// Capacity.
     pub max: u64,
+    /// Whether the table, or a zone's part of it, fills up, so that unanswered flows live shorter.
+    #[serde(default)]
+    pub pressure: bool,
+}
+
+/// One zone's part of the flow table.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ZoneStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Flows that were opened from it.
+    pub flows: u64,
+    /// How many there may be.
+    pub flows_max: u64,
 }
 
 /// The IKE engine as a whole.
@@ -272,12 +324,13 @@ impl Status {
         let Status { gateway, version, pid, uptime_s, datapath, flows, ike, .. } = self;
         let _ = writeln!(
             out,
-            "gateway {gateway}  sekishod {version}  pid {pid}  up {}\ndata path {}: {}\nflows {} of {}",
+            "gateway {gateway}  sekishod {version}  pid {pid}  up {}\ndata path {}: {}\nflows {} of {}{}",
             duration(*uptime_s),
             datapath.kind,
             datapath.why,
             flows.count,
-            flows.max
+            flows.max,
+            if flows.pressure { ", filling up: unanswered ones live shorter" } else { "" }
         );
         let _ = writeln!(out, "\nCONNECTIONS");
         for connection in &self.connections {
@@ -293,7 +346,7 @@ impl Status {
             let of = |names: &[&str]| -> u64 {
                 names.iter().filter_map(|name| port.verdicts.get(*name)).map(|c| c.packets).sum()
             };
-            let accepted = ["forward", "encrypt", "decrypt", "pass"];
+            let accepted = ["forward", "encrypt", "decrypt", "pass", "syn-challenge"];
             let refused: u64 = port
                 .verdicts
                 .iter()
@@ -321,6 +374,12 @@ impl Status {
                 );
             }
         }
+        if !self.zones.is_empty() {
+            let _ = writeln!(out, "\nZONES\n  {:<32} {:>14} {:>14}", "zone", "flows", "at most");
+        }
+        for ZoneStatus { name, flows, flows_max } in &self.zones {
+            let _ = writeln!(out, "  {name:<32} {flows:>14} {flows_max:>14}");
+        }
         if !self.policies.is_empty() {
             let _ = writeln!(out, "\nPOLICIES");
             let _ = writeln!(
@@ -333,6 +392,15 @@ impl Status {
             let PolicyStatus { name, action, flows, packets, bytes, in_force, .. } = policy;
             let action = if *in_force { action.as_str() } else { "asleep" };
             let _ = writeln!(out, "  {name:<32} {action:<6} {flows:>12} {packets:>14} {bytes:>18}");
+        }
+        if !self.pools.is_empty() {
+            let _ = writeln!(out, "\nPOOLS");
+        }
+        for PoolStatus { name, size, used, exhausted, leases } in &self.pools {
+            let _ = writeln!(out, "  {name}: {used} of {size} in use, {exhausted} turned away");
+            for LeaseStatus { address, peer, connection } in leases {
+                let _ = writeln!(out, "    {address:<39} {peer}  ({connection})");
+            }
         }
         let _ = writeln!(out, "\nREFUSED BY REASON");
         for (reason, count) in &self.drops {
@@ -374,6 +442,10 @@ impl ConnectionStatus {
                 duration(ike.age_s),
                 duration(ike.rekey_in_s)
             );
+        }
+        if !self.addresses.is_empty() {
+            let servers = if self.name_servers.is_empty() { "none" } else { &self.name_servers.join(", ") };
+            let _ = writeln!(out, "    given {}  name servers {servers}", self.addresses.join(", "));
         }
         for child in &self.children {
             let _ = writeln!(
@@ -455,10 +527,23 @@ mod tests {
                 ..ConnectionStatus::default()
             }],
             drops: BTreeMap::from([("policy".into(), Count { packets: 3, bytes: 180 })]),
+            pools: vec![PoolStatus {
+                name: "clinics".into(),
+                size: 254,
+                used: 1,
+                leases: vec![LeaseStatus {
+                    address: "10.9.0.7".into(),
+                    peer: "dentist.example".into(),
+                    connection: "clinics".into(),
+                }],
+                ..PoolStatus::default()
+            }],
             ..Status::default()
         };
         let table = status.render();
-        for expected in ["clinic", "lan1", "centre: down", "no answer", "policy"] {
+        for expected in
+            ["clinic", "lan1", "centre: down", "no answer", "policy", "1 of 254", "dentist.example"]
+        {
             assert!(table.contains(expected), "{expected} is missing in:\n{table}");
         }
     }

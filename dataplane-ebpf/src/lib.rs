@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod challenge;
 pub mod checksum;
 pub mod extension;
 pub mod flow;
@@ -17,8 +18,11 @@ pub mod nat;
 pub mod neighbour;
 pub mod option;
 pub mod parse;
+pub mod quota;
 pub mod rate;
 pub mod rewrite;
+pub mod scan;
+pub mod siphash;
 pub mod spoof;
 pub mod tcp;
 #[cfg(test)]

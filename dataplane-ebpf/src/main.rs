@@ -8,6 +8,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(missing_docs, reason = "aya's program macros expand to entry points without the docstring")]
 
+mod atomic;
 mod context;
 mod egress;
 mod maps;
@@ -31,7 +32,8 @@ fn port(ctx: XdpContext) -> u32 {
     let frame = XdpFrame::from_ptr(ctx.ctx);
     let Some(scratch) = Scratch::of(Program::Port, frame.ifindex()) else { return xdp_action::XDP_DROP };
     let verdict = match path::judge(&frame, scratch) {
-        Ok(verdict) | Err(verdict) => verdict,
+        Ok(verdict) => verdict,
+        Err(refused) => path::refused(&frame, scratch, refused),
     };
     count::verdict(&scratch.seen, verdict, frame.bytes());
     match verdict {
@@ -41,6 +43,9 @@ fn port(ctx: XdpContext) -> u32 {
         },
         Verdict::Pass if scratch.handover == 0 => xdp_action::XDP_PASS,
         Verdict::Pass => trunk::redirect(scratch.handover),
+        // An answer goes back by the VLAN that the question came by.
+        Verdict::Challenge if scratch.came_tagged == 0 => xdp_action::XDP_TX,
+        Verdict::Challenge => trunk::answered(&frame, scratch.came_tagged),
         _ => xdp_action::XDP_DROP,
     }
 }

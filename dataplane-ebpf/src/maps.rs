@@ -1,6 +1,6 @@
 //! Every map of the programs. What they hold, and who writes them, stands in [`sekisho_abi::map`].
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap};
@@ -16,6 +16,9 @@ use sekisho_abi::nat::{
 };
 use sekisho_abi::neighbour::{NEIGHBOURS_MAX, Neighbour, NeighbourKey};
 use sekisho_abi::port::{Network, Port, PortKey, TRUNK};
+use sekisho_abi::quota::{
+    BUCKETS_MAX, Bucket, IKE_SPIS_MAX, PROVEN_MAX, SCANNERS_MAX, Scanner, Secrets, ZONES_MAX, ZoneQuota,
+};
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey, RuleRateKey};
 use sekisho_abi::trace::Trace;
 use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
@@ -104,6 +107,23 @@ pub(crate) static CLOCK: Array<Clock> = Array::with_max_entries(1, 0);
 pub(crate) static ALARM_RATE: PerCpuArray<Rate> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static EVENT_RATES: PerCpuArray<Rate> = PerCpuArray::with_max_entries(VERDICTS_MAX, 0);
+// Counts that the daemon changes in shared memory.
+#[map]
+pub(crate) static QUOTAS: Array<Bucket> = Array::with_max_entries(BUCKETS_MAX, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static ZONES: Array<ZoneQuota> = Array::with_max_entries(ZONES_MAX, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static SECRETS: Array<Secrets> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static PROVEN: LruHashMap<Address, u64> = LruHashMap::with_max_entries(PROVEN_MAX, 0);
+#[map]
+pub(crate) static SCANNERS: LruHashMap<Share, Scanner> = LruHashMap::with_max_entries(SCANNERS_MAX, 0);
+#[map]
+pub(crate) static NEW_SCANNER: PerCpuArray<Scanner> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static SCANNING: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static IKE_SPIS: HashMap<u64, u32> = HashMap::with_max_entries(IKE_SPIS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static TRACE: Array<Trace> = Array::with_max_entries(1, 0);
 #[map]

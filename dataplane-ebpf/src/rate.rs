@@ -14,6 +14,12 @@ pub struct Limit {
 /// Packets of one source that would open an IKE SA: 200 a second, 100 at once.
 pub const IKE_INITIAL: Limit = Limit { interval_ns: 5_000_000, burst_ns: 500_000_000 };
 
+/// Messages of one source that name no IKE SA of ours: 20 a second, 50 at once. A peer sends some after our restart.
+pub const IKE_UNKNOWN: Limit = Limit { interval_ns: 50_000_000, burst_ns: 2_450_000_000 };
+
+/// The same of all sources together: 500 a second, 500 at once.
+pub const IKE_UNKNOWN_ALL: Limit = Limit { interval_ns: 2_000_000, burst_ns: 998_000_000 };
+
 /// Fragmented datagrams of one source: 2,000 a second, 500 at once. Identifications of IPv4 last no longer either.
 pub const FRAGMENTS: Limit = Limit { interval_ns: 500_000, burst_ns: 250_000_000 };
 
@@ -38,6 +44,10 @@ pub mod of {
     pub const FRAGMENTS: u16 = 0;
     /// ICMP errors to the host.
     pub const ICMP_ERRORS: u16 = 1;
+    /// Doors that the host has tried.
+    pub const DOORS: u16 = 2;
+    /// IKE messages from the host that name no IKE SA of ours.
+    pub const IKE_UNKNOWN: u16 = 3;
 }
 
 impl Share {

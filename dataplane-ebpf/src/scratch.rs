@@ -39,7 +39,11 @@ pub(crate) struct Scratch {
     pub(crate) hop: Hop,
     /// Port id by which the packet leaves, 0 for the gateway; of a fragment that came early, where its kind goes.
     pub(crate) exit: u16,
-    reserved: [u8; 6],
+    /// 1: the packet has ended its flow's handshake, which is counted as half-open yet.
+    pub(crate) unsettled: u8,
+    reserved: u8,
+    /// Flags of the port it came by, [`port_flags`](sekisho_abi::port::port_flags).
+    pub(crate) port_flags: u32,
     /// The packet's translation.
     pub(crate) nat: Nat,
     /// What is known of the frame.
@@ -52,7 +56,8 @@ pub(crate) struct Scratch {
     pub(crate) fib: Fib,
     /// VLAN id that the frame gets when it leaves, 0 for none.
     pub(crate) tag: u16,
-    reserved_too: [u8; 2],
+    /// VLAN id of the tag that it came with, 0 for none.
+    pub(crate) came_tagged: u16,
     /// It came tagged: ifindex to redirect to what the kernel shall receive. 0 otherwise.
     pub(crate) handover: u32,
     /// Addresses that the frame's sender uses, to be held against their bindings; zero for none.
@@ -85,6 +90,7 @@ impl Scratch {
         scratch.seen = Seen::new(ifindex);
         scratch.nat.active = 0;
         scratch.tag = 0;
+        scratch.came_tagged = 0;
         scratch.handover = 0;
         Some(scratch)
     }

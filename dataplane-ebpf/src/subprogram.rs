@@ -6,6 +6,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use sekisho_abi::event::flow_end;
+use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::config_flags;
 use sekisho_abi::rule::{Asked, List};
 use sekisho_abi::verdict::Verdict;
@@ -19,14 +20,18 @@ use crate::context::{SkbFrame, XdpFrame};
 use crate::egress;
 use crate::maps;
 use crate::path;
+use crate::path::challenge;
 use crate::path::count::{self, Seen};
 use crate::path::flow::{self, End, Found};
 use crate::path::forward;
 use crate::path::fragment;
+use crate::path::local;
 use crate::path::nat::{self, Progress};
 use crate::path::neighbour;
+use crate::path::quota;
 use crate::path::rule;
 use crate::path::trunk;
+use crate::path::scan;
 use crate::scratch::Scratch;
 
 /// Stands for any port, where one is asked for by number.
@@ -349,12 +354,20 @@ pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) ->
         return judged(found).map(|_| ());
     }
     rule(&mut scratch.asked, bytes)?;
+    if entry.port != 0 {
+        judged(sekisho_screen(scratch))?;
+    }
     if scratch.asked.rule.interval_us != 0 {
         judged(sekisho_rule_limit(&raw const scratch.asked))?;
     }
     let opened = sekisho_open(scratch, in_bits, out_bits, bytes);
     judged(opened)?;
-    translate_and_insert(scratch, entry, exit)?;
+    judged(sekisho_charge(scratch))?;
+    let inserted = translate_and_insert(scratch, entry, exit);
+    if inserted.is_err() {
+        sekisho_discharge(scratch);
+    }
+    inserted?;
     if opened & LOGGED != 0 {
         event(&scratch.seen, if exit.port == 0 { Verdict::Pass } else { Verdict::Forward });
     }
@@ -521,6 +534,103 @@ subprogram! {
     }
 }
 
+subprogram! {
+    fn sekisho_settle(flow: *mut Flow) -> u32 {
+        // SAFETY: as above.
+        if let Some(flow) = unsafe { flow.as_mut() } {
+            quota::settle(flow);
+        }
+        0
+    }
+}
+
+/// [`quota::settle`].
+#[inline(always)]
+pub(crate) fn settle(flow: &mut Flow) {
+    sekisho_settle(flow);
+}
+
+subprogram! {
+    fn sekisho_give_back(place: u32, counts: u64) -> u32 {
+        quota::give_back(place, counts);
+        0
+    }
+}
+
+/// [`quota::give_back`].
+#[inline(always)]
+pub(crate) fn give_back(place: u32, counts: u64) {
+    sekisho_give_back(place, counts);
+}
+
+subprogram! {
+    fn sekisho_remove_flow(key: *const FlowKey) -> u32 {
+        // SAFETY: as above.
+        if let Some(key) = unsafe { key.as_ref() } {
+            quota::remove(key);
+        }
+        0
+    }
+}
+
+/// [`quota::remove`].
+#[inline(always)]
+pub(crate) fn remove_flow(key: &FlowKey) {
+    sekisho_remove_flow(key);
+}
+
+subprogram! {
+    /// Gives back the number of a verdict.
+    fn sekisho_challenge(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
+        // SAFETY: as above.
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => number(challenge::send(&XdpFrame::from_ptr(ctx), scratch)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`challenge::send`].
+#[inline(always)]
+pub(crate) fn challenge(frame: &XdpFrame, scratch: &mut Scratch) -> Verdict {
+    match judged(sekisho_challenge(frame.as_ptr(), scratch)) {
+        Ok(verdict) | Err(verdict) => verdict,
+    }
+}
+
+subprogram! {
+    fn sekisho_limit_strangers(ctx: *mut xdp_md, packet: *const Packet, port: u32) -> u32 {
+        // SAFETY: as above.
+        match (unsafe { packet.as_ref() }, u16::try_from(port)) {
+            (Some(packet), Ok(port)) => done(local::limit_strangers(&XdpFrame::from_ptr(ctx), packet, port)),
+            _ => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`local::limit_strangers`].
+#[inline(always)]
+pub(crate) fn limit_strangers(frame: &XdpFrame, scratch: &Scratch, port: u16) -> Result<(), Verdict> {
+    judged(sekisho_limit_strangers(frame.as_ptr(), &raw const scratch.seen.packet, port.into())).map(|_| ())
+}
+
+subprogram! {
+    /// Whether the packet makes a scan.
+    fn sekisho_tried(scratch: *mut Scratch) -> u32 {
+        // SAFETY: as above.
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => scan::tried(scratch).into(),
+            None => 0,
+        }
+    }
+}
+
+/// [`scan::tried`].
+#[inline(always)]
+pub(crate) fn tried(scratch: &mut Scratch, refused: Verdict) -> Verdict {
+    if sekisho_tried(scratch) != 0 { Verdict::DropScan } else { refused }
+}
+
 /// [`count::event`].
 #[inline(always)]
 pub(crate) fn event(seen: &Seen, verdict: Verdict) {
@@ -616,6 +726,9 @@ step! { fn sekisho_insert() = flow::insert }
 step! { fn sekisho_arp, read_arp(xdp_md as XdpFrame) = neighbour::arp }
 step! { fn sekisho_discovery, read_discovery(xdp_md as XdpFrame) = neighbour::discovery }
 step! { fn sekisho_source, read_source(xdp_md as XdpFrame) = neighbour::source }
+step! { fn sekisho_screen() = path::screen }
+step! { fn sekisho_charge() = quota::charge }
+step! { fn sekisho_discharge() = quota::discharge }
 step! { fn sekisho_nat_open() = nat::open }
 step! { fn sekisho_nat_forget_known() = nat::forget_known }
 step! { fn sekisho_nat_forget_new() = nat::forget_new }
@@ -701,6 +814,7 @@ fn forget(scratch: &mut Scratch) {
 }
 
 step! { fn sekisho_forget() = flow::forget }
+step! { fn sekisho_settle_sent() = flow::settle_sent }
 
 subprogram! {
     fn sekisho_continues(ctx: *mut __sk_buff, scratch: *mut Scratch, exit: u32) -> u32 {
@@ -717,7 +831,11 @@ subprogram! {
 /// [`flow::continues`].
 #[inline(always)]
 pub(crate) fn continues(frame: &SkbFrame, scratch: &mut Scratch, exit: u16) -> Result<(), Verdict> {
-    judged(sekisho_continues(frame.as_ptr(), scratch, exit.into())).map(|_| ())
+    judged(sekisho_continues(frame.as_ptr(), scratch, exit.into()))?;
+    if scratch.unsettled != 0 {
+        sekisho_settle_sent(scratch);
+    }
+    Ok(())
 }
 
 subprogram! {

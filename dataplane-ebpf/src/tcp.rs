@@ -63,6 +63,12 @@ pub const fn picks_up(flags: u8) -> bool {
     flags & (SYN | ACK | RST | FIN) == ACK
 }
 
+/// Whether a flow in this state waits for the end of its handshake.
+#[inline(always)]
+pub const fn is_half_open(state: u8) -> bool {
+    matches!(state, tcp_state::SYN_SENT | tcp_state::SYN_SENT2 | tcp_state::SYN_RECV)
+}
+
 /// What a packet does to its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {

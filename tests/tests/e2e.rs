@@ -4,6 +4,8 @@
 //! here, most of them on one lab: a run that lays a lab for each would take minutes to lay labs.
 
 mod e2e {
+    pub(crate) mod addresses;
+    pub(crate) mod attacks;
     pub(crate) mod clinic;
     pub(crate) mod control;
     pub(crate) mod evidence;
@@ -47,9 +49,11 @@ fn main() -> ExitCode {
     trials.extend(e2e::refusal::trials(&stage));
     trials.extend(e2e::reload::trials(&stage));
     trials.extend(e2e::nat::trials(&stage));
+    trials.extend(e2e::addresses::trials(&stage));
     trials.extend(e2e::evidence::trials(&stage));
     trials.extend(e2e::explain::trials(&stage));
     trials.extend(e2e::pmtu::trials(&stage));
+    trials.extend(e2e::attacks::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
     trials.extend(e2e::vlan::trials());

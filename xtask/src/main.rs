@@ -27,7 +27,12 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{setup::Purpose, suites::Suite, tally::Tally, vm::Kernel};
+use crate::{
+    setup::Purpose,
+    suites::{Extent, Suite},
+    tally::Tally,
+    vm::Kernel,
+};
 
 /// Builds, tests and demonstrates Sekisho.
 #[derive(Parser)]
@@ -73,9 +78,12 @@ enum Task {
     ///
     /// Suites other than lint and unit need root, or sudo: they lay networks of namespaces.
     Test {
-        /// Also run what takes long: tests marked as slow (`#[ignore]`), and the suites kernels and fuzz
+        /// Also run what takes long: tests marked as slow (`#[ignore]`), the suite kernels, and fuzz targets for half a minute each
         #[arg(long)]
         all: bool,
+        /// Write docs/interop.md from what the suite interop shows: all of it runs, and every cell must pass
+        #[arg(long)]
+        write: bool,
         /// Run only these suites
         suites: Vec<Suite>,
     },
@@ -182,7 +190,9 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Setup { check: true } => setup::check()?,
         Task::Setup { check: false } => setup::ensure(Purpose::Everything, true)?,
-        Task::Test { all, suites } => return suites::run(&root, &suites, all),
+        Task::Test { all, write, suites } => {
+            return suites::run(&root, &suites, Extent { slow_too: all, write_page: write });
+        }
         Task::Vm(args) => {
             return vm::run(&root, args.kernel, Duration::from_secs(args.timeout), &args.command);
         }

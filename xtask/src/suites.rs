@@ -25,8 +25,7 @@ use crate::{
     vm::Kernel,
 };
 
-/// What can be run by name; without a name all of them run, in this order, but kernels and fuzz only where all is asked
-/// for.
+/// What can be run by name; without a name all of them run, in this order, but kernels only where all is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
     /// Formatting, clippy, dependencies
@@ -41,7 +40,7 @@ pub(crate) enum Suite {
     E2e,
     /// Against strongSwan
     Interop,
-    /// Every fuzz target for some seconds, and their own lint
+    /// Every fuzz target: what is known, and some seconds of what is not (half a minute with --all); and their own lint
     Fuzz,
 }
 
@@ -54,10 +53,20 @@ const GUEST_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// As shells say "ended by SIGINT".
 const INTERRUPTED: u8 = 130;
 
+/// How much of the suites runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent {
+    /// Also what takes long.
+    pub(crate) slow_too: bool,
+    /// docs/interop.md is made of the run.
+    pub(crate) write_page: bool,
+}
+
 /// Runs the named suites, or all.
-pub(crate) fn run(root: &Path, named: &[Suite], slow_too: bool) -> Result<ExitCode> {
+pub(crate) fn run(root: &Path, named: &[Suite], extent: Extent) -> Result<ExitCode> {
+    let slow_too = extent.slow_too;
     let wanted = |suite: &Suite| match named {
-        [] => !matches!(suite, Suite::Kernels | Suite::Fuzz) || slow_too,
+        [] => *suite != Suite::Kernels || slow_too,
         named => named.contains(suite),
     };
     let chosen: Vec<Suite> = Suite::value_variants().iter().copied().filter(wanted).collect();
@@ -69,7 +78,7 @@ pub(crate) fn run(root: &Path, named: &[Suite], slow_too: bool) -> Result<ExitCo
     let mut tally = Tally::default();
     {
         let guard = SweepAtEnd { leftovers: Leftovers::note()?, wanted: in_lab };
-        run_each(root, &chosen, slow_too, &guard.leftovers, &mut tally)?;
+        run_each(root, &chosen, extent, &guard.leftovers, &mut tally)?;
     }
     let code = tally.conclude();
     Ok(if process::interrupted() { ExitCode::from(INTERRUPTED) } else { code })
@@ -92,7 +101,7 @@ impl Drop for SweepAtEnd {
 fn run_each(
     root: &Path,
     chosen: &[Suite],
-    slow_too: bool,
+    extent: Extent,
     leftovers: &Leftovers,
     tally: &mut Tally,
 ) -> Result<()> {
@@ -104,10 +113,11 @@ fn run_each(
         println!("\n== {} ==", suite.name());
         match suite {
             Suite::Lint => lint::run(tally)?,
-            Suite::Unit => unit(root, slow_too, tally)?,
+            Suite::Unit => unit(root, extent.slow_too, tally)?,
             Suite::Fuzz => {
                 fuzz::check(root, tally)?;
-                fuzz::run(root, &[], fuzz::SECONDS, tally)?;
+                let seconds = if extent.slow_too { fuzz::SECONDS } else { fuzz::SHORT_SECONDS };
+                fuzz::run(root, &[], seconds, tally)?;
             }
             Suite::Ebpf | Suite::Kernels | Suite::E2e | Suite::Interop => {
                 let start = Instant::now();
@@ -115,7 +125,7 @@ fn run_each(
                 let built = products.get_or_insert_with(|| Products::build(root));
                 match built {
                     Ok(products) if *suite == Suite::Kernels => kernels(root, products, tally)?,
-                    Ok(products) => lab(root, *suite, slow_too, products, tally)?,
+                    Ok(products) => lab(root, *suite, extent, products, tally)?,
                     Err(error) => {
                         let counts = Counts { failed: 1, ..Counts::default() };
                         tally.record(suite.name(), start, counts, vec![format!("{error:#}")]);
@@ -190,16 +200,20 @@ fn unit(root: &Path, slow_too: bool, tally: &mut Tally) -> Result<()> {
 }
 
 /// One test target of the tests' package, as root, one test at a time: they share the machine's network and maps.
-fn lab(root: &Path, which: Suite, slow_too: bool, products: &Products, tally: &mut Tally) -> Result<()> {
+fn lab(root: &Path, which: Suite, extent: Extent, products: &Products, tally: &mut Tally) -> Result<()> {
     let mut cargo = process::cargo();
     cargo.args(["test", "--no-fail-fast", "--workspace", "--test", which.name()]);
     if !process::is_root() {
         // The build stays ours; only what was built runs as root.
         cargo.args(["--config", r#"target."cfg(unix)".runner = ["sudo", "--preserve-env", "--"]"#]);
     }
+    let write_page = which == Suite::Interop && extent.write_page;
     cargo.args(["--", "--test-threads=1"]);
-    if slow_too {
+    if extent.slow_too || write_page {
         cargo.arg("--include-ignored");
+    }
+    if write_page {
+        cargo.env("SEKISHO_INTEROP_WRITE", "1");
     }
     cargo.env("SEKISHO_BIN_DIR", &products.programs);
     cargo.env("SEKISHO_EBPF_OBJECT", &products.object);

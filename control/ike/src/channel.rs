@@ -273,9 +273,10 @@ impl Channel {
             }
             return Inbound::Nothing;
         }
-        let Some((first, plaintext)) = self.whole(ctx, header, protected, plaintext) else {
-            return Inbound::Nothing;
-        };
+        let Some(whole) = self.whole(ctx, header, protected, plaintext) else { return Inbound::Nothing };
+        #[cfg(feature = "tamper")]
+        let whole = crate::tamper::changed(whole);
+        let (first, plaintext) = whole;
         self.last_heard = ctx.now;
         let octets = match intermediate {
             true => intermediate_octets(datagram, protected.flags(datagram), first, &plaintext),

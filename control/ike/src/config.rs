@@ -118,7 +118,8 @@ pub struct Connection {
 
 impl Connection {
     /// Whether an IKE SA made under `self` would be the same under `other`. A signature key counts as the same with its
-    /// certificates, and trust anchors with their keys.
+    /// certificates, and trust anchors with their keys. What peers are given may change: addresses that are given stay
+    /// theirs while a pool has them.
     pub fn is_same_as(&self, other: &Self) -> bool {
         let Self {
             name,
@@ -136,7 +137,7 @@ impl Connection {
             dpd_after,
             force_encapsulation,
             mobike,
-            assigns,
+            assigns: _,
             wants,
         } = self;
         let local_auth = match (local_auth, &other.local_auth) {
@@ -166,7 +167,6 @@ impl Connection {
             && *dpd_after == other.dpd_after
             && *force_encapsulation == other.force_encapsulation
             && *mobike == other.mobike
-            && *assigns == other.assigns
             && *wants == other.wants
     }
 }

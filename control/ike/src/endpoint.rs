@@ -461,12 +461,19 @@ impl Endpoint {
         }
     }
 
-    /// Works from another configuration from now on. IKE SAs whose connection vanished or changed are closed.
+    /// Works from another configuration from now on. IKE SAs whose connection vanished or changed are closed, and those
+    /// whose peer has an address that no pool of its connection has any more.
     pub fn set_config(&mut self, now: Instant, config: EndpointConfig) {
         let connections = Connections::new(&config.connections);
         let mut stale = Vec::new();
         for entry in self.sas.values_mut() {
-            if !matches!(entry.sa.state, State::Retired(_)) && !entry.sa.state.adopt(&connections) {
+            let state = &mut entry.sa.state;
+            let stays = matches!(state, State::Retired(_)) || state.adopt(&connections);
+            let keeps = match state {
+                State::Established(state) => state.may_keep_addresses(&config.pools),
+                _ => true,
+            };
+            if !stays || !keeps {
                 stale.push(entry.sa.spi);
             }
         }
@@ -548,6 +555,7 @@ impl Endpoint {
             children_installed: counters.children_installed,
             failures: counters.failures.clone(),
             virtual_addresses: self.shared.leases.in_use(),
+            pools_exhausted: self.shared.leases.exhausted().clone(),
             strangers: self.strangers.total(),
             spis: self.shared.numbers.esp_spis.used(),
             ..Stats::default()

@@ -45,6 +45,8 @@ mod select;
 mod spi;
 pub mod status;
 mod strangers;
+#[cfg(feature = "tamper")]
+pub mod tamper;
 mod timer;
 mod unique;
 mod virtual_ip;

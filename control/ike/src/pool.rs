@@ -15,7 +15,7 @@ use crate::event::IkeHandle;
 /// Leases remembered of one pool: a pool of IPv6 addresses has no end of its own.
 const MAX_LEASES: usize = 65_536;
 
-/// Addresses to give away: a range of one family, both ends included.
+/// Addresses to give away: a range of one family, both ends included. Ranges of one name are one pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Its name.
@@ -27,7 +27,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    fn size(&self) -> u128 {
+    /// How many addresses it has; `u128::MAX` stands for all of IPv6.
+    pub fn size(&self) -> u128 {
         let (first, last) = (number(self.first), number(self.last));
         if self.first.is_ipv4() != self.last.is_ipv4() {
             return 0;
@@ -35,7 +36,8 @@ impl Pool {
         last.checked_sub(first).map_or(0, |size| size.saturating_add(1))
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    /// Whether an address is one of it.
+    pub fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && (self.first..=self.last).contains(&address)
     }
 
@@ -81,13 +83,19 @@ struct Lease {
 pub(crate) struct Leases {
     pools: BTreeMap<Arc<str>, BTreeMap<IpAddr, Lease>>,
     releases: u64,
+    /// How often somebody asked in vain, by pool.
+    exhausted: BTreeMap<Arc<str>, u64>,
 }
 
 impl Leases {
-    /// An address of the pool for a peer; `None`: all are in use.
-    pub(crate) fn take(&mut self, pool: &Pool, asker: Asker<'_>) -> Option<IpAddr> {
-        let leases = self.pools.entry(pool.name.clone()).or_default();
-        let address = choose(pool, leases, asker)?;
+    /// An address for a peer out of the ranges of one pool; `None`: all are in use.
+    pub(crate) fn take(&mut self, ranges: &[&Pool], asker: Asker<'_>) -> Option<IpAddr> {
+        let name = &ranges.first()?.name;
+        let leases = self.pools.entry(name.clone()).or_default();
+        let Some(address) = choose(ranges, leases, asker) else {
+            *self.exhausted.entry(name.clone()).or_default() += 1;
+            return None;
+        };
         let lease = leases.entry(address).or_insert_with(|| Lease {
             peer: Vec::new(),
             users: Vec::new(),
@@ -112,14 +120,20 @@ impl Leases {
         }
     }
 
+    /// How often a pool had no address for a peer, by its name.
+    pub(crate) fn exhausted(&self) -> &BTreeMap<Arc<str>, u64> {
+        &self.exhausted
+    }
+
     /// Addresses in use.
     pub(crate) fn in_use(&self) -> usize {
         self.pools.values().flat_map(BTreeMap::values).filter(|lease| !lease.users.is_empty()).count()
     }
 }
 
-fn choose(pool: &Pool, leases: &BTreeMap<IpAddr, Lease>, asker: Asker<'_>) -> Option<IpAddr> {
-    let own = leases.iter().filter(|(address, lease)| lease.peer == asker.peer && pool.contains(**address));
+fn choose(ranges: &[&Pool], leases: &BTreeMap<IpAddr, Lease>, asker: Asker<'_>) -> Option<IpAddr> {
+    let contains = |address: IpAddr| ranges.iter().any(|pool| pool.contains(address));
+    let own = leases.iter().filter(|(address, lease)| lease.peer == asker.peer && contains(**address));
     let shared = |address: IpAddr, lease: &Lease| {
         lease.users.is_empty() || asker.unique || asker.wish == Some(address)
     };
@@ -127,25 +141,23 @@ fn choose(pool: &Pool, leases: &BTreeMap<IpAddr, Lease>, asker: Asker<'_>) -> Op
         return Some(*address);
     }
     let room = leases.len() < MAX_LEASES;
-    let free = |address: &IpAddr| room && pool.contains(*address) && !leases.contains_key(address);
+    let free = |address: &IpAddr| room && contains(*address) && !leases.contains_key(address);
     if let Some(wish) = asker.wish.filter(free) {
         return Some(wish);
     }
-    let size = pool.size();
-    if size == 0 {
-        return None;
-    }
-    let start = start_of(asker.peer) % size;
-    // Among one more than are taken, one is free.
-    let tries = size.min(leases.len() as u128 + 1);
-    let found = (0..tries).find_map(|step| {
-        let offset = start.checked_add(step).map_or(0, |offset| offset % size);
-        pool.address(offset).filter(free)
-    });
+    let free_in = |pool: &&Pool| {
+        let size = pool.size();
+        let start = start_of(asker.peer).checked_rem(size)?;
+        // Among one more than are taken, one is free.
+        let tries = size.min(leases.len() as u128 + 1);
+        (0..tries).find_map(|step| {
+            let offset = start.checked_add(step).map_or(0, |offset| offset % size);
+            pool.address(offset).filter(free)
+        })
+    };
     // Else the one whose peer is gone longest.
-    found.or_else(|| {
-        let idle =
-            leases.iter().filter(|(address, lease)| lease.users.is_empty() && pool.contains(**address));
+    ranges.iter().find_map(free_in).or_else(|| {
+        let idle = leases.iter().filter(|(address, lease)| lease.users.is_empty() && contains(**address));
         idle.min_by_key(|(_, lease)| lease.released).map(|(address, _)| *address)
     })
 }
@@ -175,40 +187,63 @@ mod tests {
     fn every_address_is_given_once_and_the_next_peer_gets_none() {
         let (pool, mut leases) = (pool("10.9.0.10", "10.9.0.13"), Leases::default());
         let mut given: Vec<_> =
-            (0..4).map(|n| leases.take(&pool, asker(n, &format!("peer {n}"))).expect("free")).collect();
+            (0..4).map(|n| leases.take(&[&pool], asker(n, &format!("peer {n}"))).expect("free")).collect();
         given.sort_unstable();
         assert_eq!(given, [10, 11, 12, 13].map(|host| IpAddr::from([10, 9, 0, host])));
-        assert_eq!(leases.take(&pool, asker(9, "one too many")), None);
+        assert_eq!(leases.take(&[&pool], asker(9, "one too many")), None);
         leases.release(IkeHandle(2));
-        let address = leases.take(&pool, asker(9, "one too many")).expect("that of the one who left");
+        let address = leases.take(&[&pool], asker(9, "one too many")).expect("that of the one who left");
         assert!(given.contains(&address));
         assert_eq!(leases.in_use(), 4);
-        assert_eq!(leases.take(&pool, asker(10, "peer 2")), None, "its reservation is gone");
+        assert_eq!(leases.take(&[&pool], asker(10, "peer 2")), None, "its reservation is gone");
     }
 
     #[test]
     fn a_peer_gets_its_own_address_again() {
         let (pool, mut leases) = (pool("fd00::1:0", "fd00::1:ffff"), Leases::default());
-        let address = leases.take(&pool, asker(1, "clinic")).expect("free");
-        assert_eq!(leases.take(&pool, asker(2, "clinic")), Some(address), "while one replaces the other");
+        let address = leases.take(&[&pool], asker(1, "clinic")).expect("free");
+        assert_eq!(leases.take(&[&pool], asker(2, "clinic")), Some(address), "while one replaces the other");
         leases.release(IkeHandle(1));
         assert_eq!(leases.in_use(), 1, "the second still has it");
         leases.release(IkeHandle(2));
         for n in 10..100 {
-            leases.take(&pool, asker(n, &format!("other {n}"))).expect("room for all");
+            leases.take(&[&pool], asker(n, &format!("other {n}"))).expect("room for all");
         }
-        assert_eq!(leases.take(&pool, asker(3, "clinic")), Some(address));
-        assert_eq!(Leases::default().take(&pool, asker(1, "clinic")), Some(address), "after a restart too");
+        assert_eq!(leases.take(&[&pool], asker(3, "clinic")), Some(address));
+        assert_eq!(
+            Leases::default().take(&[&pool], asker(1, "clinic")),
+            Some(address),
+            "after a restart too"
+        );
     }
 
     #[test]
     fn devices_that_share_an_identity_do_not_share_an_address() {
         let (pool, mut leases) = (pool("10.9.0.10", "10.9.0.13"), Leases::default());
         let device = |ike, wish| Asker { unique: false, wish, ..asker(ike, "staff") };
-        let first = leases.take(&pool, device(1, None)).expect("free");
-        let second = leases.take(&pool, device(2, None)).expect("free");
+        let first = leases.take(&[&pool], device(1, None)).expect("free");
+        let second = leases.take(&[&pool], device(2, None)).expect("free");
         assert_ne!(first, second);
-        assert_eq!(leases.take(&pool, device(3, Some(second))), Some(second), "its own, anew");
+        assert_eq!(leases.take(&[&pool], device(3, Some(second))), Some(second), "its own, anew");
+    }
+
+    #[test]
+    fn ranges_of_one_name_are_one_pool() {
+        let ranges = [pool("10.9.0.10", "10.9.0.11"), pool("10.9.1.0", "10.9.1.0")];
+        let (ranges, mut leases) = ([&ranges[0], &ranges[1]], Leases::default());
+        let given: Vec<_> =
+            (0..3).map(|n| leases.take(&ranges, asker(n, &format!("peer {n}"))).expect("free")).collect();
+        let distinct: std::collections::BTreeSet<_> = given.iter().collect();
+        assert_eq!(distinct.len(), 3);
+        assert_eq!(leases.take(&ranges, asker(9, "one too many")), None);
+        assert_eq!(leases.exhausted().get("p"), Some(&1));
+        // The peer in the second range comes back to it, though the first has room again.
+        for n in 0..3 {
+            leases.release(IkeHandle(n));
+        }
+        let last = given.iter().position(|address| ranges[1].contains(*address)).expect("one is there");
+        let peer = format!("peer {last}");
+        assert_eq!(leases.take(&ranges, asker(20, &peer)), Some(given[last]));
     }
 
     #[test]
@@ -216,20 +251,20 @@ mod tests {
         let (pool, mut leases) = (pool("10.9.0.10", "10.9.0.13"), Leases::default());
         let wish = |ike, peer, text: &str| Asker { wish: text.parse().ok(), ..asker(ike, peer) };
         let wanted: IpAddr = "10.9.0.12".parse().expect("address");
-        assert_eq!(leases.take(&pool, wish(1, "a", "10.9.0.12")), Some(wanted));
-        let other = leases.take(&pool, wish(2, "b", "10.9.0.12")).expect("another");
+        assert_eq!(leases.take(&[&pool], wish(1, "a", "10.9.0.12")), Some(wanted));
+        let other = leases.take(&[&pool], wish(2, "b", "10.9.0.12")).expect("another");
         assert_ne!(other, wanted);
         for outside in ["10.9.0.14", "192.0.2.1", "fd00::1", "0.0.0.0"] {
-            assert!(pool.contains(leases.take(&pool, wish(2, "b", outside)).expect("its own")));
+            assert!(pool.contains(leases.take(&[&pool], wish(2, "b", outside)).expect("its own")));
         }
     }
 
     #[test]
     fn hostile_pools_are_empty() {
         for (first, last) in [("10.9.0.13", "10.9.0.10"), ("10.9.0.1", "fd00::1"), ("fd00::1", "10.9.0.1")] {
-            assert_eq!(Leases::default().take(&pool(first, last), asker(1, "a")), None);
+            assert_eq!(Leases::default().take(&[&pool(first, last)], asker(1, "a")), None);
         }
         let all = pool("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
-        assert!(Leases::default().take(&all, asker(1, "a")).is_some());
+        assert!(Leases::default().take(&[&all], asker(1, "a")).is_some());
     }
 }

@@ -23,6 +23,8 @@ pub struct Stats {
     pub children: usize,
     /// Virtual addresses of our pools in use.
     pub virtual_addresses: usize,
+    /// Counter: requests for an address that a pool had none for, by pool.
+    pub pools_exhausted: BTreeMap<Arc<str>, u64>,
     /// Places held by strangers: half-open IKE SAs that others began, and what is left of failed ones for a while.
     pub strangers: usize,
     /// Inbound SPIs of child SAs in use, those included that are offered and not yet agreed on.

@@ -9,7 +9,7 @@ use crate::content::Content;
 use crate::context::Context;
 use crate::established::Established;
 use crate::event::{Event, FailureKind, Path};
-use crate::pool::Asker;
+use crate::pool::{Asker, Pool};
 use crate::unique::Uniqueness;
 use crate::wire::config::{ConfigAttribute, Configuration};
 use crate::wire::id::IdPayload;
@@ -189,6 +189,15 @@ impl Established {
         Ok(reply)
     }
 
+    /// Whether the peer's addresses are still ones that it may be given.
+    pub(crate) fn may_keep_addresses(&self, pools: &[Pool]) -> bool {
+        let assigned = self.connection.assigns.as_ref().map_or(&[][..], |assigned| &assigned.pools);
+        let fits = |address: &IpAddr| {
+            pools.iter().any(|pool| assigned.contains(&pool.name) && pool.contains(*address))
+        };
+        self.virtual_addresses.remote.iter().all(fits)
+    }
+
     fn answer_request(
         &mut self,
         ctx: &mut Context<'_>,
@@ -208,14 +217,12 @@ impl Established {
                 wish: wishes.iter().copied().find(|wish| wish.is_ipv4() == v4),
                 unique: self.connection.uniqueness != Uniqueness::Never,
             };
-            let pools = assigned.pools.iter();
-            let mut pools = pools.filter_map(|name| ctx.config.pools.iter().find(|pool| pool.name == *name));
-            given.extend(
-                pools
-                    .by_ref()
-                    .filter(|pool| pool.first.is_ipv4() == v4)
-                    .find_map(|pool| ctx.leases.take(pool, asker)),
-            );
+            let config = ctx.config;
+            let ranges = |name: &Arc<str>| -> Vec<&Pool> {
+                let fits = |pool: &&Pool| pool.name == *name && pool.first.is_ipv4() == v4;
+                config.pools.iter().filter(fits).collect()
+            };
+            given.extend(assigned.pools.iter().find_map(|name| ctx.leases.take(&ranges(name), asker)));
         }
         if asks_for_address(request) && given.is_empty() {
             self.child_configs.clear();

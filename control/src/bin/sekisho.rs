@@ -123,9 +123,7 @@ fn main() -> ExitCode {
         Ok(Answer::Reloaded { reloaded }) => print(reloaded.render().trim_end()),
         Ok(Answer::Done { message }) => print(&message),
         Ok(Answer::Refused { reason }) => fail(&reason),
-        Ok(_) => {
-            fail("the daemon answered something else: is it of another version?")
-        }
+        Ok(_) => fail("the daemon answered something else: is it of another version?"),
         Err(error) => fail(&format!("{error:#}")),
     }
 }
@@ -153,10 +151,7 @@ fn answer(gateway: Option<String>, request: &Request) -> anyhow::Result<Answer> 
     reach(gateway, async |name| ask(name, request).await)
 }
 
-fn reach<T>(
-    gateway: Option<String>,
-    run: impl AsyncFnOnce(&str) -> std::io::Result<T>,
-) -> anyhow::Result<T> {
+fn reach<T>(gateway: Option<String>, run: impl AsyncFnOnce(&str) -> std::io::Result<T>) -> anyhow::Result<T> {
     let gateway = match gateway {
         Some(name) => name,
         None => only_gateway()?,

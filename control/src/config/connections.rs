@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
+use sekisho_ike::config::Wanted;
 use sekisho_ike::crypto::signature::RsaPadding;
 use sekisho_ike::crypto::suite::{EspProposal, IkeProposal};
 use sekisho_ike::wire::id::IdPattern;
@@ -30,12 +31,16 @@ pub(super) struct ConnectionSpec {
     pub(super) children: Vec<ChildSpec>,
     ike: Vec<IkeProposal>,
     esp: Vec<EspProposal>,
-    start: Start,
+    pub(super) start: Start,
     ike_rekey: Duration,
     rekey: Duration,
-    life: Life,
+    pub(super) life: Life,
     force_udp: bool,
     mobike: bool,
+    /// Pools that its peers are given addresses of.
+    pub(super) pools: Vec<Spanned<String>>,
+    /// Addresses that the peer is asked for.
+    pub(super) request: Option<Spanned<Wanted>>,
 }
 
 /// One end.
@@ -50,6 +55,9 @@ pub(super) struct ChildSpec {
     pub(super) name: Spanned<String>,
     pub(super) local: Vec<Spanned<IpNet>>,
     pub(super) remote: Vec<Spanned<IpNet>>,
+    /// Where "dynamic" stands: the addresses that are given.
+    pub(super) local_dynamic: Option<Spanned<()>>,
+    pub(super) remote_dynamic: Option<Spanned<()>>,
 }
 
 /// Shortest and longest time between two rekeyings.
@@ -111,6 +119,8 @@ impl ConnectionSpec {
             life: self.life,
             force_udp: self.force_udp,
             mobike: self.mobike,
+            pools: self.pools.into_iter().map(|name| name.into_inner().into()).collect(),
+            request: self.request.map(Spanned::into_inner).unwrap_or_default(),
             children: self
                 .children
                 .into_iter()
@@ -118,6 +128,8 @@ impl ConnectionSpec {
                     name: child.name.into_inner().into(),
                     local: child.local.into_iter().map(Spanned::into_inner).collect(),
                     remote: child.remote.into_iter().map(Spanned::into_inner).collect(),
+                    local_dynamic: child.local_dynamic.is_some(),
+                    remote_dynamic: child.remote_dynamic.is_some(),
                 })
                 .collect(),
         })
@@ -145,6 +157,8 @@ impl Reader<'_> {
         let life = self.life(&section, start);
         let force_udp = section.boolean("force_udp").is_some_and(Spanned::into_inner);
         let mobike = section.boolean("mobike").is_none_or(Spanned::into_inner);
+        let pools = section.strings("pools").unwrap_or_default();
+        let request = self.request(&section);
         let children = self.children(&section);
         section.finish();
         ConnectionSpec {
@@ -160,7 +174,26 @@ impl Reader<'_> {
             life,
             force_udp,
             mobike,
+            pools,
+            request,
         }
+    }
+
+    fn request(&self, section: &Section<'_>) -> Option<Spanned<Wanted>> {
+        let families = section.parsed_list("request", "\"ipv4\" or \"ipv6\"", |text| match text {
+            "ipv4" => Some(true),
+            "ipv6" => Some(false),
+            _ => None,
+        })?;
+        let asks = |v4| families.iter().any(|family| *family.get_ref() == v4);
+        if section.strings("request").is_some_and(|all| all.is_empty()) {
+            self.report
+                .error(section.key_span("request"), "`request` asks for nothing")
+                .expected("expected \"ipv4\", \"ipv6\" or both")
+                .remedy("remove the line if the peer gives no address");
+        }
+        let wanted = Wanted { ipv4: asks(true), ipv6: asks(false) };
+        Some(Spanned::new(section.key_span("request"), wanted))
     }
 
     fn end<C>(
@@ -396,7 +429,11 @@ impl Reader<'_> {
             None => section.missing("name", "\"main\""),
         };
         let networks = |key: &'static str, example: &str| {
-            let networks = section.parsed_list(key, "a network, as 192.168.1.0/24", |text| text.parse().ok());
+            let expected = "a network, as 192.168.1.0/24, or \"dynamic\"";
+            let networks = section.parsed_list(key, expected, |text| match text {
+                "dynamic" => Some(None),
+                network => network.parse().ok().map(Some),
+            });
             if !section.has(key) {
                 let _: Option<()> = section.missing(key, example);
             } else if section.strings(key).is_some_and(|all| all.is_empty()) {
@@ -404,12 +441,20 @@ impl Reader<'_> {
                     .error(section.key_span(key), format!("`{key}` names no network"))
                     .remedy(format!("name at least one network, as {example}"));
             }
-            networks.unwrap_or_default()
+            let (mut fixed, mut dynamic) = (Vec::new(), None);
+            for network in networks.unwrap_or_default() {
+                let span = network.span();
+                match network.into_inner() {
+                    Some(network) => fixed.push(Spanned::new(span, network)),
+                    None => dynamic = Some(Spanned::new(span, ())),
+                }
+            }
+            (fixed, dynamic)
         };
-        let (local, remote) =
-            (networks("local", "[\"192.168.1.0/24\"]"), networks("remote", "[\"10.2.0.0/24\"]"));
+        let (local, local_dynamic) = networks("local", "[\"192.168.1.0/24\"]");
+        let (remote, remote_dynamic) = networks("remote", "[\"10.2.0.0/24\"]");
         section.finish();
-        Some(ChildSpec { name: name?, local, remote })
+        Some(ChildSpec { name: name?, local, remote, local_dynamic, remote_dynamic })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The configuration as the IKE engine wants it, with credentials read from their files.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -9,7 +10,7 @@ use sekisho_ike::wire::id::{IdPattern, Identification, IdentityError};
 use sekisho_ike::wire::ts::{SelectorError, TrafficSelector};
 
 use super::credentials::{self, CredentialError};
-use super::{Child, Config, Connection, LocalCredential, RemoteCa, RemoteCredential};
+use super::{Child, Config, Connection, LocalCredential, Pool, RemoteCa, RemoteCredential};
 
 /// Why a checked configuration cannot be used after all: as a rule, a file was changed since.
 #[derive(Debug, thiserror::Error)]
@@ -46,16 +47,41 @@ impl Config {
         let connections = self
             .connections
             .iter()
-            .map(|connection| match resolve(connection) {
+            .map(|connection| match resolve(connection, self.assigned(connection)) {
                 Ok(resolved) => Ok(Arc::new(resolved)),
                 Err(cause) => Err(IkeConfigError { connection: Arc::clone(&connection.name), cause }),
             })
             .collect::<Result<_, _>>()?;
-        Ok(EndpointConfig { connections, ..EndpointConfig::default() })
+        let ranges = |pool: &Pool| {
+            let name = &pool.name;
+            let range = |&(first, last): &(_, _)| ike::Pool { name: name.clone(), first, last };
+            pool.ranges.iter().map(range).collect::<Vec<_>>()
+        };
+        let pools = self.pools.iter().flat_map(ranges).collect();
+        Ok(EndpointConfig { connections, pools, ..EndpointConfig::default() })
     }
 }
 
-fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
+impl Config {
+    /// What a connection gives; a peer that asks for nothing is refused, for nothing would be carried for it.
+    fn assigned(&self, connection: &Connection) -> Option<ike::Assigned> {
+        let pools = || self.pools_of(connection);
+        let mut dns: Vec<IpAddr> = Vec::new();
+        for server in pools().flat_map(|pool| &pool.dns) {
+            if !dns.contains(server) {
+                dns.push(*server);
+            }
+        }
+        let only_given = connection.children.iter().all(|child| child.remote.is_empty());
+        let names = connection.pools.clone();
+        (!names.is_empty()).then_some(ike::Assigned { pools: names, dns, required: only_given })
+    }
+}
+
+fn resolve(
+    connection: &Connection,
+    assigns: Option<ike::Assigned>,
+) -> Result<ike::Connection, IkeConfigCause> {
     let local_auth = match &connection.local.credential {
         LocalCredential::Psk(path) => LocalAuth::Psk(load_psk(path)?),
         LocalCredential::Certificate { certificate, key, rsa } => LocalAuth::Signature {
@@ -90,8 +116,8 @@ fn resolve(connection: &Connection) -> Result<ike::Connection, IkeConfigCause> {
         dpd_after: connection.life.dpd,
         force_encapsulation: connection.force_udp,
         mobike: connection.mobike,
-        assigns: None,
-        wants: ike::Wanted::default(),
+        assigns,
+        wants: connection.request,
     })
 }
 
@@ -113,8 +139,8 @@ fn resolve_child(child: &Child, connection: &Connection) -> Result<ike::ChildCon
         name: Arc::clone(&child.name),
         local: selectors(&child.local)?,
         remote: selectors(&child.remote)?,
-        local_dynamic: false,
-        remote_dynamic: false,
+        local_dynamic: child.local_dynamic,
+        remote_dynamic: child.remote_dynamic,
         esp_proposals: connection.esp.clone(),
         rekey_after: connection.rekey,
     })

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use sekisho_abi::map::{NETWORKS_MAX, ROUTERS_MAX};
+use sekisho_abi::map::{FLOWS_MAX, NETWORKS_MAX, ROUTERS_MAX};
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -13,7 +13,8 @@ use super::policies::PolicySpec;
 use super::sets::Sets;
 use super::table::Section;
 use super::{
-    Config, Loaded, Port, connections, evidence, gateway, nat, policies, ports, schedules, selectors, timeouts, zones,
+    Config, Loaded, Port, connections, evidence, gateway, limits, nat, policies, pools, ports, schedules,
+    selectors, timeouts, zones,
 };
 
 /// Longest configuration in bytes.
@@ -84,21 +85,27 @@ fn resolve(
     let file = Section::new(report, "", 0..0, table.get_ref());
     let gateway = gateway::read(&file, report);
     let timeouts = timeouts::read(&file, report);
+    let flows_max = gateway.as_ref().map_or(FLOWS_MAX, |spec| spec.gateway.flows_max);
+    let limits = limits::read(&file, flows_max, report);
     let ports = ports::read(&file, report);
     let zone_specs = zones::read(&file, report);
     let mut sets = Sets::read(&file, folder, report);
     let schedules = schedules::read(&file, report);
     let policy_specs = policies::read(&file, &mut sets, &schedules, report);
     let nat = nat::read(&file, report);
+    let pools = pools::read(&file, report);
     let connections = connections::read(&file, folder, now, report);
     let evidence = evidence::read(&file, folder, report);
     file.finish();
 
     connections::check(&connections, &ports, report);
-    selectors::check(&connections, &ports, &nat.outside(), report);
+    selectors::check(&connections, &ports, &pools, &nat.outside(), report);
+    pools::check(&pools, &connections, &ports, &nat.outside(), report);
     let in_force = gateway.as_ref().map(|spec| in_force(&spec.gateway.name)).unwrap_or_default();
     let numbers = zones::number(&in_force, &zone_specs, &ports, &policy_specs);
     let resolved = zones::resolve(&zone_specs, &ports, &connections, &numbers, report);
+    pools::check_zones(&resolved.vpn_ports, &pools, &connections, report);
+    let limits = limits.resolve(&resolved, report);
     let policies = policies::resolve(&policy_specs, &resolved, &sets, &numbers, report);
     if let Some(gateway) = &gateway {
         gateway::check_metrics(gateway, &ports, &policies, report);
@@ -109,6 +116,7 @@ fn resolve(
     let gateway = gateway?.gateway;
     let mut config = Config {
         timeouts,
+        limits,
         path: path.to_owned(),
         gateway,
         ports: ports
@@ -139,6 +147,7 @@ fn resolve(
         sets: sets.into_sets(),
         schedules,
         nat: super::Nat::default(),
+        pools: pools.into_iter().map(pools::PoolSpec::resolve).collect(),
         connections: connections
             .into_iter()
             .map(connections::ConnectionSpec::resolve)

@@ -18,6 +18,7 @@ mod evidence;
 mod gateway;
 mod ike;
 mod limit;
+mod limits;
 mod load;
 mod name;
 mod nat;
@@ -25,6 +26,7 @@ mod neighbours;
 mod networks;
 mod numbers;
 mod policies;
+mod pools;
 mod ports;
 mod schedules;
 mod selectors;
@@ -36,6 +38,7 @@ mod tests;
 mod timeouts;
 mod zones;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -56,6 +59,7 @@ pub use nat::{DestinationNat, Nat, NatMap, SourceAddress, SourceNat};
 pub use neighbours::{Binding, Neighbours};
 pub use networks::trie_prefix;
 pub use numbers::Numbers;
+pub use pools::Pool;
 pub use schedules::Schedule;
 pub use sekisho_abi::port::ZONE_GATEWAY;
 
@@ -77,6 +81,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `[evidence]`.
     pub evidence: crate::evidence::Settings,
+    /// `[limits]`.
+    pub limits: Limits,
     /// The numbers of ports and zones.
     pub numbers: Numbers,
     /// `[ports.*]`, in the order of the file.
@@ -95,6 +101,8 @@ pub struct Config {
     pub schedules: Vec<Schedule>,
     /// `[nat]`.
     pub nat: Nat,
+    /// `[pools.*]`, in the order of the file.
+    pub pools: Vec<Pool>,
     /// `[connections.*]`, in the order of the file.
     pub connections: Vec<Connection>,
 }
@@ -119,6 +127,61 @@ pub struct Timeouts {
     pub seconds: [u32; sekisho_abi::flow::LIFETIMES],
     /// A TCP packet in the middle of a connection may open a flow, where a rule allows it.
     pub tcp_pick_up: bool,
+}
+
+/// `[limits]`: what one of many may have, so that the others have something, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows of one source, where sources are held to their port: not at uplinks.
+    pub flows_per_source: u32,
+    /// Flows opened from one zone, where `zones` does not say.
+    pub flows_per_zone: u32,
+    /// The same for zones by number.
+    pub zones: BTreeMap<ZoneId, u32>,
+    /// Half-open TCP flows of one source, as above.
+    pub half_open_per_source: u32,
+    /// Half-open TCP flows to one destination.
+    pub half_open_per_destination: u32,
+    /// What becomes of sources that try doors.
+    pub scan: ScanAction,
+    /// Different refused doors (destination, protocol, port) that make a scan.
+    pub scan_doors: u32,
+    /// Time within which they are counted.
+    pub scan_window: Duration,
+    /// Time for which a source counts as scanning.
+    pub scan_hold: Duration,
+}
+
+impl Limits {
+    /// How many flows may be opened from a zone.
+    pub fn of_zone(&self, zone: ZoneId) -> u32 {
+        self.zones.get(&zone).copied().unwrap_or(self.flows_per_zone)
+    }
+}
+
+/// What becomes of sources that try doors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanAction {
+    /// Nobody looks.
+    Off,
+    /// An event.
+    Alarm,
+    /// An event, and few new flows for a time.
+    Limit,
+    /// An event, and no new flows for a time.
+    Block,
+}
+
+/// Whether TCP clients must show that they receive at their address before a SYN of theirs opens a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SynChallenge {
+    /// They need not.
+    #[default]
+    Never,
+    /// They must while many half-open flows lead to the destination.
+    Pressure,
+    /// They must.
+    Always,
 }
 
 /// Which data path carries ESP.
@@ -233,6 +296,8 @@ pub struct Policy {
     pub log: bool,
     /// How many new flows may be opened by it.
     pub limit: Option<Limit>,
+    /// Whether its TCP clients are challenged.
+    pub syn_challenge: SynChallenge,
     /// Index into [`Config::schedules`]: when it is in force; `None`: always.
     pub schedule: Option<usize>,
 }
@@ -314,6 +379,10 @@ pub struct Connection {
     pub force_udp: bool,
     /// Changes of addresses are followed (RFC 4555), if the peer can.
     pub mobike: bool,
+    /// Names of the pools that its peers are given addresses of.
+    pub pools: Vec<Arc<str>>,
+    /// Addresses that the peer is asked for.
+    pub request: sekisho_ike::config::Wanted,
     /// What it carries.
     pub children: Vec<Child>,
 }
@@ -429,6 +498,10 @@ pub struct Child {
     pub local: Vec<IpNet>,
     /// Networks on the peer's side.
     pub remote: Vec<IpNet>,
+    /// On our side also the addresses that the peer gives us.
+    pub local_dynamic: bool,
+    /// On the peer's side also the addresses that we give it.
+    pub remote_dynamic: bool,
 }
 
 /// What [`load`] found.

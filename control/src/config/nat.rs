@@ -55,7 +55,7 @@ pub struct SourceNat {
 pub enum SourceAddress {
     /// It stays.
     Keep,
-    /// The address of the port by which the flow leaves.
+    /// The address of the port by which the flow leaves; of a VPN, the one that its peer has given us.
     Interface,
     /// One of these.
     Pool(Vec<IpAddr>),
@@ -403,6 +403,15 @@ impl Finder<'_> {
         port.into_iter().flat_map(|port| &port.addresses).map(IpNet::addr)
     }
 
+    /// Whether the far side of a VPN is asked for an address, which is then ours on that port.
+    fn asks(&self, port: PortId, is_v4: bool) -> bool {
+        let port = self.config.vpn_ports.iter().find(|candidate| candidate.id == port);
+        let behind = port.into_iter().flat_map(|port| &port.connections);
+        behind
+            .filter_map(|&index| self.config.connections.get(index))
+            .any(|connection| if is_v4 { connection.request.ipv4 } else { connection.request.ipv6 })
+    }
+
     fn source(&self, spec: &SourceSpec) -> Vec<SourceNat> {
         let from = spec.from.iter().filter_map(|name| self.zone(name)).map(|zone| zone.id).collect();
         let to = self.ports(&spec.to);
@@ -430,14 +439,14 @@ impl Finder<'_> {
         if matches!(spec.address.get_ref(), SourceAddress::Interface) {
             for &port in &to {
                 for &is_v4 in &families {
-                    if !self.own(port).any(|own| own.is_ipv4() == is_v4) {
+                    if !self.own(port).any(|own| own.is_ipv4() == is_v4) && !self.asks(port, is_v4) {
                         let family = if is_v4 { "IPv4" } else { "IPv6" };
                         self.report
                             .error(
                                 spec.address.span(),
                                 format!("a port of `to` has no {family} address to give"),
                             )
-                            .expected("the far side of a VPN has none at all")
+                            .expected("the far side of a VPN has one only where its connection asks for one (`request`)")
                             .remedy("name the addresses to translate to in place of \"interface\"");
                     }
                 }

@@ -51,9 +51,7 @@ impl Config {
         }
         for port in &self.vpn_ports {
             let owner = Network { port: port.id, zone: port.zone, kind: network_kind::VPN, router: 0 };
-            let connections = port.connections.iter().filter_map(|&index| self.connections.get(index));
-            let children = connections.flat_map(|connection| &connection.children);
-            owners.extend(children.flat_map(|child| &child.remote).map(|prefix| (*prefix, owner)));
+            owners.extend(self.behind(port).into_iter().map(|(prefix, _)| (prefix, owner)));
         }
         for port in &self.ports {
             let owner = Network { port: port.id, zone: ZONE_GATEWAY, kind: network_kind::LOCAL, router: 0 };

@@ -9,11 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use sekisho_abi::map::{PORTS_MAX, RULE_IDS_MAX};
+use sekisho_abi::quota::ZONES_MAX;
 
 use super::{PortId, ZoneId};
-
-/// The bound of a zone's number: one zone for each port at most, and room for those that have gone.
-const ZONES_MAX: u32 = 2 * PORTS_MAX;
 
 /// What a number stands for. Ports and the VPN zones' ports share their numbers; zones and policies have their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

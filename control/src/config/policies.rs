@@ -14,7 +14,7 @@ use super::services::{self, Services, TCP, UDP, parse_ports, read_matches};
 use super::sets::Sets;
 use super::table::Section;
 use super::zones::{Zones, suggestion};
-use super::{Action, Limit, Match, Policy, Schedule, ZONE_GATEWAY, ZoneId};
+use super::{Action, Limit, Match, Policy, Schedule, SynChallenge, ZONE_GATEWAY, ZoneId};
 use crate::policy::{self, Rules};
 
 /// As many as have a counter each; half of the numbers, so that those of a changed file can all be new.
@@ -222,6 +222,24 @@ fn read_policy(
             .expected("a limit says how many new flows are allowed")
             .remedy("remove the limit, or make it a policy that allows");
     }
+    let syn_challenge =
+        section.parsed("syn_challenge", "\"always\", \"pressure\" or \"never\"", |text| match text {
+            "always" => Some(SynChallenge::Always),
+            "pressure" => Some(SynChallenge::Pressure),
+            "never" => Some(SynChallenge::Never),
+            _ => None,
+        });
+    if let Some(challenge) = &syn_challenge
+        && *challenge.get_ref() != SynChallenge::Never
+    {
+        let has_tcp = matches.iter().any(|matched| matched.protocol().is_none_or(|protocol| protocol == TCP));
+        if action == Action::Deny || !has_tcp {
+            report
+                .error(challenge.span(), "nothing that this policy speaks of can be challenged")
+                .expected("a challenge is for TCP that a policy allows")
+                .remedy("remove `syn_challenge`, or put it into the policy that allows the service");
+        }
+    }
     let schedule = section.string("schedule").and_then(|name| find_schedule(&name, schedules, report));
     let line = report.line(section.span().start);
     section.finish();
@@ -238,6 +256,7 @@ fn read_policy(
         action,
         log,
         limit: limit.map(Spanned::into_inner),
+        syn_challenge: syn_challenge.map(Spanned::into_inner).unwrap_or_default(),
         schedule,
     };
     Some(PolicySpec { name, line, from, to, relay, resolved })

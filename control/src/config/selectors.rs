@@ -5,11 +5,13 @@ use toml::Spanned;
 
 use super::connections::{ChildSpec, ConnectionSpec};
 use super::diagnostic::Report;
+use super::pools::PoolSpec;
 use super::ports::{PortSpec, holds_hosts, overlap};
 
 pub(super) fn check(
     connections: &[ConnectionSpec],
     ports: &[PortSpec],
+    pools: &[PoolSpec],
     translated: &[IpNet],
     report: &Report,
 ) {
@@ -18,9 +20,11 @@ pub(super) fn check(
             for network in child.local.iter().chain(&child.remote) {
                 check_network(network, report);
             }
-            check_families(child, report);
+            check_families(child, connection, pools, report);
             for network in &child.local {
-                check_local(network, connection, connections, ports, translated, report);
+                if !pools.iter().any(|pool| pool.meets(network.get_ref())) {
+                    check_local(network, connection, connections, ports, translated, report);
+                }
             }
             for network in &child.remote {
                 check_remote(network, connection, ports, report);
@@ -52,24 +56,30 @@ fn check_network(network: &Spanned<IpNet>, report: &Report) {
     }
 }
 
-fn check_families(child: &ChildSpec, report: &Report) {
-    let alone = |mine: &[Spanned<IpNet>], theirs: &[Spanned<IpNet>], side: &str| {
-        for network in mine {
-            let v4 = network.get_ref().addr().is_ipv4();
-            if !theirs.iter().any(|other| other.get_ref().addr().is_ipv4() == v4) && !theirs.is_empty() {
-                let family = if v4 { "IPv4" } else { "IPv6" };
-                report
-                    .error(
-                        network.span(),
-                        format!("{} has no partner: no {family} network in `{side}`", network.get_ref()),
-                    )
-                    .expected("each family needs networks on both sides")
-                    .remedy(format!("add an {family} network to `{side}`, or remove this one"));
+fn check_families(child: &ChildSpec, connection: &ConnectionSpec, pools: &[PoolSpec], report: &Report) {
+    let alone =
+        |mine: &[Spanned<IpNet>], theirs: &[Spanned<IpNet>], dynamic: Option<[bool; 2]>, side: &str| {
+            for network in mine {
+                let v4 = network.get_ref().addr().is_ipv4();
+                let is_dynamic = dynamic.is_some_and(|families| families[usize::from(!v4)]);
+                let partner = is_dynamic || theirs.iter().any(|other| other.get_ref().addr().is_ipv4() == v4);
+                let known = !theirs.is_empty() || dynamic.is_some_and(|families| families.contains(&true));
+                if known && !partner {
+                    let family = if v4 { "IPv4" } else { "IPv6" };
+                    report
+                        .error(
+                            network.span(),
+                            format!("{} has no partner: no {family} network in `{side}`", network.get_ref()),
+                        )
+                        .expected("each family needs networks on both sides")
+                        .remedy(format!("add an {family} network to `{side}`, or remove this one"));
+                }
             }
-        }
-    };
-    alone(&child.local, &child.remote, "remote");
-    alone(&child.remote, &child.local, "local");
+        };
+    let given = connection.given(pools).filter(|_| child.remote_dynamic.is_some());
+    let asked = connection.asked().filter(|_| child.local_dynamic.is_some());
+    alone(&child.local, &child.remote, given, "remote");
+    alone(&child.remote, &child.local, asked, "local");
 }
 
 /// Ours are networks on a port, those to which addresses are translated, or (a hub) those behind another connection.
@@ -168,7 +178,11 @@ fn check_twins(connection: &ConnectionSpec, report: &Report) {
             let meets = |mine: &[Spanned<IpNet>], theirs: &[Spanned<IpNet>]| {
                 mine.iter().any(|a| theirs.iter().any(|b| overlap(a.get_ref(), b.get_ref())))
             };
-            if meets(&child.local, &other.local) && meets(&child.remote, &other.remote) {
+            let local = child.local_dynamic.is_some() && other.local_dynamic.is_some()
+                || meets(&child.local, &other.local);
+            let remote = child.remote_dynamic.is_some() && other.remote_dynamic.is_some()
+                || meets(&child.remote, &other.remote);
+            if local && remote {
                 report
                     .error(
                         child.name.span(),

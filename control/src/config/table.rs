@@ -210,6 +210,27 @@ impl<'a> Section<'a> {
         found
     }
 
+    /// Every key with its number, for tables whose keys an administrator chooses.
+    pub(super) fn integers(&self) -> Vec<(Spanned<String>, Spanned<i64>)> {
+        let mut found: Vec<_> = self
+            .table
+            .iter()
+            .filter_map(|(name, value)| {
+                let number = match value.get_ref() {
+                    DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix()).ok(),
+                    _ => None,
+                };
+                let Some(number) = number else {
+                    return self.wrong_type(value, name.get_ref(), "a whole number");
+                };
+                let name = Spanned::new(name.span(), name.get_ref().to_string());
+                Some((name, Spanned::new(value.span(), number)))
+            })
+            .collect();
+        found.sort_by_key(|(name, _)| name.span().start);
+        found
+    }
+
     /// Reports that a key must stand here; `None` so that it can end a chain.
     pub(super) fn missing<T>(&self, key: &str, example: &str) -> Option<T> {
         self.report

@@ -2,6 +2,7 @@
 //! finding must stand.
 
 mod nat;
+mod pools;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -866,6 +867,49 @@ fn timeouts() {
     expected[Lifetime::TcpEstablished as usize] = 7200;
     expected[Lifetime::UdpUnreplied as usize] = 45;
     assert_eq!((read.seconds, read.tcp_pick_up), (expected, true));
+}
+
+#[test]
+fn limits() {
+    let limits = good(CLINIC).limits;
+    assert_eq!((limits.flows_per_source, limits.flows_per_zone), (8192, 65_536));
+    assert_eq!((limits.scan, limits.scan_doors), (ScanAction::Limit, 64));
+    let small = CLINIC.replacen("[gateway]", "[gateway]\nflows_max = 4096", 1);
+    assert_eq!((good(&small).limits.flows_per_source, good(&small).limits.flows_per_zone), (256, 2048));
+    let config = good(&format!(
+        "{CLINIC}\n[limits]\nflows_per_source = 100\nhalf_open_per_source = 9\nscan = \"block\"\nscan_hold = \"10min\"\n\
+         [limits.zones]\nlan4 = 500\n"
+    ));
+    let limits = &config.limits;
+    assert_eq!((limits.flows_per_source, limits.half_open_per_source), (100, 9));
+    assert_eq!((limits.scan, limits.scan_hold), (ScanAction::Block, Duration::from_secs(600)));
+    let zone = |name: &str| config.zones.iter().find(|zone| &*zone.name == name).expect("a zone").id;
+    assert_eq!((limits.of_zone(zone("lan4")), limits.of_zone(zone("lan1"))), (500, 65_536));
+    refuses("[services]", "[limits]\nflows_per_source = ¦0\n[services]", "`flows_per_source` cannot be 0");
+    refuses("[services]", "[limits]\nhalf_open_per_source = ¦60001\n[services]", "cannot be 60001");
+    refuses("[services]", "[limits]\nscan = ¦\"kill\"\n[services]", "`scan` cannot be");
+    refuses("[services]", "[limits]\nscan_hold = ¦\"0s\"\n[services]", "`scan_hold` cannot be");
+    refuses("[services]", "[limits.zones]\n¦lan9 = 5\n[services]", "there is no zone \"lan9\"");
+    refuses("[services]", "[limits.zones]\nlan1 = ¦\"5\"\n[services]", "`lan1` is a string");
+    refuses("[services]", "[limits.zones]\nlan1 = ¦0\n[services]", "`lan1` cannot be 0");
+}
+
+#[test]
+fn challenges() {
+    let with = |more: &str| {
+        format!("[[policy]]\nname = \"x\"\nfrom = \"wan\"\nto = \"gateway\"\n{more}\n\n[services]")
+    };
+    let policy = |more: &str| {
+        let config = good(&CLINIC.replacen("[services]", &with(more), 1));
+        config.policies.iter().find(|policy| &*policy.name == "x").expect("it").syn_challenge
+    };
+    assert_eq!(policy("allow = [\"tcp/22\"]"), SynChallenge::Never);
+    assert_eq!(policy("allow = [\"tcp/22\"]\nsyn_challenge = \"always\""), SynChallenge::Always);
+    assert_eq!(policy("allow = [\"any\"]\nsyn_challenge = \"pressure\""), SynChallenge::Pressure);
+    let refused = |more: &str, expected: &str| refuses("[services]", &with(more), expected);
+    refused("allow = [\"tcp/22\"]\nsyn_challenge = ¦\"yes\"", "`syn_challenge` cannot be");
+    refused("allow = [\"udp/53\"]\nsyn_challenge = ¦\"always\"", "can be challenged");
+    refused("deny = [\"tcp/22\"]\nsyn_challenge = ¦\"always\"", "can be challenged");
 }
 
 #[test]

@@ -15,13 +15,15 @@ use ipnet::IpNet;
 use sekisho_abi::map::{Config as FilterConfig, config_flags};
 use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
+use sekisho_ike::crypto::random::SystemRandom;
 
 use super::layout::Layout;
+use super::quotas::quotas;
 use super::trunk::{self, Trunk};
 use crate::config::{Config, Neighbours, Port, VpnPort};
 use crate::filter::{BoundPort, Filter, FilterError, Maps, Mode, bytes};
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
-use crate::nat::NatSet;
+use crate::nat::{Given, NatSet};
 use crate::policy::RuleSet;
 
 /// The kernel's (and the filter's) end of the engine's veth pair.
@@ -52,7 +54,9 @@ pub(super) struct Ground {
     /// How XDP runs, by port id.
     pub(super) modes: BTreeMap<u16, &'static str>,
     /// Both ends of the engine's veth pair.
-    tunnel: Option<(Link, Link)>,
+    pub(super) tunnel: Option<(Link, Link)>,
+    /// Addresses that peers have given us.
+    pub(super) given: Given,
     sockets: SocketRanges,
     /// The engine, if there is a VPN zone.
     pub(super) engine: Option<Arc<Engine>>,
@@ -83,10 +87,12 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
         trunks: Vec::new(),
         modes: BTreeMap::new(),
         tunnel: None,
+        given: Given::new(),
         sockets: SocketRanges::new(),
         engine: None,
     };
     ground.maps.clear_spis()?;
+    ground.maps.renew_secrets(&mut SystemRandom::new())?;
     ground.put_in_force(config, &config.rules(SystemTime::now())?, run_directory).await?;
     Ok(ground)
 }
@@ -131,14 +137,15 @@ impl Ground {
             *link = interface(config, port, link, &self.kernel, &mut self.ledger).await?;
             answer_for(config, port, &self.kernel, &mut self.ledger).await?;
         }
+        self.given.retain(|id, _| config.vpn_ports.iter().any(|port| port.id == *id));
+        self.put_given().await?;
         self.keep_or_start_engine(config)?;
 
         self.maps.neighbours.set(&bound_ports(config))?;
         self.maps.set_ports(&self.ports(config))?;
         let routers: Vec<IpAddr> = config.routers().into_iter().map(|(_, router)| router).collect();
         self.maps.set_routers(&routers)?;
-        let networks: Vec<_> =
-            config.networks().into_iter().map(|(net, owner)| (net.addr(), net.prefix_len(), owner)).collect();
+        let networks = self.networks(config);
         self.maps.set_networks(&networks)?;
         let in_force = self.maps.config()?;
         let flags = if config.timeouts.tcp_pick_up { config_flags::TCP_PICK_UP } else { 0 };
@@ -148,16 +155,15 @@ impl Ground {
             engine_mac: self.tunnel.as_ref().map_or([0; 6], |(inner, _)| inner.mac),
             flags: in_force.flags & !config_flags::TCP_PICK_UP | flags,
             lifetimes: config.timeouts.seconds,
+            quotas: quotas(config),
         })?;
-        self.maps.set_nat(NatSet::of(config));
+        let of_zones = config.zones.iter().map(|zone| (zone.id, config.limits.of_zone(zone.id)));
+        self.maps.set_zones(&of_zones.collect());
+        self.maps.set_nat(NatSet::of(config, &self.given));
         let generation = self.maps.set_rules(rules)?;
         tracing::info!(generation, networks = networks.len(), "rules in force");
 
-        if let Some((inner, _)) = &self.tunnel {
-            for port in &config.vpn_ports {
-                routes_behind_vpn(config, port, &self.links, inner, &self.kernel, &mut self.ledger).await?;
-            }
-        }
+        self.route_into_tunnels(config).await?;
         layout.put_in_force()?;
         // Only now is everything there by which a packet is judged: open.
         let in_force = self.maps.config()?;
@@ -413,14 +419,24 @@ impl Ground {
         let Some((inner, _)) = &self.tunnel else { return Ok(()) };
         let of_tunnels = |made: &&Made| matches!(made, Made::Route(route) if route.interface == inner.name);
         let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
-        for port in &config.vpn_ports {
-            routes_behind_vpn(config, port, &self.links, inner, &self.kernel, &mut self.ledger).await?;
-        }
+        self.route_into_tunnels(config).await?;
         let now: Vec<u16> = config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
         for made in former {
             // The same route with another MTU has taken its place.
             if matches!(&made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu))) {
                 self.ledger.strike(&made)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Routes behind every VPN, with the addresses that it has given us as their sources.
+    pub(super) async fn route_into_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
+        if let Some((inner, _)) = &self.tunnel {
+            for port in &config.vpn_ports {
+                let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
+                let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
+                routes_behind_vpn(config, port, given, links, inner, kernel, ledger).await?;
             }
         }
         Ok(())
@@ -598,6 +614,7 @@ fn plain_route(prefix: IpNet, via: IpAddr, interface: &str) -> Route {
 async fn routes_behind_vpn(
     config: &Config,
     port: &VpnPort,
+    given: &[IpAddr],
     links: &[Link],
     inner: &Link,
     kernel: &Kernel,
@@ -612,31 +629,25 @@ async fn routes_behind_vpn(
     for hop in hops.into_iter().filter(|hop| hop.is_ipv4() || kernel.has_ipv6()) {
         kernel.set_neighbour(inner.index, hop, engine_mac(port.id)).await?;
     }
-    let children = port
-        .connections
-        .iter()
-        .filter_map(|&index| config.connections.get(index))
-        .flat_map(|connection| &connection.children);
-    for child in children {
-        for remote in &child.remote {
-            let is_v4 = remote.addr().is_ipv4();
-            // The gateway's own packets must fit the selectors as well.
-            let source =
-                config.ports.iter().flat_map(|port| &port.addresses).map(IpNet::addr).find(|address| {
-                    child.local.iter().any(|local| local.contains(address)) && address.is_ipv4() == is_v4
-                });
-            let route = Route {
-                destination: remote.addr(),
-                prefix: remote.prefix_len(),
-                gateway: if is_v4 { hops[0] } else { hops[1] },
-                interface: inner.name.clone(),
-                onlink: true,
-                source,
-                rank: 0,
-                mtu: Some(tunnel_mtu(config, port, links)),
-            };
-            kernel.add_route(ledger, &route).await?;
-        }
+    for (remote, child) in config.behind(port) {
+        let is_v4 = remote.addr().is_ipv4();
+        // The gateway's own packets must fit the selectors as well.
+        let mut own = config.ports.iter().flat_map(|port| &port.addresses).map(IpNet::addr);
+        let source = own.find(|address| {
+            child.local.iter().any(|local| local.contains(address)) && address.is_ipv4() == is_v4
+        });
+        let mut given = given.iter().filter(|address| child.local_dynamic && address.is_ipv4() == is_v4);
+        let route = Route {
+            destination: remote.addr(),
+            prefix: remote.prefix_len(),
+            gateway: if is_v4 { hops[0] } else { hops[1] },
+            interface: inner.name.clone(),
+            onlink: true,
+            source: source.or_else(|| given.next().copied()),
+            rank: 0,
+            mtu: Some(tunnel_mtu(config, port, links)),
+        };
+        kernel.add_route(ledger, &route).await?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::config::{AddressSet, Config, Gateway};
 /// One difference. Field names are part of the interface.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Change {
-    /// `port`, `zone`, `policy`, `nat`, `connection`, `credentials` or `gateway`.
+    /// `port`, `zone`, `policy`, `nat`, `pool`, `connection`, `credentials` or `gateway`.
     pub what: String,
     /// Its name in the configuration.
     pub name: String,
@@ -78,6 +78,7 @@ impl Changes {
             evidence,
             gateway,
             timeouts,
+            limits,
             ports,
             vpn_ports,
             zones,
@@ -86,6 +87,7 @@ impl Changes {
             sets,
             schedules,
             nat,
+            pools,
             connections,
         } = new;
         let mut changes = Changes::default();
@@ -100,6 +102,10 @@ impl Changes {
         }
         if *timeouts != old.timeouts {
             changes.add("gateway", "timeouts", Kind::Changed);
+            changes.ground = true;
+        }
+        if *limits != old.limits {
+            changes.add("gateway", "limits", Kind::Changed);
             changes.ground = true;
         }
         let of_gateway = changes.list.len();
@@ -143,6 +149,10 @@ impl Changes {
                 ports.iter().any(|port| old.nat.answered_by(port.id) != nat.answered_by(port.id));
         }
 
+        let of_pools = changes.list.len();
+        changes.compare("pool", old.pools.iter().map(|p| (&*p.name, p)), pools.iter().map(|p| (&*p.name, p)));
+        changes.ground |= changes.list.len() > of_pools;
+
         let ike = |config: &EndpointConfig, name: &str| {
             config.connections.iter().find(|connection| *connection.name == *name).cloned()
         };
@@ -164,6 +174,7 @@ impl Changes {
             if former.start != connection.start
                 || former.local != connection.local
                 || former.remote != connection.remote
+                || former.pools != connection.pools
                 || (!same_engine && !is_same_but_for_credentials(former, connection))
             {
                 changes.add("connection", name, Kind::Changed);
@@ -301,6 +312,13 @@ allow = ["tcp/8600"]
     }
 
     #[test]
+    fn limits_are_put_in_force() {
+        let (changes, list) = changes(&format!("{BEFORE}[limits]\nflows_per_source = 100\n"));
+        assert_eq!(list, ["~ gateway limits"]);
+        assert!(changes.ground && !changes.regroups && !changes.connections);
+    }
+
+    #[test]
     fn the_order_of_policies_counts() {
         let (print, scan) =
             (BEFORE.find("[[policy]]").expect("one"), BEFORE.rfind("[[policy]]").expect("two"));
@@ -320,6 +338,13 @@ allow = ["tcp/8600"]
         );
         assert!(list.contains(&"~ port lan2".into()) && list.contains(&"+ zone office".into()), "{list:?}");
         assert!(changes.regroups && changes.ground);
+    }
+
+    #[test]
+    fn a_pool_is_a_change_of_its_own() {
+        let (changes, list) = changes(&format!("{BEFORE}[pools.p]\naddresses = \"10.9.0.0/24\"\n"));
+        assert_eq!(list, ["+ pool p"]);
+        assert!(changes.ground && !changes.rules && !changes.connections);
     }
 
     #[test]

@@ -18,9 +18,11 @@
 mod bringup;
 mod change;
 mod crl;
+mod given;
 mod layout;
 mod neighbours;
 mod paths;
+mod quotas;
 mod reload;
 mod report;
 mod sockets;
@@ -69,6 +71,8 @@ use crate::status;
 const REQUESTS_MAX: usize = 64;
 /// How often the ports' interfaces and the way to the peers are looked up again.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// How long a key of challenges is used: an answer comes within a round trip, and a guess has no more time than this.
+const SECRETS_PERIOD: Duration = Duration::from_secs(60);
 /// How often stale neighbours are asked for.
 const NEIGHBOURS_PERIOD: Duration = Duration::from_secs(10);
 /// How long a stop waits for peers to acknowledge that their SAs are deleted.
@@ -189,6 +193,8 @@ struct Daemon {
     metrics: Option<Task<()>>,
     /// A changed configuration is being read and checked.
     is_reading: bool,
+    /// When challenges got a new key.
+    secrets_renewed: Instant,
 }
 
 impl Daemon {
@@ -238,6 +244,7 @@ impl Daemon {
             sa_event_thread: Some(sa_event_thread),
             requests,
             metrics: None,
+            secrets_renewed: now,
             is_reading: false,
         })
     }
@@ -293,6 +300,8 @@ impl Daemon {
                     }
                     self.follow_schedules();
                     self.follow_uplinks().await;
+                    self.follow_given().await;
+                    self.renew_secrets();
                     self.tunnels.watch(Instant::now(), &mut self.endpoint);
                     if self.trace_until.is_some_and(|until| until <= Instant::now()) {
                         self.end_trace();
@@ -312,6 +321,17 @@ impl Daemon {
                     self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
                 }
             }
+        }
+    }
+
+    /// Keys of challenges are used for a time and known for another.
+    fn renew_secrets(&mut self) {
+        if self.secrets_renewed.elapsed() < SECRETS_PERIOD {
+            return;
+        }
+        self.secrets_renewed = Instant::now();
+        if let Err(error) = self.ground.maps.renew_secrets(&mut SystemRandom::new()) {
+            tracing::error!(%error, "challenges go on with the former key");
         }
     }
 
@@ -344,6 +364,10 @@ impl Daemon {
         self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
         for url in self.tunnels.crls_wanted.drain(..) {
             crl::fetch(url, self.crl_sender.clone());
+        }
+        if std::mem::take(&mut self.tunnels.given_changed) {
+            self.follow_given().await;
+            self.tunnels.settle(Instant::now(), &mut self.endpoint, &mut self.ground.maps, &self.sockets);
         }
         let is_new = self.tunnels.peers().any(|(peer, local)| !self.paths.has_asked(peer, local));
         if is_new {

@@ -174,7 +174,7 @@ impl Daemon {
         let Prepared { config, ike, rules, .. } = new;
         if !changes.ground {
             if changes.rules {
-                self.ground.maps.set_nat(NatSet::of(&config));
+                self.ground.maps.set_nat(NatSet::of(&config, &self.ground.given));
                 self.name_rules(&config);
                 self.ground
                     .put_rules_in_force(&config, &rules, &self.directory)
@@ -219,7 +219,7 @@ impl Daemon {
             // For the moment that this takes nothing passes.
             self.ground.maps.close()?;
         } else {
-            self.ground.maps.set_nat(NatSet::of(config));
+            self.ground.maps.set_nat(NatSet::of(config, &self.ground.given));
             // What goes away has no rules any more before its networks become somebody else's.
             self.ground.maps.set_rules(rules)?;
         }

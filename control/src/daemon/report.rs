@@ -1,6 +1,8 @@
 //! The state of everything as one [`Status`].
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use sekisho_abi::rule::RuleCounter;
@@ -13,7 +15,7 @@ use super::{Daemon, engine_counters};
 use crate::config::Action;
 use crate::status::{
     ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus,
-    PolicyStatus, PortStatus, SaCount, SetStatus, Status,
+    LeaseStatus, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status, ZoneStatus,
 };
 
 impl Daemon {
@@ -52,8 +54,14 @@ impl Daemon {
             drops: drops(&ports),
             policies: self.policies(),
             sets: self.sets(),
+            pools: self.pools(&ike_sas, &stats.pools_exhausted),
             ports,
-            flows: FlowStatus { count: self.sweeper.count(), max: u64::from(self.config.gateway.flows_max) },
+            flows: FlowStatus {
+                count: self.sweeper.count(),
+                max: u64::from(self.config.gateway.flows_max),
+                pressure: self.sweeper.is_under_pressure(),
+            },
+            zones: self.zones(),
             evidence: self.evidence.counters(),
             ike: IkeEngineStatus {
                 half_open: stats.half_open.try_into().unwrap_or(u64::MAX),
@@ -63,6 +71,16 @@ impl Daemon {
             },
             engine: self.ground.engine.as_deref().map(engine_counters).unwrap_or_default(),
         }
+    }
+
+    fn zones(&self) -> Vec<ZoneStatus> {
+        let zones = self.config.zones.iter();
+        zones
+            .map(|zone| {
+                let (flows, flows_max) = self.sweeper.zone(zone.id);
+                ZoneStatus { name: zone.name.to_string(), flows, flows_max }
+            })
+            .collect()
     }
 
     fn policies(&self) -> Vec<PolicyStatus> {
@@ -86,6 +104,33 @@ impl Daemon {
                 }
             })
             .collect()
+    }
+
+    fn pools(&self, ike_sas: &[IkeStatus], exhausted: &BTreeMap<Arc<str>, u64>) -> Vec<PoolStatus> {
+        let mut given: BTreeMap<IpAddr, LeaseStatus> = BTreeMap::new();
+        for sa in ike_sas {
+            for address in &sa.virtual_addresses.remote {
+                let peer = sa.remote_id.as_ref().map(ToString::to_string).unwrap_or_default();
+                let connection = sa.connection.as_deref().unwrap_or_default().to_owned();
+                given.insert(*address, LeaseStatus { address: address.to_string(), peer, connection });
+            }
+        }
+        let pools = self.config.pools.iter().map(|pool| {
+            let ranges: Vec<_> =
+                self.endpoint.config().pools.iter().filter(|range| range.name == pool.name).collect();
+            let size = ranges.iter().fold(0u128, |sum, range| sum.saturating_add(range.size()));
+            let of_it =
+                given.iter().filter(|(address, _)| ranges.iter().any(|range| range.contains(**address)));
+            let leases: Vec<LeaseStatus> = of_it.map(|(_, lease)| lease.clone()).collect();
+            PoolStatus {
+                name: pool.name.to_string(),
+                size: u64::try_from(size).unwrap_or(u64::MAX),
+                used: leases.len() as u64,
+                exhausted: exhausted.get(&pool.name).copied().unwrap_or_default(),
+                leases,
+            }
+        });
+        pools.collect()
     }
 
     fn sets(&self) -> Vec<SetStatus> {
@@ -172,6 +217,8 @@ impl Daemon {
                 rekey_in_s: sa.rekey_at.map_or(0, |at| at.saturating_duration_since(now).as_secs()),
                 nat: sa.nat_local || sa.nat_remote,
             }),
+            addresses: established.map(|sa| words(&sa.virtual_addresses.local)).unwrap_or_default(),
+            name_servers: established.map(|sa| words(&sa.virtual_addresses.dns)).unwrap_or_default(),
             children,
             established: tunnel.established,
             dead: tunnel.dead,
@@ -182,6 +229,10 @@ impl Daemon {
             ..ConnectionStatus::default()
         }
     }
+}
+
+fn words(addresses: &[IpAddr]) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
 }
 
 /// Refused packets by reason, all ports together.

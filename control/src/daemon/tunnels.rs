@@ -39,6 +39,8 @@ pub(super) struct Tunnels {
     all: Vec<Tunnel>,
     /// Inbound SPIs to forget once their SA has stopped lingering.
     leaving: Vec<(Instant, IpAddr, u32)>,
+    /// Virtual addresses have come or gone.
+    pub(super) given_changed: bool,
     /// CRLs that the IKE engine asked for, by URL.
     pub(super) crls_wanted: Vec<String>,
     /// Our own addresses.
@@ -57,6 +59,8 @@ pub(super) struct Tunnel {
     /// It may begin at another address where that one cannot be used.
     mobike: bool,
     remote: Option<IpAddr>,
+    /// Its peers are given addresses.
+    gives: bool,
     /// Whether it shall be up now: by configuration, traffic or an operator.
     wanted: bool,
     /// Closed by an operator: nothing but `up` opens it again.
@@ -106,7 +110,15 @@ impl Tunnels {
     /// All connections of a configuration, none of them up.
     pub(super) fn new(config: &Config, table: Arc<dyn SaTable>, evidence: Sink, now: Instant) -> Tunnels {
         let all = config.connections.iter().map(|connection| Tunnel::new(config, connection, now)).collect();
-        Tunnels { table, all, leaving: Vec::new(), crls_wanted: Vec::new(), uplinks: Uplinks::default(), evidence }
+        Tunnels {
+            table,
+            all,
+            leaving: Vec::new(),
+            given_changed: false,
+            crls_wanted: Vec::new(),
+            uplinks: Uplinks::default(),
+            evidence,
+        }
     }
 
     /// Goes on with the connections of another configuration. The engine has closed the SAs of those that it does not
@@ -249,10 +261,28 @@ impl Tunnels {
     ) -> Result<String, String> {
         let tunnel = self.named(name)?;
         let Some(ike) = tunnel.ike else { return Err(format!("{name} is not up")) };
+        if tunnel.gives {
+            return Err(format!(
+                "{name} gives addresses to peers that ask for them, so only they can begin anew; `sekisho down {name}` and \
+                 `sekisho up {name}` makes them"
+            ));
+        }
         endpoint.reauthenticate(now, ike).map_err(|error| error.to_string())?;
         Ok(format!(
             "{name}: both ends prove again who they are; the present SAs carry on until the new ones do"
         ))
+    }
+
+    /// What a peer gave cannot be used: it is closed, and tried again after a while.
+    pub(super) fn refuse(&mut self, now: Instant, name: &str, why: String, endpoint: &mut Endpoint) {
+        if let Some(tunnel) = self.all.iter_mut().find(|tunnel| &*tunnel.name == name) {
+            tunnel.last_failure = Some(why);
+        }
+        let sas = endpoint.ike_sas().filter(|sa| sa.connection.as_deref() == Some(name));
+        for ike in sas.map(|sa| sa.ike).collect::<Vec<_>>() {
+            // Gone meanwhile is as good.
+            let _ = endpoint.close(now, ike);
+        }
     }
 
     /// Closes everything, telling the peers.
@@ -276,6 +306,12 @@ impl Tunnels {
     ) {
         while let Some(event) = endpoint.poll_event() {
             self.handle_event(now, event, endpoint, maps);
+        }
+        for (spi, known) in endpoint.known_spis().take_changes() {
+            if let Err(error) = maps.set_ike_spi(spi, known) {
+                // Its messages come through with those of strangers.
+                tracing::error!(%error, "the filter does not know of an IKE SA");
+            }
         }
         while let Some(transmit) = endpoint.poll_transmit() {
             sockets.send(&transmit);
@@ -365,6 +401,7 @@ impl Tunnels {
                 "IKE SA rekeyed"
             ),
             Event::IkeClosed { ike, connection, reason } => {
+                self.given_changed = true;
                 tracing::info!(connection = &*connection, reason = ?reason, "IKE SA closed");
                 self.evidence
                     .record(Record::IkeDown { connection: connection.to_string(), reason: word(reason) });
@@ -381,13 +418,16 @@ impl Tunnels {
                     }
                 }
             }
-            Event::VirtualAddresses { connection, addresses, .. } => tracing::info!(
-                connection = &*connection,
-                local = ?addresses.local,
-                remote = ?addresses.remote,
-                dns = ?addresses.dns,
-                "virtual addresses"
-            ),
+            Event::VirtualAddresses { connection, addresses, .. } => {
+                self.given_changed = true;
+                tracing::info!(
+                    connection = &*connection,
+                    local = ?addresses.local,
+                    remote = ?addresses.remote,
+                    dns = ?addresses.dns,
+                    "virtual addresses"
+                );
+            }
             Event::ChildInstall(child) => self.install(now, *child, endpoint, maps),
             Event::ChildActivateOutbound { child } => {
                 if let Some(spi_in) = self.child(child).map(|child| child.spi_in)

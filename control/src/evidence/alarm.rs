@@ -1,8 +1,8 @@
 //! What refused packets add up to: somebody who lies about his address or uses another's, somebody who tries doors.
 //!
-//! Works on the sample that the programs send, so a slow scan of few ports is not seen; one that tries many doors is.
+//! Works on the sample that the programs send. Scans are found by the programs themselves, which see every packet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,6 @@ use crate::neighbours::mac_text;
 
 /// An alarm about one source is not repeated for so long.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Different doors (address, protocol, port) within [`PAUSE`] that make a scan.
-const SCAN_DOORS: usize = 16;
 /// Sources that are watched at a time; the longest known makes room.
 const SOURCES_MAX: usize = 1024;
 
@@ -29,7 +27,6 @@ pub(super) struct Watch {
 
 struct Source {
     since: Instant,
-    doors: BTreeSet<(IpAddr, u8, u16)>,
     scans: bool,
     spoofs: bool,
 }
@@ -53,15 +50,10 @@ impl Watch {
                 let alarm = if verdict == Verdict::DropNeighbour { "neighbour-spoof" } else { "spoof" };
                 (alarm, format!("{}, to {}", verdict.name(), packet.destination))
             }
-            Verdict::DropPolicy if !source.scans => {
-                source.doors.insert((packet.destination, packet.protocol, packet.destination_port));
-                if source.doors.len() < SCAN_DOORS {
-                    return None;
-                }
+            // The programs, which see every packet, have counted.
+            Verdict::DropScan if !source.scans => {
                 source.scans = true;
-                source.doors.clear();
-                let seconds = now.saturating_duration_since(source.since).as_secs();
-                ("scan", format!("{SCAN_DOORS} different refused destinations in {seconds} s"))
+                ("scan", format!("many refused doors, of late {} port {}", packet.destination, packet.destination_port))
             }
             _ => return None,
         };
@@ -92,7 +84,7 @@ impl Watch {
 
 impl Source {
     fn new(since: Instant) -> Self {
-        Self { since, doors: BTreeSet::new(), scans: false, spoofs: false }
+        Self { since, scans: false, spoofs: false }
     }
 }
 
@@ -117,15 +109,11 @@ mod tests {
     #[test]
     fn one_scan_is_one_alarm_a_minute() {
         let (mut watch, now) = (Watch::default(), Instant::now());
-        let mut alarms = |ports: std::ops::Range<u16>, now| {
-            ports
-                .filter_map(|port| watch.refused(Verdict::DropPolicy, &packet("10.1.1.1", port), now))
-                .count()
-        };
-        assert_eq!(alarms(0..15, now), 0);
-        assert_eq!(alarms(0..15, now), 0, "the same doors again");
-        assert_eq!(alarms(15..200, now), 1);
-        assert_eq!(alarms(200..400, now + PAUSE), 1);
+        let mut alarms = |verdict, now| watch.refused(verdict, &packet("10.1.1.1", 80), now).into_iter().count();
+        assert_eq!(alarms(Verdict::DropPolicy, now), 0, "a refused packet alone");
+        assert_eq!(alarms(Verdict::DropScan, now), 1);
+        assert_eq!(alarms(Verdict::DropScan, now), 0, "told already");
+        assert_eq!(alarms(Verdict::DropScan, now + PAUSE), 1);
     }
 
     #[test]

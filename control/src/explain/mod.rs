@@ -184,22 +184,18 @@ fn settle(question: &Question) -> Result<Question, String> {
         _ => {}
     }
     match question.protocol {
-        TCP | UDP => {
-            if question.destination_port.is_none() {
-                return Err("TCP and UDP ask for a destination port: add --dport".into());
-            }
+        TCP | UDP if question.destination_port.is_none() => {
+            Err("TCP and UDP ask for a destination port: add --dport".into())
         }
-        ICMP | ICMPV6 => {
-            if question.destination_port.is_some() {
-                return Err("ICMP has no ports: leave --dport out; it is asked about an echo request".into());
-            }
+        ICMP | ICMPV6 if question.destination_port.is_some() => {
+            Err("ICMP has no ports: leave --dport out; it is asked about an echo request".into())
         }
+        TCP | UDP | ICMP | ICMPV6 => Ok(question),
         _ if question.destination_port.or(question.source_port).is_some() => {
-            return Err("only TCP and UDP have ports: leave --sport and --dport out".into());
+            Err("only TCP and UDP have ports: leave --sport and --dport out".into())
         }
-        _ => {}
+        _ => Ok(question),
     }
-    Ok(question)
 }
 
 fn answer(twin: &mut Twin, context: &Context, question: &Question) -> Result<Explanation, String> {

@@ -9,8 +9,10 @@ use crate::config::{Action, Config, Policy, ZoneId};
 
 /// Rules named at most.
 const NEAR_MAX: usize = 3;
-/// A rule from which more is different has nothing to do with the question.
-const DIFFERENCES_MAX: usize = 2;
+/// A rule that is farther off has nothing to do with the question.
+const FAR: usize = 3;
+/// How far off a rule is by another zone; by anything else it is one step.
+const ZONE: usize = 2;
 
 /// The rules that allow what is nearest to what is asked, first those from which the least is different.
 pub(super) fn rules(config: &Config, asleep: &BTreeSet<usize>, asked: &Asked) -> Vec<Near> {
@@ -23,27 +25,28 @@ pub(super) fn rules(config: &Config, asleep: &BTreeSet<usize>, asked: &Asked) ->
         .filter(|(_, (policy, _))| policy.action == Action::Allow)
         .map(|(index, (policy, line))| {
             let differences = differences(config, policy, asleep.contains(&index), asked);
-            (differences.len(), Near { name: policy.name.to_string(), line, why: differences.join("; ") })
+            let (steps, why): (Vec<usize>, Vec<String>) = differences.into_iter().unzip();
+            (steps.iter().sum(), Near { name: policy.name.to_string(), line, why: why.join("; ") })
         })
-        .filter(|(count, _)| (1..=DIFFERENCES_MAX).contains(count))
+        .filter(|(steps, _)| (1..FAR).contains(steps))
         .collect();
-    near.sort_by_key(|(count, _)| *count);
-    let least = near.first().map_or(0, |(count, _)| *count);
-    near.into_iter().filter(|(count, _)| *count == least).map(|(_, near)| near).take(NEAR_MAX).collect()
+    near.sort_by_key(|(steps, _)| *steps);
+    let least = near.first().map_or(0, |(steps, _)| *steps);
+    near.into_iter().filter(|(steps, _)| *steps == least).map(|(_, near)| near).take(NEAR_MAX).collect()
 }
 
-/// What of a rule does not fit.
-fn differences(config: &Config, policy: &Policy, asleep: bool, asked: &Asked) -> Vec<String> {
+/// What of a rule does not fit, each with how far off that is.
+fn differences(config: &Config, policy: &Policy, asleep: bool, asked: &Asked) -> Vec<(usize, String)> {
     let mut differences = Vec::new();
     let zones = |zones: &[ZoneId]| -> String {
         let names: Vec<&str> = zones.iter().filter_map(|id| config.zone_name(*id)).collect();
         names.join(", ")
     };
     if !policy.from.contains(&asked.from) {
-        differences.push(format!("it is from {}", zones(&policy.from)));
+        differences.push((ZONE, format!("it is from {}", zones(&policy.from))));
     }
     if !policy.to.contains(&asked.to) {
-        differences.push(format!("it is to {}", zones(&policy.to)));
+        differences.push((ZONE, format!("it is to {}", zones(&policy.to))));
     }
     let fits = policy
         .matches
@@ -51,7 +54,7 @@ fn differences(config: &Config, policy: &Policy, asleep: bool, asked: &Asked) ->
         .any(|matched| matched.ports_of(asked.protocol).is_some_and(|ports| ports.contains(&asked.service)));
     if !fits {
         let services: Vec<String> = policy.matches.iter().map(service::of).collect();
-        differences.push(format!("it allows {}", services.join(", ")));
+        differences.push((1, format!("it allows {}", services.join(", "))));
     }
     let within = |sets: &[usize], address| {
         sets.is_empty()
@@ -71,17 +74,17 @@ fn differences(config: &Config, policy: &Policy, asleep: bool, asked: &Asked) ->
         texts.join(", ")
     };
     if !within(&policy.sources, asked.source) {
-        differences.push(format!("its sources are {}", names(&policy.sources)));
+        differences.push((1, format!("its sources are {}", names(&policy.sources))));
     }
     if !within(&policy.destinations, asked.destination) {
-        differences.push(format!("its destinations are {}", names(&policy.destinations)));
+        differences.push((1, format!("its destinations are {}", names(&policy.destinations))));
     }
     let source_port = |ports: &std::ops::RangeInclusive<u16>| ports.contains(&asked.source_port);
     if !policy.source_ports.is_empty() && !policy.source_ports.iter().any(source_port) {
-        differences.push("it wants another source port".into());
+        differences.push((1, "it wants another source port".into()));
     }
     if asleep {
-        differences.push("its schedule has it out of force now".into());
+        differences.push((1, "its schedule has it out of force now".into()));
     }
     differences
 }
@@ -151,11 +154,13 @@ deny = ["any"]
         assert_eq!(near(1, 2, "192.168.1.10", 6, 9101), print(services));
         assert_eq!(near(1, 2, "192.168.1.12", 6, 9100), print("its sources are tills"));
         assert_eq!(near(1, 2, "192.168.1.12", 6, 9101), print(&format!("{services}; its sources are tills")));
+        let names = |near: Vec<(String, String)>| near.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         assert_eq!(
-            near(2, 1, "192.168.1.10", 6, 9100).len(),
-            2,
-            "the other direction, and the other service"
+            names(near(2, 1, "192.168.1.10", 6, 9100)),
+            ["ping"],
+            "not the rule of the other direction"
         );
+        assert_eq!(near(2, 2, "192.168.1.10", 6, 9100), print("it is from lan1"));
         assert!(near(1, 1, "192.168.1.12", 47, 0).is_empty(), "nothing is near");
         assert!(near(1, 2, "192.168.1.10", 6, 9100).is_empty(), "it fits: something else refused it");
     }

@@ -172,6 +172,9 @@ fn end(way: &Way<'_>, explanation: &Explanation, reaches: bool) -> String {
     if explanation.tunnel.as_ref().is_some_and(|tunnel| tunnel.connection.is_none()) {
         return "Refused: the filter lets it through, the ESP engine does not.".into();
     }
+    if verdict == Verdict::Challenge {
+        return format!("Allowed ({name}), once its sender has answered a challenge: TCP clients do so by themselves.");
+    }
     match &explanation.to_port {
         Some(port) if port == "gateway" => format!("Allowed ({name}): it gets to the gateway."),
         Some(port) => format!("Allowed ({name}): it leaves by port {port}."),
@@ -198,6 +201,11 @@ fn why(way: &Way<'_>, verdict: Verdict) -> String {
         Verdict::DropIcmpError => "it answers no packet of a known flow",
         Verdict::DropRate => "the source has used up its share at the moment",
         Verdict::DropRuleLimit => "the rule's limit of new flows is used up at the moment",
+        Verdict::DropQuotaSource => "the source has its quota of flows",
+        Verdict::DropQuotaHalfOpen => "the source has its quota of half-open TCP flows",
+        Verdict::DropQuotaDestination => "the destination has its quota of half-open TCP flows",
+        Verdict::DropQuotaZone => "the zone has its quota of flows",
+        Verdict::DropScanLimit => "the source has tried many doors, and may open few new flows for a time",
         Verdict::DropNatConflict => {
             "the translated ends are another flow's already, and the protocol has no port that could be another"
         }

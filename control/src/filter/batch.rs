@@ -1,4 +1,5 @@
-//! Many entries of a map in one system call (BPF_MAP_UPDATE_BATCH, BPF_MAP_DELETE_BATCH; Linux 5.6, tries 5.13): a
+//! Calls of bpf(2) that the library lacks: an entry taken out of a hash with its value (BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+//! Linux 5.14), and many entries of a map in one system call (BPF_MAP_UPDATE_BATCH, BPF_MAP_DELETE_BATCH; Linux 5.6, tries 5.13): a
 //! hundred thousand addresses are in the kernel in a fraction of a second.
 
 use std::io;
@@ -12,6 +13,7 @@ use aya::sys::SyscallError;
 /// Entries in one call: enough that the call itself costs nothing.
 const ENTRIES_MAX: usize = 4096;
 
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
@@ -26,6 +28,38 @@ struct Attributes {
     map: i32,
     element_flags: u64,
     flags: u64,
+}
+
+/// `union bpf_attr`, its member for single entries.
+#[repr(C)]
+struct Element {
+    map: i32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Takes an entry out of a hash, with the value that it had in that moment; `None` where there is none.
+pub(super) fn take<K: Pod, V: Pod + Default>(map: &HashMap<MapData, K, V>, key: &K) -> Option<V> {
+    let mut value = V::default();
+    let mut attributes = Element {
+        map: IterableMap::map(map).fd().as_fd().as_raw_fd(),
+        padding: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_mut(&mut value) as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are plain data of the map's sizes (the typed map has checked them) and live during the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_AND_DELETE_ELEM,
+            &raw mut attributes,
+            size_of::<Element>(),
+        )
+    };
+    (result == 0).then_some(value)
 }
 
 /// Adds or replaces entries of a hash.

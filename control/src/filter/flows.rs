@@ -2,28 +2,38 @@
 //! never delays an IKE message. The same sweep tells the recorder of flows that have begun and ended since the last one:
 //! that costs the packet path nothing.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
 use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, Lifetime, tcp_state};
+use sekisho_abi::quota::ZONES_MAX;
 
+use super::audit::{self, Audit, Look};
+use super::counts::Counts;
 use super::maps::bytes;
-use super::{Filter, FilterError, Maps, translations};
+use super::pressure::Pressure;
+use super::{Filter, FilterError, Maps, batch, translations};
 use crate::evidence::{FlowFacts, Record, Sink};
 
 /// Time between two sweeps. A flow past its time is refused by the programs at once; sweeping only frees its place.
 const PERIOD: Duration = Duration::from_secs(5);
+/// The same while the table fills up.
+const PERIOD_UNDER_PRESSURE: Duration = Duration::from_secs(1);
+/// Time between two looks at how full it is, which cost next to nothing.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// How long a sweep waits, in all, for a recorder that is behind.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The sweeping thread; ends when dropped.
 pub struct FlowSweeper {
-    count: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+    is_under_pressure: Arc<AtomicBool>,
     /// Seconds, by class.
     lifetimes: Arc<[AtomicU32; LIFETIMES]>,
     stop: Arc<AtomicBool>,
@@ -37,30 +47,55 @@ impl FlowSweeper {
         let mut flows = maps.flows.take().ok_or(FilterError::Missing("FLOWS"))?;
         let mut translations = maps.translations.take().ok_or(FilterError::Missing("TRANSLATIONS"))?;
         let neighbours = maps.neighbours.clone();
-        let count = Arc::new(AtomicU64::new(0));
+        let swept = lifetimes.clone();
+        let counts = maps.counts.clone();
+        let is_under_pressure = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
+        let mut sweeper = Sweeper {
+            counts: counts.clone(),
+            flows_max: maps.flows_max,
+            lifetimes: lifetimes.clone(),
+            sink,
+            pressure: Pressure::default(),
+            audit: Audit::default(),
+            // Flows from before are known; their ends are told.
+            swept_ns: monotonic_ns(),
+        };
         let thread = thread::Builder::new()
             .name("flow-sweeper".into())
             .spawn({
-                let (count, lifetimes, stop) = (count.clone(), lifetimes.clone(), stop.clone());
+                let (stop, is_under_pressure) = (stop.clone(), is_under_pressure.clone());
                 move || {
-                    // Flows from before are known; their ends are told.
-                    let mut swept_ns = monotonic_ns();
+                    let mut next = Instant::now();
                     while !stop.load(Ordering::Relaxed) {
-                        let now_ns = monotonic_ns();
-                        let seconds = lifetimes.each_ref().map(|seconds| seconds.load(Ordering::Relaxed));
-                        let alive = sweep(&mut flows, &seconds, now_ns, swept_ns, &sink);
-                        count.store(alive, Ordering::Relaxed);
-                        swept_ns = now_ns;
-                        translations::sweep(&mut translations, &flows, monotonic_ns());
-                        let lifetime = seconds.get(Lifetime::Neighbour as usize).copied().unwrap_or_default();
-                        neighbours.sweep(lifetime, monotonic_ns());
-                        thread::park_timeout(PERIOD);
+                        let was = sweeper.pressure.any();
+                        sweeper.look();
+                        let is = sweeper.pressure.any();
+                        is_under_pressure.store(is, Ordering::Relaxed);
+                        if is != was {
+                            let state =
+                                if is { "fills up: unanswered flows live shorter" } else { "has room again" };
+                            tracing::warn!(
+                                flows = sweeper.counts.total(),
+                                max = sweeper.flows_max,
+                                "the flow table {state}"
+                            );
+                        }
+                        let now = Instant::now();
+                        if now >= next || (is && !was) {
+                            sweeper.sweep(&mut flows, monotonic_ns());
+                            translations::sweep(&mut translations, &flows, monotonic_ns());
+                            let lifetime = swept.get(Lifetime::Neighbour as usize);
+                            let seconds = lifetime.map_or(0, |seconds| seconds.load(Ordering::Relaxed));
+                            neighbours.sweep(seconds, monotonic_ns());
+                            next = now + if is { PERIOD_UNDER_PRESSURE } else { PERIOD };
+                        }
+                        thread::park_timeout(LOOK_PERIOD);
                     }
                 }
             })
             .map_err(|source| FilterError::Pin { path: "flow-sweeper".into(), source })?;
-        Ok(FlowSweeper { count, lifetimes, stop, thread: Some(thread) })
+        Ok(FlowSweeper { counts, is_under_pressure, lifetimes, stop, thread: Some(thread) })
     }
 
     /// How long flows live from the next sweep on: seconds, by class.
@@ -70,9 +105,19 @@ impl FlowSweeper {
         }
     }
 
-    /// Flows known at the last sweep.
+    /// Flows in the table.
     pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.counts.total()
+    }
+
+    /// Flows that were opened from a zone, and how many there may be.
+    pub fn zone(&self, number: u16) -> (u64, u64) {
+        self.counts.zone(number.into())
+    }
+
+    /// Whether the table, or a zone's part of it, fills up.
+    pub fn is_under_pressure(&self) -> bool {
+        self.is_under_pressure.load(Ordering::Relaxed)
     }
 }
 
@@ -86,40 +131,75 @@ impl Drop for FlowSweeper {
     }
 }
 
-/// Removes what has expired and counts what is left; tells of both, and of what was made since `swept_ns`.
-fn sweep(
-    flows: &mut HashMap<MapData, FlowKey, Flow>,
-    lifetimes: &[u32],
-    now_ns: u64,
+/// What the thread works with.
+struct Sweeper {
+    counts: Arc<Counts>,
+    flows_max: u32,
+    /// Seconds, by class.
+    lifetimes: Arc<[AtomicU32; LIFETIMES]>,
+    sink: Sink,
+    pressure: Pressure,
+    audit: Audit,
     swept_ns: u64,
-    sink: &Sink,
-) -> u64 {
-    let mut alive = 0;
-    let mut expired = Vec::new();
-    let names = sink.names();
-    let mut patience = PATIENCE;
-    for (key, flow) in flows.iter().filter_map(Result::ok) {
-        if flow.created_ns >= swept_ns && flow.created_ns < now_ns {
-            let start = Record::FlowStart(FlowFacts::of(&key, &flow, &names, now_ns));
-            sink.record_patiently(start, &mut patience);
-        }
-        if is_expired(&flow, lifetimes, now_ns) {
-            expired.push(key);
-        } else {
-            alive += 1;
-        }
+}
+
+impl Sweeper {
+    /// Looks whether the table fills up.
+    fn look(&mut self) {
+        let zones = (0..ZONES_MAX).map(|number| {
+            let (flows, flows_max) = self.counts.zone(number);
+            (number, flows, flows_max)
+        });
+        self.pressure.look(self.counts.total(), self.flows_max.into(), zones);
     }
-    for key in expired {
-        // A packet may have revived it since: looked at once more, so that at most a flow without traffic is lost.
-        if let Ok(flow) = flows.get(&key, 0)
-            && is_expired(&flow, lifetimes, now_ns)
-            && flows.remove(&key).is_ok()
-        {
-            let end = FlowFacts::of(&key, &flow, &names, now_ns).ended(why(&flow));
-            sink.record_patiently(end, &mut patience);
+
+    /// Removes what has expired; tells of that, and of what was made since the last sweep. Counts that are not those of the
+    /// flows are put right.
+    fn sweep(&mut self, flows: &mut HashMap<MapData, FlowKey, Flow>, now_ns: u64) {
+        let lifetimes = self.lifetimes.each_ref().map(|seconds| seconds.load(Ordering::Relaxed));
+        let is_expired =
+            |pressure: &Pressure, flow: &Flow| is_past(flow, pressure.seconds(flow, &lifetimes), now_ns);
+        let mut expired = Vec::new();
+        let mut seen = HashSet::new();
+        let names = self.sink.names();
+        let mut patience = PATIENCE;
+        let mut look = Look::begin(&self.counts);
+        let looked_ns = monotonic_ns();
+        for (key, flow) in flows.iter().filter_map(Result::ok) {
+            // Where a flow goes meanwhile, the kernel begins again.
+            if !seen.insert(key) {
+                continue;
+            }
+            if flow.created_ns < looked_ns {
+                look.saw(&flow);
+            }
+            if flow.created_ns >= self.swept_ns && flow.created_ns < now_ns {
+                let start = Record::FlowStart(FlowFacts::of(&key, &flow, &names, now_ns));
+                self.sink.record_patiently(start, &mut patience);
+            }
+            if is_expired(&self.pressure, &flow) {
+                expired.push(key);
+            }
+            if seen.len() > 2 * self.flows_max as usize {
+                break;
+            }
         }
+        for (counter, add) in self.audit.conclude(look.end(&self.counts)) {
+            tracing::warn!(?counter, add, "a count of flows was not that of the flows there are: put right");
+            audit::correct(&self.counts, counter, add);
+        }
+        for key in expired {
+            // A packet may have revived it since: looked at once more, so that at most a flow without traffic is lost.
+            if flows.get(&key, 0).is_ok_and(|flow| is_expired(&self.pressure, &flow))
+                && let Some(flow) = batch::take(flows, &key)
+            {
+                self.counts.give_back(&flow);
+                let end = FlowFacts::of(&key, &flow, &names, now_ns).ended(why(&flow));
+                self.sink.record_patiently(end, &mut patience);
+            }
+        }
+        self.swept_ns = now_ns;
     }
-    alive
 }
 
 /// What the last packets of an expired flow had said.
@@ -132,30 +212,38 @@ fn why(flow: &Flow) -> &'static str {
 }
 
 /// The flows as others than the sweeper look at them: through the pin, so that nobody waits for anybody.
-pub struct FlowTable(HashMap<MapData, FlowKey, Flow>);
+pub struct FlowTable {
+    flows: HashMap<MapData, FlowKey, Flow>,
+    counts: Counts,
+}
 
 impl FlowTable {
     /// That of a gateway in force.
     pub fn open(gateway: &str) -> Result<FlowTable, FilterError> {
         let error = |source| FilterError::Map { map: "FLOWS", source: Box::new(source) };
-        let data = MapData::from_pin(Filter::flows_pin(gateway)).map_err(error)?;
-        Ok(FlowTable(HashMap::try_from(Map::HashMap(data)).map_err(error)?))
+        let pinned = |name: &str| MapData::from_pin(Filter::pin_of(gateway, name)).map_err(error);
+        let flows = HashMap::try_from(Map::HashMap(pinned("FLOWS")?)).map_err(error)?;
+        Ok(FlowTable { flows, counts: Counts::of(&pinned("QUOTAS")?, &pinned("ZONES")?)? })
     }
 
     /// Every flow; one that comes or goes meanwhile may be missing. Ends in any case, also where so many come and go that
     /// the kernel begins again and again.
     pub fn iter(&self, flows_max: usize) -> impl Iterator<Item = (FlowKey, Flow)> + '_ {
-        self.0.iter().take(flows_max.saturating_mul(2)).filter_map(Result::ok)
+        self.flows.iter().take(flows_max.saturating_mul(2)).filter_map(Result::ok)
     }
 
     /// One flow.
     pub fn find(&self, key: &FlowKey) -> Option<Flow> {
-        self.0.get(key, 0).ok()
+        self.flows.get(key, 0).ok()
     }
 
     /// Forgets a flow, and says whether it was there.
     pub fn remove(&mut self, key: &FlowKey) -> bool {
-        self.0.remove(key).is_ok()
+        let taken = batch::take(&self.flows, key);
+        if let Some(flow) = &taken {
+            self.counts.give_back(flow);
+        }
+        taken.is_some()
     }
 }
 
@@ -164,18 +252,16 @@ pub(crate) fn flow_key(protocol: u8, ends: [(IpAddr, u16); 2]) -> FlowKey {
     let mut ends = ends.map(|(address, port)| (bytes(address), port.to_be()));
     ends.sort_by_key(|(address, _)| *address);
     let [low, high] = ends;
-    FlowKey {
-        low: low.0,
-        high: high.0,
-        low_port_be: low.1,
-        high_port_be: high.1,
-        protocol,
-        reserved: [0; 3],
-    }
+    FlowKey { low: low.0, high: high.0, low_port_be: low.1, high_port_be: high.1, protocol, reserved: [0; 3] }
 }
 
+/// Whether a flow has outlived its usual time.
 pub(crate) fn is_expired(flow: &Flow, lifetimes: &[u32], now_ns: u64) -> bool {
-    let seconds = lifetimes.get(usize::from(flow.lifetime)).copied().unwrap_or(0);
+    is_past(flow, lifetimes.get(usize::from(flow.lifetime)).copied().unwrap_or(0), now_ns)
+}
+
+/// Whether so many seconds have gone by since the flow's last packet.
+fn is_past(flow: &Flow, seconds: u32, now_ns: u64) -> bool {
     now_ns.saturating_sub(flow.last_seen_ns) > u64::from(seconds) * 1_000_000_000
 }
 
@@ -200,10 +286,12 @@ mod tests {
             lifetime: lifetime as u8,
             ..Flow::default()
         };
-        assert!(!is_expired(&flow(Lifetime::UdpUnreplied), &LIFETIMES_DEFAULT, 40 * second));
-        assert!(is_expired(&flow(Lifetime::UdpUnreplied), &LIFETIMES_DEFAULT, 41 * second));
-        assert!(!is_expired(&flow(Lifetime::TcpEstablished), &LIFETIMES_DEFAULT, 432_000 * second));
+        let none = Pressure::default();
+        let is_expired = |flow: &Flow, now_ns| is_past(flow, none.seconds(flow, &LIFETIMES_DEFAULT), now_ns);
+        assert!(!is_expired(&flow(Lifetime::UdpUnreplied), 40 * second));
+        assert!(is_expired(&flow(Lifetime::UdpUnreplied), 41 * second));
+        assert!(!is_expired(&flow(Lifetime::TcpEstablished), 432_000 * second));
         // A clock that seems to run backwards between CPUs keeps the flow.
-        assert!(!is_expired(&flow(Lifetime::Icmp), &LIFETIMES_DEFAULT, 9 * second));
+        assert!(!is_expired(&flow(Lifetime::Icmp), 9 * second));
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::xdp::{DevMapHash, XdpMapError, XskMap};
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{Config, Counter, Spi, SpiKey, config_flags};
@@ -15,11 +16,14 @@ use sekisho_abi::nat::{
     DestinationNat, DestinationNatKey, NAT_POOL_MAX, SourceNat, SourceNatKey, Translated,
 };
 use sekisho_abi::port::{Network, Port, PortKey};
+use sekisho_abi::quota::{Bucket, Secrets, ZONES_MAX, ZoneQuota};
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey};
 use sekisho_abi::trace::Trace;
 use sekisho_abi::verdict::{Verdict, counter_index};
 use sekisho_abi::{Address, mapped};
+use sekisho_ike::crypto::random::Random;
 
+use super::counts::Counts;
 use super::neighbours::Neighbours;
 use super::{FilterError, batch};
 use crate::nat::NatSet;
@@ -52,6 +56,12 @@ pub struct Maps {
     nat_pool: Array<MapData, Address>,
     /// Written with every rule set.
     nat: NatSet,
+    secrets: Array<MapData, Secrets>,
+    ike_spis: HashMap<MapData, u64, u32>,
+    /// Counts of flows, shared with the programs.
+    pub(super) counts: Arc<Counts>,
+    /// Capacity of `FLOWS`.
+    pub(super) flows_max: u32,
     /// For the flow sweeper's own thread.
     pub(super) translations: Option<HashMap<MapData, FlowKey, Translated>>,
     /// For the flow sweeper's own thread.
@@ -65,8 +75,14 @@ pub struct Maps {
 }
 
 impl Maps {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Maps, FilterError> {
+    pub(super) fn take(ebpf: &mut Ebpf, flows_max: u32) -> Result<Maps, FilterError> {
+        let quotas: Array<MapData, Bucket> = take(ebpf, "QUOTAS")?;
+        let zones: Array<MapData, ZoneQuota> = take(ebpf, "ZONES")?;
         Ok(Maps {
+            counts: Arc::new(Counts::of(IterableMap::map(&quotas), IterableMap::map(&zones))?),
+            flows_max,
+            secrets: take(ebpf, "SECRETS")?,
+            ike_spis: take(ebpf, "IKE_SPIS")?,
             config: take(ebpf, "CONFIG")?,
             ports: take(ebpf, "PORTS")?,
             networks: take(ebpf, "NETWORKS")?,
@@ -188,6 +204,10 @@ impl Maps {
         if !self.nat.is_empty() {
             config.flags |= config_flags::NAT;
         }
+        config.flags &= !config_flags::CHALLENGES;
+        if rules.challenges() {
+            config.flags |= config_flags::CHALLENGES;
+        }
         self.set_config(config)?;
         // A packet that was on its way at the flip finds its rule set whole.
         await_programs();
@@ -257,6 +277,38 @@ impl Maps {
         let entries: Vec<_> = self.rules.keys().filter_map(Result::ok).collect();
         let entries = entries.into_iter().filter(|key| is_other(key.data().generation_be));
         batch::delete_trie(&mut self.rules, entries).map_err(error("RULES"))
+    }
+
+    /// New keys for challenges; those sent under the former ones may still be answered. The first call makes those of
+    /// quotas, too, which stay as long as what they count.
+    pub fn renew_secrets(&mut self, random: &mut dyn Random) -> Result<(), FilterError> {
+        let mut secrets = self.secrets.get(&0, 0).map_err(error("SECRETS"))?;
+        let mut key = || [random.next_u64(), random.next_u64()];
+        if secrets.slots == [0; 2] {
+            secrets.slots = key();
+            secrets.challenge = key();
+        }
+        secrets.former_challenge = secrets.challenge;
+        secrets.challenge = key();
+        self.secrets.set(0, secrets, 0).map_err(error("SECRETS"))
+    }
+
+    /// How many flows may be opened from each zone; from others none.
+    pub fn set_zones(&mut self, flows_max: &BTreeMap<u16, u32>) {
+        for number in 0..ZONES_MAX {
+            let of_zone = u16::try_from(number).ok().and_then(|number| flows_max.get(&number));
+            self.counts.set_zone_max(number, of_zone.copied().unwrap_or_default().into());
+        }
+    }
+
+    /// Whether messages under an SPI are for an IKE SA of ours, from now on.
+    pub fn set_ike_spi(&mut self, spi: u64, known: bool) -> Result<(), FilterError> {
+        let key = spi.to_be();
+        let changed = match known {
+            true => self.ike_spis.insert(key, 1, 0),
+            false => absent_is_fine(self.ike_spis.remove(&key)),
+        };
+        changed.map_err(error("IKE_SPIS"))
     }
 
     /// Makes an inbound SA known to the programs.

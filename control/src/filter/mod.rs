@@ -5,12 +5,15 @@
 //! programs and swaps them into the living links one by one (BPF_LINK_UPDATE is atomic): there is no moment without a
 //! filter. Only an orderly stop removes the pins.
 
+mod audit;
 mod batch;
+mod counts;
 mod developer;
 mod events;
 mod flows;
 mod maps;
 mod neighbours;
+mod pressure;
 mod translations;
 mod twin;
 
@@ -26,11 +29,13 @@ use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
+use sekisho_abi::quota::buckets;
+
 use crate::kernel::Link;
 
 pub use events::Events;
-pub(crate) use flows::{flow_key, is_expired, monotonic_ns};
 pub use flows::{FlowSweeper, FlowTable};
+pub(crate) use flows::{flow_key, is_expired, monotonic_ns};
 pub use maps::Maps;
 pub(crate) use maps::bytes;
 pub use neighbours::{BoundPort, Neighbours, is_static};
@@ -47,7 +52,7 @@ const DETACH_WAIT: Duration = Duration::from_millis(10);
 /// The object that build.rs made from `dataplane-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SEKISHO_EBPF_OBJECT"));
 
-const MAPS: [&str; 23] = [
+const MAPS: [&str; 26] = [
     "CONFIG",
     "PORTS",
     "NETWORKS",
@@ -71,7 +76,13 @@ const MAPS: [&str; 23] = [
     "RULE_RATES",
     "RATES",
     "SHARES",
+    "QUOTAS",
+    "ZONES",
+    "SECRETS",
 ];
+
+/// What counts flows goes with them.
+const MAPS_OF_FLOWS: [&str; 4] = ["FLOWS", "TRANSLATIONS", "QUOTAS", "ZONES"];
 
 /// The filter could not be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -179,11 +190,9 @@ impl Filter {
         let directory = pin_root(gateway).join(format!("v{ABI_VERSION}"));
         fs::create_dir_all(&directory).map_err(pin_error(&directory))?;
         let took_over = directory.join("CONFIG").exists();
-        for map in ["FLOWS", "TRANSLATIONS"] {
-            drop_resized_flows(&directory.join(map), flows_max)?;
-        }
+        let keep_flows = keep_flows && !is_resized(&directory.join("FLOWS"), flows_max)?;
         if !keep_flows {
-            for map in ["FLOWS", "TRANSLATIONS", "COUNTERS", "NEIGHBOURS"] {
+            for map in MAPS_OF_FLOWS.into_iter().chain(["COUNTERS", "NEIGHBOURS"]) {
                 let path = directory.join(map);
                 match fs::remove_file(&path) {
                     Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -197,6 +206,7 @@ impl Filter {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS", flows_max);
         loader.map_max_entries("TRANSLATIONS", flows_max);
+        loader.map_max_entries("QUOTAS", buckets(flows_max));
         // On a refusal the verifier's last words are enough; its full trace of a large program takes minutes.
         loader.verifier_log_level(VerifierLogLevel::STATS);
         developer::set_level(&mut loader);
@@ -211,7 +221,7 @@ impl Filter {
         }
         let egress: &mut SchedClassifier = program(&mut ebpf, "egress")?;
         egress.load().map_err(program_error("egress", None))?;
-        let maps = Maps::take(&mut ebpf)?;
+        let maps = Maps::take(&mut ebpf, flows_max)?;
         Ok((Filter { ebpf, directory, pins: BTreeSet::new(), took_over, generic_only: false }, maps))
     }
 
@@ -226,9 +236,9 @@ impl Filter {
         self.took_over
     }
 
-    /// Where the flows of a gateway are pinned.
-    fn flows_pin(gateway: &str) -> PathBuf {
-        pin_root(gateway).join(format!("v{ABI_VERSION}")).join("FLOWS")
+    /// Where a map of a gateway is pinned.
+    fn pin_of(gateway: &str, map: &str) -> PathBuf {
+        pin_root(gateway).join(format!("v{ABI_VERSION}")).join(map)
     }
 
     /// Whether a daemon of this gateway has put a filter in force and not taken it back.
@@ -489,22 +499,23 @@ fn tcx() -> bool {
     aya::util::KernelVersion::current().is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0))
 }
 
-/// A flow table of another size than configured cannot be taken over: its flows are given up, and that is said.
-fn drop_resized_flows(path: &Path, flows_max: u32) -> Result<(), FilterError> {
+/// Whether a flow table is of another size than configured: it cannot be taken over then, its flows are given up, and that
+/// is said.
+fn is_resized(path: &Path, flows_max: u32) -> Result<bool, FilterError> {
     if !path.exists() {
-        return Ok(());
+        return Ok(false);
     }
     let info = aya::maps::MapInfo::from_pin(path)
         .map_err(|source| FilterError::Map { map: "FLOWS", source: Box::new(source) })?;
-    if info.max_entries() != flows_max {
+    let is_resized = info.max_entries() != flows_max;
+    if is_resized {
         tracing::warn!(
             from = info.max_entries(),
             to = flows_max,
-            "the flow table has a new size: known flows are forgotten"
+            "the flow table has a new size: known flows and counters are forgotten"
         );
-        fs::remove_file(path).map_err(pin_error(path))?;
     }
-    Ok(())
+    Ok(is_resized)
 }
 
 /// Mounts bpffs where it belongs, if nobody has.

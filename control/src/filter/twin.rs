@@ -6,18 +6,20 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Mutex;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use sekisho_abi::Address;
-use sekisho_abi::explain::{Findings, OWN, REMEMBERED, SHARED};
+use sekisho_abi::explain::{COPIED, Findings, OWN, REMEMBERED, SHARED};
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{Config, Counter, Rate};
 use sekisho_abi::nat::{Translated, translated_kind};
 use sekisho_abi::port::{Network, Port, PortKey};
+use sekisho_abi::quota::{Bucket, ZoneQuota};
 use sekisho_abi::rule::RuleRateKey;
 use sekisho_abi::verdict::{Verdict, counter_index};
 
+use super::counts::Counts;
 use super::maps::{bytes, error, take};
 use super::{ABI_VERSION, FilterError, OBJECT, developer, pin_root, program, program_error};
 
@@ -44,6 +46,8 @@ pub(crate) struct Twin {
     rule_rates: Remembered<RuleRateKey, Rate>,
     rates: Remembered<Address, Rate>,
     shares: Remembered<ShareKey, Rate>,
+    /// The counts that the programs change, and those in force.
+    counts: [Counts; 2],
 }
 
 /// What became of a packet.
@@ -98,11 +102,19 @@ impl Twin {
         for (name, size) in REMEMBERED.into_iter().chain(sized) {
             loader.map_max_entries(name, size);
         }
+        let pinned = |name| MapData::from_pin(directory.join(name)).map_err(error(name));
+        let [quotas, zones] = COPIED;
+        let (live_quotas, live_zones) = (pinned(quotas)?, pinned(zones)?);
+        loader.map_max_entries(quotas, live_quotas.info().map_err(error(quotas))?.max_entries());
         let mut ebpf = loader.load(OBJECT).map_err(|error| FilterError::Load(Box::new(error)))?;
         let port: &mut Xdp = program(&mut ebpf, "port")?;
         port.load().map_err(program_error("port", None))?;
         let pin = |name| directory.join(name);
+        let (own_quotas, own_zones): (Array<_, Bucket>, Array<_, ZoneQuota>) =
+            (take(&mut ebpf, quotas)?, take(&mut ebpf, zones)?);
+        let own = Counts::of(IterableMap::map(&own_quotas), IterableMap::map(&own_zones))?;
         Ok(Twin {
+            counts: [own, Counts::of(&live_quotas, &live_zones)?],
             config: take(&mut ebpf, "CONFIG")?,
             ports: take(&mut ebpf, "PORTS")?,
             networks: take(&mut ebpf, "NETWORKS")?,
@@ -190,6 +202,8 @@ impl Twin {
     /// Nothing is left of the run before.
     fn begin(&mut self) -> Result<(), FilterError> {
         self.scratch.clear()?;
+        let [own, live] = &self.counts;
+        own.copy_from(live);
         self.flows.begin()?;
         self.translations.begin()?;
         self.rule_rates.begin()?;

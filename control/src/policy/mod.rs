@@ -32,7 +32,7 @@ use sekisho_abi::rule::{
 
 use self::classes::Classes;
 use self::ports::{Block, segments};
-use crate::config::{Action, AddressSet, Match, Policy, ZoneId};
+use crate::config::{Action, AddressSet, Match, Policy, SynChallenge, ZoneId};
 
 pub use unreachable::{Unreachable, unreachable};
 
@@ -155,6 +155,12 @@ impl RuleSet {
     /// Entries of `LISTS` under this rule set number.
     pub fn lists(&self, generation: u32) -> impl Iterator<Item = (ListKey, List)> {
         self.lists.iter().map(move |(key, list)| (ListKey { generation, ..*key }, *list))
+    }
+
+    /// Whether any of them challenges TCP clients.
+    pub fn challenges(&self) -> bool {
+        let flags = rule_flags::SYN_CHALLENGE | rule_flags::SYN_CHALLENGE_PRESSURE;
+        self.rules.iter().any(|entry| entry.rule.flags & flags != 0)
     }
 
     /// Entries of `ADDRESSES` under this rule set number: prefix length in bits, number included, key, class.
@@ -379,6 +385,11 @@ impl Compiler<'_> {
         if policy.limit.is_some_and(|limit| limit.per_source) {
             flags |= rule_flags::PER_SOURCE;
         }
+        flags |= match policy.syn_challenge {
+            SynChallenge::Never => 0,
+            SynChallenge::Pressure => rule_flags::SYN_CHALLENGE_PRESSURE,
+            SynChallenge::Always => rule_flags::SYN_CHALLENGE,
+        };
         Rule {
             order: order(number),
             id: policy.id.into(),

@@ -6,7 +6,7 @@ use crate::pod;
 use crate::rule::Asked;
 
 /// Maps that the programs only read: an explanation asks those in force.
-pub const SHARED: [&str; 12] = [
+pub const SHARED: [&str; 13] = [
     "CONFIG",
     "PORTS",
     "NETWORKS",
@@ -19,7 +19,11 @@ pub const SHARED: [&str; 12] = [
     "SOURCE_NAT",
     "DESTINATION_NAT",
     "NAT_POOL",
+    "SECRETS",
 ];
+
+/// Arrays of counts that the programs change: their own begin as a copy of those in force, of the same size.
+pub const COPIED: [&str; 2] = ["QUOTAS", "ZONES"];
 
 /// Tables that the programs write and find again by a key, with the capacity that is enough for one question. Of those in
 /// force the entries are copied that the question is about.
@@ -27,7 +31,7 @@ pub const REMEMBERED: [(&str, u32); 5] =
     [("FLOWS", 64), ("TRANSLATIONS", 64), ("RULE_RATES", 1024), ("RATES", 1024), ("SHARES", 1024)];
 
 /// Maps that the programs write, and that begin empty for a question, with the capacity that is enough.
-pub const OWN: [(&str, Option<u32>); 14] = [
+pub const OWN: [(&str, Option<u32>); 19] = [
     ("RULE_COUNTERS", Some(1)),
     ("COUNTERS", None),
     ("EVENTS", None),
@@ -42,6 +46,11 @@ pub const OWN: [(&str, Option<u32>); 14] = [
     ("TRACE", None),
     ("TRACE_RATES", None),
     ("LOST", None),
+    ("PROVEN", Some(1024)),
+    ("SCANNERS", Some(1024)),
+    ("NEW_SCANNER", None),
+    ("SCANNING", None),
+    ("IKE_SPIS", Some(1)),
 ];
 
 /// What the way of a packet has come to, at the begin of a program's entry in `SCRATCH`. Zero before the first packet.

@@ -79,6 +79,13 @@ pub struct Flow {
     pub tag: u64,
     /// What its packets are translated to.
     pub translation: Translation,
+    /// Where its source is counted in `QUOTAS`: index of the slot plus one; 0: nowhere.
+    pub source_slot: u32,
+    /// Index in `ZONES` that it counts in.
+    pub quota_zone: u32,
+    /// While it counts as half-open: [`IS_HALF_OPEN`](crate::quota::IS_HALF_OPEN), and where its destination is counted,
+    /// as above. 0: it does not. Whoever makes it zero gives back what it counts; an atomic exchange says who.
+    pub half_open: u64,
 }
 
 /// One side of a TCP flow as packets of both sides show it, after Guido van Rooij, *Real Stateful TCP Packet Filtering

@@ -14,6 +14,7 @@ pub mod map;
 pub mod nat;
 pub mod neighbour;
 pub mod port;
+pub mod quota;
 pub mod rule;
 pub mod trace;
 pub mod verdict;

@@ -35,9 +35,17 @@
 //! | `TRACE_RATES` | per-CPU array, 1 | 0 → [`Rate`] of traced packets | programs |
 //! | `LOST` | per-CPU array, 1 | 0 → number of events that found no room (`u64`) | programs |
 //! | `ALARM_RATE` | per-CPU array, 1 | 0 → [`Rate`] of claims told | programs |
+//! | `QUOTAS` | array, shared memory | bucket → [`Bucket`](crate::quota::Bucket) | programs and daemon |
+//! | `ZONES` | array, shared memory | zone → [`ZoneQuota`](crate::quota::ZoneQuota) | programs and daemon |
+//! | `SECRETS` | array, 1 | 0 → [`Secrets`](crate::quota::Secrets) | daemon |
+//! | `PROVEN` | LRU hash | source address → until when, nanoseconds of CLOCK_MONOTONIC | programs |
+//! | `SCANNERS` | LRU hash | host and port → [`Scanner`](crate::quota::Scanner) | programs |
+//! | `SCANNING` | array, 1 | 0 → until when anyone counts as scanning, nanoseconds of CLOCK_MONOTONIC | programs |
+//! | `IKE_SPIS` | hash | our SPI of an IKE SA, as in messages → 1 | daemon |
 //! | `EVENT_RATES` | per-CPU array | verdict's number → [`Rate`] | programs |
 
 use crate::flow::LIFETIMES;
+use crate::quota::Quotas;
 use crate::{Address, pod};
 
 /// The one entry of `CONFIG`.
@@ -56,6 +64,8 @@ pub struct Config {
     pub flags: u16,
     /// Lifetimes of flows by class, in seconds: see [`crate::flow::Lifetime`].
     pub lifetimes: [u32; LIFETIMES],
+    /// What one source, destination or zone may have.
+    pub quotas: Quotas,
 }
 
 /// Bits of [`Config::flags`].
@@ -69,6 +79,8 @@ pub mod config_flags {
     pub const NAT: u16 = 1 << 4;
     /// Somebody traces packets: `TRACE` says which.
     pub const TRACE: u16 = 1 << 8;
+    /// There are rules that challenge.
+    pub const CHALLENGES: u16 = 1 << 9;
 }
 
 /// What an inbound ESP packet is known by: SPI and the gateway's own address it was sent to (RFC 4301 section 4.1).

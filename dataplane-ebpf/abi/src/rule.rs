@@ -137,6 +137,10 @@ pub mod rule_flags {
     pub const LOG: u16 = 1 << 0;
     /// The limit holds for each source by itself.
     pub const PER_SOURCE: u16 = 1 << 1;
+    /// A TCP client must answer a challenge before its SYN opens a flow.
+    pub const SYN_CHALLENGE: u16 = 1 << 2;
+    /// The same, but only while many half-open flows lead to the destination.
+    pub const SYN_CHALLENGE_PRESSURE: u16 = 1 << 3;
 }
 
 /// What the rules are asked, and what they answer. Without padding, as it goes to subprograms.

@@ -34,6 +34,8 @@ verdicts! {
     Decrypt = 2, "decrypt";
     /// Handed to the user-space engine for encryption.
     Encrypt = 3, "encrypt";
+    /// A SYN answered by a challenge: whoever receives at its source address may open the flow.
+    Challenge = 4, "syn-challenge";
     /// Frame too short or header lengths that do not fit.
     DropMalformed = 16, "malformed";
     /// An EtherType other than IPv4, IPv6, ARP.
@@ -123,6 +125,24 @@ verdicts! {
     DropNatConflict = 60, "nat-conflict";
     /// No free port was found to translate the source to.
     DropNatExhausted = 61, "nat-exhausted";
+    /// The source has its quota of flows.
+    DropQuotaSource = 80, "quota-source";
+    /// The source has its quota of half-open TCP flows.
+    DropQuotaHalfOpen = 81, "quota-half-open";
+    /// The destination has its quota of half-open TCP flows.
+    DropQuotaDestination = 82, "quota-destination";
+    /// The zone has its quota of flows.
+    DropQuotaZone = 83, "quota-zone";
+    /// A SYN that must answer a challenge first, and cannot get it: an extension header or a fragment is in the way.
+    DropChallenge = 88, "syn-challenge-impossible";
+    /// A RST that answers a challenge as it should: its sender is known now, and the packet has done its work.
+    DropChallengeAnswered = 84, "syn-challenge-answered";
+    /// A refused packet, by which its source has tried so many doors that it counts as scanning.
+    DropScan = 85, "scan";
+    /// A new flow, beyond what a source that is scanning may open.
+    DropScanLimit = 86, "scan-limit";
+    /// More IKE messages that name no IKE SA of ours than there may be.
+    DropIkeUnknown = 87, "ike-unknown-spi";
 }
 
 impl Verdict {
@@ -132,8 +152,8 @@ impl Verdict {
     }
 }
 
-/// Verdicts per port in `COUNTERS`.
-pub const VERDICTS_MAX: u32 = 64;
+/// Verdicts per port in `COUNTERS`. A number has seven bits, as events have a use for the eighth.
+pub const VERDICTS_MAX: u32 = 128;
 
 /// Index into `COUNTERS`. Port 0 collects what belongs to no port.
 #[inline(always)]

@@ -1,12 +1,13 @@
 //! Step 5: known flows, and new ones where a rule allows them.
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::BPF_NOEXIST;
 use sekisho_abi::flow::{Flow, Hop};
 use sekisho_abi::map::{Config, Counter, config_flags};
 use sekisho_abi::nat::Translation;
 use sekisho_abi::port::{Port, ZONE_GATEWAY};
 use sekisho_abi::rule::{Asked, action, rule_flags};
 use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::challenge;
 use sekisho_dataplane::flow::{self, Fit, Key, Progress};
 use sekisho_dataplane::fragment::part;
 use sekisho_dataplane::frame::Frame;
@@ -19,6 +20,7 @@ use sekisho_dataplane::tcp;
 use crate::context::{XdpFrame, now_ns};
 use crate::maps;
 use crate::path::count::{self, Seen};
+use crate::path::nat::EEXIST;
 use crate::path::rule;
 use crate::path::{forward, nat, share};
 use crate::scratch::Scratch;
@@ -128,6 +130,7 @@ pub(crate) fn known(
         subprogram::nat_leave(frame, scratch)?;
     }
     flow::touch(known, &scratch.seen.packet, progress, original, frame.bytes(), now_ns);
+    settle(known);
     rule::count(known.rule, frame.bytes(), 0);
     Ok(Some(verdict))
 }
@@ -222,6 +225,7 @@ fn find_known(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Re
                         return Ok(Found::Again);
                     }
                     flow::touch(known, packet, progress, original, bytes, now_ns);
+                    settle(known);
                     rule::count(known.rule, bytes, 0);
                     remember(known, arriving, original);
                     return Ok(Found::Known);
@@ -234,7 +238,9 @@ fn find_known(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Re
             return Err(Verdict::DropPolicy);
         }
     }
-    flow::first(config, packet)?;
+    if !(config.flags & config_flags::CHALLENGES != 0 && challenge::is_answer(packet)) {
+        flow::first(config, packet)?;
+    }
     rule::about(asked, generation, packet, true, (entry.zone, exit.zone), flow::rule_port_be(packet));
     Ok(Found::New)
 }
@@ -253,6 +259,29 @@ fn remember(known: &mut Flow, arriving: &Arriving<'_>, original: bool) {
     *to = Hop { until_ns: 0, ..*hop };
     in_order();
     to.until_ns = flow::hop_until(arriving.generation, arriving.now_ns);
+}
+
+/// Whether a flow still counts as half-open, though its handshake is over.
+#[inline(always)]
+const fn is_unsettled(known: &Flow) -> bool {
+    known.half_open != 0 && !tcp::is_half_open(known.tcp_state)
+}
+
+#[inline(always)]
+fn settle(known: &mut Flow) {
+    if is_unsettled(known) {
+        subprogram::settle(known);
+    }
+}
+
+/// Settles the flow of a packet that [`continues`] has let through.
+#[inline(always)]
+pub(crate) fn settle_sent(scratch: &mut Scratch) -> Result<(), Verdict> {
+    let (key, from_low) = flow::key(&scratch.seen.packet);
+    if let Some((known, _)) = nat::find(&key, from_low) {
+        settle(known);
+    }
+    Ok(())
 }
 
 /// Keeps the compiler from moving writes across: for this target it has no fence to offer.
@@ -325,16 +354,25 @@ fn make(config: &Config, arriving: &Arriving<'_>, asked: &Asked) -> Result<bool,
     new.reply_hop.until_ns = 0;
     (new.original_window, new.reply_window) = flow::first_windows(packet);
     new.tag = key.tag();
+    // Counted when nothing refuses it any more.
+    new.source_slot = 0;
+    new.half_open = 0;
+    new.quota_zone = u32::from(entry.zone);
     Ok(asked.rule.flags & rule_flags::LOG != 0)
 }
 
-/// Puts the flow in the making into the table.
+/// Puts the flow in the making into the table, in the place of one that is over.
 #[inline(always)]
 pub(crate) fn insert(scratch: &mut Scratch) -> Result<(), Verdict> {
     let new: &Flow = nat::new_flow()?;
     let key = scratch.nat.key;
-    let full = |_| Verdict::DropFlowTable;
-    maps::FLOWS.insert(maps::flow_key(&key), new, u64::from(BPF_ANY)).map_err(full)?;
+    subprogram::remove_flow(maps::flow_key(&key));
+    match maps::FLOWS.insert(maps::flow_key(&key), new, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {}
+        // Another CPU was quicker; the sender repeats the packet.
+        Err(error) if error == -EEXIST => return Err(Verdict::DropInternal),
+        Err(_) => return Err(Verdict::DropFlowTable),
+    }
     // Its first packet is all that is counted yet.
     rule::count(new.rule, new.original.bytes as u32, 1);
     Ok(())
@@ -353,8 +391,7 @@ pub(crate) fn end(scratch: &Scratch, why: u32) {
 #[inline(always)]
 pub(crate) fn forget(scratch: &mut Scratch) -> Result<(), Verdict> {
     let key = scratch.nat.key;
-    // Already gone if another CPU was quicker.
-    let _ = maps::FLOWS.remove(maps::flow_key(&key));
+    subprogram::remove_flow(maps::flow_key(&key));
     Ok(())
 }
 
@@ -381,6 +418,8 @@ pub(crate) fn continues(scratch: &mut Scratch, exit: u16, bytes: u32) -> Result<
         Fit::Restart => return Err(Verdict::DropTcpState),
         Fit::No(refused) => return Err(refused),
     }
+    // Left to the caller, for the sake of the stack.
+    scratch.unsettled = u8::from(is_unsettled(known));
     nat::sent(scratch, &key, known, original)
 }
 

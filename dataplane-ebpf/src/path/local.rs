@@ -8,13 +8,14 @@ use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::fragment::part;
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::parse::{Kind, Packet, udp_port};
+use sekisho_dataplane::rate::{Share, of};
 use sekisho_dataplane::{rate, spoof};
 
 use crate::context::{XdpFrame, now_ns};
 use crate::maps;
 use crate::path::count::Seen;
 use crate::path::flow::End;
-use crate::path::{forward, pass, rule, trunk};
+use crate::path::{forward, pass, rule, share, trunk};
 use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
@@ -86,7 +87,7 @@ pub(crate) fn to_gateway(
             return Err(Verdict::DropPolicy);
         }
         if packet.fragment != part::LATER {
-            limit_initial(frame, packet)?;
+            subprogram::limit_strangers(frame, scratch, port.id)?;
         }
         return pass(frame, config, port);
     }
@@ -120,14 +121,27 @@ pub(crate) fn is_esp(packet: &Packet) -> bool {
     matches!(packet.kind, Kind::Esp | Kind::EspInUdp)
 }
 
-/// Holds down IKE messages that would open an IKE SA: those whose responder's SPI is zero (RFC 7296 section 3.1).
-/// Peers that are known go on undisturbed while a stranger with their address floods.
+/// Holds down IKE messages of strangers: those that would open an IKE SA, whose responder's SPI is zero (RFC 7296 section
+/// 3.1), and those that name no IKE SA of ours. Peers that are known go on undisturbed while a stranger with their address
+/// floods.
 #[inline(always)]
-fn limit_initial(frame: &XdpFrame, packet: &Packet) -> Result<(), Verdict> {
+pub(crate) fn limit_strangers(frame: &XdpFrame, packet: &Packet, port: u16) -> Result<(), Verdict> {
     let marker = if packet.destination_port() == udp_port::IKE_NAT_T { 4 } else { 0 };
-    let responder_spi = frame.read_at::<8>(u32::from(packet.transport) + 8 + marker + 8);
-    if responder_spi.is_none_or(|spi| spi != [0; 8]) {
+    let at = u32::from(packet.transport) + 8 + marker;
+    let Some([i0, i1, i2, i3, i4, i5, i6, i7, r0, r1, r2, r3, r4, r5, r6, r7, _, _, _, flags]) =
+        frame.read_at::<20>(at)
+    else {
+        // No header of IKE: a NAT's keep-alive, or nothing.
+        return unknown(packet, port);
+    };
+    let initiator = u64::from_ne_bytes([i0, i1, i2, i3, i4, i5, i6, i7]);
+    let responder = u64::from_ne_bytes([r0, r1, r2, r3, r4, r5, r6, r7]);
+    let own = if flags & IKE_INITIATOR != 0 { responder } else { initiator };
+    if maps::IKE_SPIS.get_ptr(own).is_some() {
         return Ok(());
+    }
+    if responder != 0 {
+        return unknown(packet, port);
     }
     let now_ns = now_ns();
     let next_ns = match maps::RATES.get_ptr(packet.source) {
@@ -138,4 +152,22 @@ fn limit_initial(frame: &XdpFrame, packet: &Packet) -> Result<(), Verdict> {
     let next_ns = rate::IKE_INITIAL.admit(next_ns, now_ns).ok_or(Verdict::DropRate)?;
     // A source that can't be remembered can't be held down either: refuse it.
     maps::RATES.insert(packet.source, Rate { next_ns }, u64::from(BPF_ANY)).map_err(|_| Verdict::DropRate)
+}
+
+/// The flag of an IKE message whose sender is the IKE SA's initiator, so that the responder's SPI is ours (RFC 7296
+/// section 3.1).
+const IKE_INITIATOR: u8 = 0x08;
+
+/// A message that names no IKE SA of ours. Some come after a restart, and are answered; more than that cost nothing.
+#[inline(always)]
+fn unknown(packet: &Packet, port: u16) -> Result<(), Verdict> {
+    let now_ns = now_ns();
+    let of_source = Share::new(&packet.source, packet.version, port, of::IKE_UNKNOWN);
+    let of_all = Share { host: [0; 16], port: 0, of: of::IKE_UNKNOWN };
+    if share::take(of_source, rate::IKE_UNKNOWN, now_ns) && share::take(of_all, rate::IKE_UNKNOWN_ALL, now_ns)
+    {
+        Ok(())
+    } else {
+        Err(Verdict::DropIkeUnknown)
+    }
 }

@@ -5,6 +5,7 @@
 //! hop, and what it went through is remembered with the flow. After that moment, or at once when the generation
 //! changes, one goes the long way again.
 
+pub(crate) mod challenge;
 pub(crate) mod count;
 pub(crate) mod flow;
 pub(crate) mod forward;
@@ -13,7 +14,9 @@ pub(crate) mod local;
 pub(crate) mod nat;
 pub(crate) mod neighbour;
 pub(crate) mod port;
+pub(crate) mod quota;
 pub(crate) mod rule;
+pub(crate) mod scan;
 pub(crate) mod share;
 pub(crate) mod trunk;
 
@@ -56,6 +59,24 @@ pub(crate) fn judge(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, 
 
 /// What [`short_way`] gives back beside numbers of verdicts.
 const SHORT_WAY_ENDS: u32 = 1 << 8;
+
+/// What a packet that a rule lets open a flow must pass besides.
+#[inline(always)]
+pub(crate) fn screen(scratch: &mut Scratch) -> Result<(), Verdict> {
+    challenge::ask(scratch)?;
+    scan::may_open(scratch)
+}
+
+/// What is still to be done about a packet that is refused: a SYN that must answer a challenge gets it, and who tries
+/// doors is noticed.
+#[inline(always)]
+pub(crate) fn refused(frame: &XdpFrame, scratch: &mut Scratch, verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::DropChallenge => subprogram::challenge(frame, scratch),
+        Verdict::DropPolicy | Verdict::DropTcpState => subprogram::tried(scratch, verdict),
+        verdict => verdict,
+    }
+}
 
 /// As far as most packets have to go. A function of its own for the sake of the stack: what it needed is free again
 /// when the long way begins.
@@ -152,6 +173,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
     if is_bound {
         subprogram::bound(frame, scratch)?;
     }
+    scratch.port_flags = port.flags;
     if spoof::stays_on_link(destination) {
         return local::on_link(scratch, port, frame.bytes());
     }

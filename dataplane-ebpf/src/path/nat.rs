@@ -408,7 +408,7 @@ pub(crate) fn claim(scratch: &mut Scratch, kind: u8) -> Claim {
     }
 }
 
-const EEXIST: i32 = 17;
+pub(crate) const EEXIST: i32 = 17;
 
 /// Forgets the ends of a flow that is over, or found no place. The daemon finds what is left of flows that end otherwise.
 #[inline(always)]

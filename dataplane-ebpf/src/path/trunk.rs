@@ -28,13 +28,14 @@ pub(crate) fn is_tagged(frame: &XdpFrame) -> bool {
 /// Takes the tag off and finds the port that it names.
 #[inline(always)]
 pub(crate) fn untag(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
-    let Scratch { seen, handover, .. } = scratch;
+    let Scratch { seen, handover, came_tagged, .. } = scratch;
     let named = vlan::read(frame).and_then(|vlan| port(seen.ifindex, vlan).ok_or(Verdict::DropVlanUnknown));
     match named {
         Ok(port) => {
             frame.pop_tag().ok_or(Verdict::DropInternal)?;
             seen.ifindex = port.ifindex;
             *handover = port.handover_ifindex;
+            *came_tagged = port.vlan;
             Ok(())
         }
         Err(_) if !maps::is_trunk(seen.ifindex) => Err(Verdict::DropVlan),
@@ -54,6 +55,15 @@ pub(crate) fn tagged(frame: &XdpFrame, vlan: u16) -> u32 {
     match frame.push_tag(vlan) {
         Some(()) => xdp_action::XDP_REDIRECT,
         // No driver leaves so little room before a frame; tracepoints show it.
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// The same for an answer to a tagged frame, which goes back by its NIC.
+#[inline(always)]
+pub(crate) fn answered(frame: &XdpFrame, vlan: u16) -> u32 {
+    match frame.push_tag(vlan) {
+        Some(()) => xdp_action::XDP_TX,
         None => xdp_action::XDP_ABORTED,
     }
 }

@@ -1,5 +1,6 @@
 //! The IKE engine against itself: two endpoints, and a network that delivers, drops, repeats, reorders, damages and
-//! invents datagrams while time passes and operators give commands.
+//! invents datagrams while time passes and operators give commands. Now and then an end says under its keys what no
+//! honest one would: a message is changed after its integrity check.
 //!
 //! Asserts: no panic; events make sense to a data path (what is removed was installed, inbound SPIs are unique); memory
 //! stays bounded; it comes to rest; after both sides have closed and their timers have run out nothing is left.
@@ -15,6 +16,7 @@ use sekisho_fuzz::ike::{CONNECTION, Side, assert_empty, endpoint};
 use sekisho_fuzz::memory::within;
 use sekisho_ike::Endpoint;
 use sekisho_ike::event::{ChildHandle, Event, IkeHandle, Path, Transmit};
+use sekisho_ike::tamper::{self, Tamper};
 use sekisho_ike::wire::{ExchangeType, Header, PayloadType, Spi};
 
 /// Steps of one run: enough for two rekeys with everything going wrong in between.
@@ -60,6 +62,13 @@ enum Step<'a> {
         to: Side,
         bytes: &'a [u8],
     },
+    /// The next authentic message says something else than was sent.
+    Tamper {
+        first: Option<u8>,
+        at: u16,
+        removed: u8,
+        inserted: &'a [u8],
+    },
     Wait(u16),
     RekeyIke(Side),
     RekeyChild(Side, u8),
@@ -96,6 +105,7 @@ fuzz_target!(|steps: Vec<Step<'_>>| {
         for step in steps.iter().take(STEPS) {
             network.take(step);
         }
+        tamper::next(None);
         network.rest();
         for side in [Side::A, Side::B] {
             network.act(side, |endpoint, now| endpoint.close_all(now));
@@ -229,6 +239,10 @@ impl Network {
             }
             Step::Raw { to, bytes } => {
                 self.act(to, |endpoint, now| endpoint.handle_datagram(now, to.path(), bytes));
+            }
+            Step::Tamper { first, at, removed, inserted } => {
+                let inserted = inserted.to_vec();
+                tamper::next(Some(Tamper { first, at: at.into(), removed: removed.into(), inserted }));
             }
             Step::Wait(milliseconds) => {
                 self.now += Duration::from_millis(milliseconds.into());

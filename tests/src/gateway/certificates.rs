@@ -17,8 +17,26 @@ use crate::lab::namespace::output;
 pub enum KeyType {
     /// ECDSA on P-256, the default.
     Ecdsa,
-    /// RSA.
+    /// ECDSA on P-384.
+    EcdsaP384,
+    /// Ed25519.
+    Ed25519,
+    /// RSA with 3072 bits.
     Rsa,
+    /// RSA with 4096 bits.
+    Rsa4096,
+}
+
+impl KeyType {
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Ecdsa => &[],
+            Self::EcdsaP384 => &["--ec", "p384"],
+            Self::Ed25519 => &["--ed25519"],
+            Self::Rsa => &["--rsa"],
+            Self::Rsa4096 => &["--rsa", "4096"],
+        }
+    }
 }
 
 /// A certification authority and what it issued.
@@ -39,8 +57,21 @@ pub struct Issued {
 impl Authority {
     /// Makes a new root and intermediate in a new folder.
     pub fn create(dir: &Path) -> Result<Self> {
-        output(Command::new(program("sekisho")?).args(["pki", "init", "--dir"]).arg(dir))?;
+        Self::create_with(dir, "Sekisho", KeyType::Ecdsa)
+    }
+
+    /// The same under another name, with keys of this kind.
+    pub fn create_with(dir: &Path, name: &str, keys: KeyType) -> Result<Self> {
+        let mut command = Command::new(program("sekisho")?);
+        output(command.args(["pki", "init", "--name", name, "--dir"]).arg(dir).args(keys.options()))?;
         Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Revokes a certificate; the CRL that says so.
+    pub fn revoke(&self, certificate: &Path) -> Result<PathBuf> {
+        let mut command = Command::new(program("sekisho")?);
+        output(command.args(["pki", "revoke", "--dir"]).arg(&self.dir).arg(certificate))?;
+        Ok(self.dir.join("intermediate.crl"))
     }
 
     /// The root certificate.
@@ -53,10 +84,7 @@ impl Authority {
         let prefix = self.dir.join(name);
         let mut command = Command::new(program("sekisho")?);
         command.args(["pki", "issue", "--dir"]).arg(&self.dir).args(["--id", id, "--out"]).arg(&prefix);
-        if keys == KeyType::Rsa {
-            command.arg("--rsa");
-        }
-        output(&mut command)?;
+        output(command.args(keys.options()))?;
         let with = |suffix: &str| prefix.with_file_name(format!("{name}.{suffix}.pem"));
         Ok(Issued { chain: with("crt"), key: with("key") })
     }

@@ -106,6 +106,13 @@ impl Sekishod {
         Ok(())
     }
 
+    /// Writes another configuration and has the daemon carry out the difference.
+    pub fn reload(&mut self, settings: &Settings) -> Result<()> {
+        fs::write(&self.config, settings.toml(&self.name))
+            .with_context(|| format!("writing {}", self.config.display()))?;
+        self.sekisho(&["reload"]).map(drop)
+    }
+
     /// Its name: `<lab>-clinic`.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,7 +1,8 @@
 //! The configuration files of the lab's gateways, as an administrator would write them.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use crate::lab::plan::{
     CENTRE_NEXT_HOPS, CENTRE_PORTS, CLINIC_NEXT_HOPS, CLINIC_PORTS, Family, Interface, LAN1_NETWORKS, Place,
@@ -49,6 +50,22 @@ pub enum Credentials {
         /// CA of the peer, PEM.
         peer_ca: PathBuf,
     },
+    /// We by the key in this file, the peer by a certificate.
+    OwnPsk {
+        /// The key.
+        psk: PathBuf,
+        /// CA of the peer, PEM.
+        peer_ca: PathBuf,
+    },
+    /// We by a certificate, the peer by the key in this file.
+    PeerPsk {
+        /// Own chain, PEM.
+        chain: PathBuf,
+        /// Own private key, PEM.
+        key: PathBuf,
+        /// The peer's key.
+        psk: PathBuf,
+    },
 }
 
 /// One child SA.
@@ -56,10 +73,21 @@ pub enum Credentials {
 pub struct Child {
     /// Its name.
     pub name: String,
-    /// Networks on our side.
+    /// Networks on our side; `dynamic` for the address that the peer gives.
     pub local: Vec<String>,
-    /// The peer's.
+    /// The peer's; `dynamic` for the address that it is given.
     pub remote: Vec<String>,
+}
+
+/// A pool of virtual addresses, given by the one connection.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Networks and ranges.
+    pub addresses: Vec<String>,
+    /// Name servers.
+    pub dns: Vec<String>,
 }
 
 /// One gateway's configuration; what is not set is left to the product's defaults.
@@ -89,12 +117,22 @@ pub struct Settings {
     pub idle: Option<&'static str>,
     /// The peer may come from any address: it is behind a NAT.
     pub remote_anywhere: bool,
+    /// The peer's address in place of the usual one.
+    pub remote_address: Option<IpAddr>,
+    /// Further keys of the connection, of its `local` and of its `remote` end: `key = value` each.
+    pub more_keys: [Vec<String>; 3],
     /// ESP in UDP without a NAT.
     pub force_udp: bool,
     /// Further addresses of the WAN port.
     pub more_wan: Vec<String>,
     /// A second line: port `wan2`, 198.51.100.10/30.
     pub second_uplink: bool,
+    /// What the peer is given an address of.
+    pub pools: Vec<Pool>,
+    /// What the peer is asked for: `ipv4`, `ipv6`.
+    pub request: Vec<String>,
+    /// Further tables, as an administrator writes them.
+    pub more: String,
     /// `auto`, `kernel`, `engine`.
     pub datapath: String,
     /// What the daemon logs. Debug output costs time where throughput is measured.
@@ -131,9 +169,14 @@ impl Settings {
             dpd: "30s",
             idle: None,
             remote_anywhere: false,
+            remote_address: None,
+            more_keys: Default::default(),
             force_udp: false,
             more_wan: Vec::new(),
             second_uplink: false,
+            pools: Vec::new(),
+            request: Vec::new(),
+            more: String::new(),
             datapath: "auto".into(),
             log_level: "debug",
         }
@@ -191,8 +234,31 @@ impl Settings {
             Side::Clinic => CLINIC_POLICIES,
             Side::Centre => CENTRE_POLICIES,
         });
+        for Pool { name, addresses, dns } in &self.pools {
+            let _ = writeln!(out, "\n[pools.{name}]\naddresses = {}\ndns = {}", list(addresses), list(dns));
+        }
         self.write_connection(&mut out);
+        out.push_str(&self.more);
         out
+    }
+
+    /// The same, and the peer is given addresses of this pool in place of having networks of its own.
+    pub fn giving(mut self, pool: Pool) -> Self {
+        for child in &mut self.children {
+            child.remote = vec!["dynamic".into()];
+        }
+        self.pools.push(pool);
+        self
+    }
+
+    /// The same, and the peer is asked for addresses of these families (`ipv4`, `ipv6`), which take the place of our
+    /// networks.
+    pub fn asking(mut self, families: &[&str]) -> Self {
+        for child in &mut self.children {
+            child.local = vec!["dynamic".into()];
+        }
+        self.request = families.iter().map(|family| (*family).to_owned()).collect();
+        self
     }
 
     fn write_connection(&self, out: &mut String) {
@@ -202,27 +268,33 @@ impl Settings {
         };
         let own_id = self.local_id.as_deref().unwrap_or(own_id);
         let peer_id = self.remote_id.as_deref().unwrap_or(peer_id);
-        let (own_proof, peer_proof) = match &self.credentials {
-            Credentials::Psk(file) => {
-                let psk = format!("psk = \"{}\"", file.display());
-                (psk.clone(), psk)
-            }
-            Credentials::Certificates { chain, key, peer_ca } => (
-                format!("certificate = \"{}\", key = \"{}\"", chain.display(), key.display()),
-                format!("ca = \"{}\"", peer_ca.display()),
-            ),
+        let psk = |file: &Path| format!("psk = \"{}\"", file.display());
+        let ca = |file: &Path| format!("ca = \"{}\"", file.display());
+        let certificate = |chain: &Path, key: &Path| {
+            format!("certificate = \"{}\", key = \"{}\"", chain.display(), key.display())
         };
+        let (own_proof, peer_proof) = match &self.credentials {
+            Credentials::Psk(file) => (psk(file), psk(file)),
+            Credentials::Certificates { chain, key, peer_ca } => (certificate(chain, key), ca(peer_ca)),
+            Credentials::OwnPsk { psk: file, peer_ca } => (psk(file), ca(peer_ca)),
+            Credentials::PeerPsk { chain, key, psk: file } => (certificate(chain, key), psk(file)),
+        };
+        let [more, more_local, more_remote] = &self.more_keys;
+        let inline = |keys: &[String]| keys.iter().map(|key| format!(", {key}")).collect::<String>();
         let peer_address = if self.remote_anywhere {
             String::new()
         } else {
-            format!("address = \"{}\", ", peer.address(self.outer))
+            let address = self.remote_address.unwrap_or_else(|| peer.address(self.outer));
+            format!("address = \"{address}\", ")
         };
         let _ = writeln!(
             out,
-            "\n[connections.{}]\nlocal = {{ address = \"{}\", id = \"{own_id}\", {own_proof} }}\n\
-             remote = {{ {peer_address}id = \"{peer_id}\", {peer_proof} }}",
+            "\n[connections.{}]\nlocal = {{ address = \"{}\", id = \"{own_id}\", {own_proof}{} }}\n\
+             remote = {{ {peer_address}id = \"{peer_id}\", {peer_proof}{} }}",
             self.connection(),
             own.address(self.outer),
+            inline(more_local),
+            inline(more_remote),
         );
         for (key, proposals) in [("ike", &self.ike), ("esp", &self.esp)] {
             if !proposals.is_empty() {
@@ -234,8 +306,18 @@ impl Settings {
             "start = \"{}\"\ndpd = \"{}\"\nforce_udp = {}",
             self.start, self.dpd, self.force_udp
         );
+        if !self.pools.is_empty() {
+            let names: Vec<String> = self.pools.iter().map(|pool| pool.name.clone()).collect();
+            let _ = writeln!(out, "pools = {}", list(&names));
+        }
+        if !self.request.is_empty() {
+            let _ = writeln!(out, "request = {}", list(&self.request));
+        }
         if let Some(idle) = self.idle {
             let _ = writeln!(out, "idle = \"{idle}\"");
+        }
+        for key in more {
+            let _ = writeln!(out, "{key}");
         }
         for Child { name, local, remote } in &self.children {
             let _ = writeln!(

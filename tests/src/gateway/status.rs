@@ -47,6 +47,17 @@ impl Status {
         number(&self.0, "/flows/count")
     }
 
+    /// Whether the flow table, or a zone's part of it, fills up.
+    pub fn is_under_pressure(&self) -> bool {
+        self.0.pointer("/flows/pressure").and_then(Value::as_bool).unwrap_or_default()
+    }
+
+    /// Flows that were opened from a zone.
+    pub fn zone_flows(&self, zone: &str) -> u64 {
+        let zones = self.0.pointer("/zones").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        zones.iter().filter(|status| text(status, "/name") == zone).map(|status| number(status, "/flows")).sum()
+    }
+
     /// Failures of the IKE engine of one kind.
     pub fn ike_failures(&self, kind: &str) -> u64 {
         number(&self.0, &format!("/ike/failures/{kind}"))
@@ -60,6 +71,22 @@ impl Status {
     /// Strangers that were asked for a cookie.
     pub fn cookies_demanded(&self) -> u64 {
         number(&self.0, "/ike/cookies_demanded")
+    }
+
+    /// Of a pool: addresses it has, and how many are in use, and how often none was left.
+    pub fn pool(&self, name: &str) -> (u64, u64, u64) {
+        let pools = self.0.pointer("/pools").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let pool = pools.iter().find(|pool| text(pool, "/name") == name);
+        let of = |pointer| pool.map(|pool| number(pool, pointer)).unwrap_or_default();
+        (of("/size"), of("/used"), of("/exhausted"))
+    }
+
+    /// Who has an address of a pool: the identity.
+    pub fn leases(&self) -> Vec<(String, String)> {
+        let pools = self.0.pointer("/pools").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let leases =
+            pools.iter().filter_map(|pool| pool.pointer("/leases").and_then(Value::as_array)).flatten();
+        leases.map(|lease| (text(lease, "/address").to_owned(), text(lease, "/peer").to_owned())).collect()
     }
 
     /// A connection by its name.
@@ -97,6 +124,15 @@ impl Connection<'_> {
     /// Algorithms of the IKE SA.
     pub fn ike_suite(&self) -> &str {
         text(self.0, "/ike/suite")
+    }
+
+    /// Addresses that the peer has given, and name servers.
+    pub fn given(&self) -> (Vec<String>, Vec<String>) {
+        let words = |key: &str| -> Vec<String> {
+            let all = self.0.pointer(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            all.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        (words("/addresses"), words("/name_servers"))
     }
 
     /// Inbound SPIs of the child SAs.

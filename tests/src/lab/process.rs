@@ -71,7 +71,7 @@ impl Process {
     }
 
     /// SIGKILL: what a crash does.
-    pub fn crash(mut self) -> Result<()> {
+    pub fn crash(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
         self.child.wait().map(drop).with_context(|| format!("waiting for {}", self.what))
     }

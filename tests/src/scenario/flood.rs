@@ -61,8 +61,9 @@ impl Flood {
     }
 }
 
-/// IKE_SA_INIT (RFC 7296 section 1.2) with AES-128-GCM, HMAC-SHA2-256 and X25519, of an SPI of its own.
-fn first_request(number: u32) -> Vec<u8> {
+/// IKE_SA_INIT (RFC 7296 section 1.2) with AES-128-GCM, HMAC-SHA2-256 and X25519, of an SPI of its own: one more than the
+/// number.
+pub fn first_request(number: u32) -> Vec<u8> {
     const TRANSFORMS: [&[u8]; 3] = [
         // ENCR 20 with a key of 128 bits, PRF 5, KE 31.
         &[3, 0, 0, 12, 1, 0, 0, 20, 0x80, 14, 0, 128],

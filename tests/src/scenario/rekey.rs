@@ -21,52 +21,75 @@ const AFTER: Duration = Duration::from_millis(700);
 /// A rekey's exchange, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// Who begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The clinic's gateway.
+    Clinic,
+    /// The centre's.
+    Centre,
+}
+
+/// One after the other.
+const BOTH: [By; 2] = [By::Clinic, By::Centre];
+
 /// Both sides renew the child SA's keys, one after the other.
 pub fn child_without_loss(site: &mut Site) -> Result<String> {
+    child_by(site, &BOTH)
+}
+
+/// These renew the child SA's keys.
+pub fn child_by(site: &Site, who: &[By]) -> Result<String> {
     let spis = |site: &Site| site.child_spis();
-    under_load(site, |site| {
-        changes(site, "the clinic's rekey of the child SA", spis, |site| {
-            site.clinic.sekisho(&["rekey", "centre"]).map(drop)
-        })?;
-        std::thread::sleep(AFTER);
-        changes(site, "the centre's rekey of the child SA", spis, |site| match &site.centre {
-            Peer::Sekisho(centre) => centre.sekisho(&["rekey", "clinic"]).map(drop),
-            Peer::StrongSwan(charon) => charon.rekey_child(),
+    under_load(site, who, false, |by| {
+        changes(site, &format!("{by:?}'s rekey of the child SA"), spis, |site| match (by, &site.centre) {
+            (By::Clinic, _) => site.clinic.sekisho(&["rekey", "centre"]).map(drop),
+            (By::Centre, Peer::Sekisho(centre)) => centre.sekisho(&["rekey", "clinic"]).map(drop),
+            (By::Centre, Peer::StrongSwan(charon)) => charon.rekey_child(),
         })
     })
 }
 
 /// Both sides renew the IKE SA's keys; the child SAs stay.
 pub fn ike_without_loss(site: &mut Site) -> Result<String> {
+    ike_by(site, &BOTH)
+}
+
+/// These renew the IKE SA's keys; the child SAs stay.
+pub fn ike_by(site: &Site, who: &[By]) -> Result<String> {
     site.await_tunnel()?;
     let children = site.child_spis()?;
     let spis = |site: &Site| site.ike_spis();
-    let report = under_load(site, |site| {
-        changes(site, "the clinic's rekey of the IKE SA", spis, |site| {
-            site.clinic.sekisho(&["rekey", "centre", "--ike"]).map(drop)
-        })?;
-        std::thread::sleep(AFTER);
-        changes(site, "the centre's rekey of the IKE SA", spis, |site| match &site.centre {
-            Peer::Sekisho(centre) => centre.sekisho(&["rekey", "clinic", "--ike"]).map(drop),
-            Peer::StrongSwan(charon) => charon.rekey_ike(),
+    let report = under_load(site, who, false, |by| {
+        changes(site, &format!("{by:?}'s rekey of the IKE SA"), spis, |site| match (by, &site.centre) {
+            (By::Clinic, _) => site.clinic.sekisho(&["rekey", "centre", "--ike"]).map(drop),
+            (By::Centre, Peer::Sekisho(centre)) => centre.sekisho(&["rekey", "clinic", "--ike"]).map(drop),
+            (By::Centre, Peer::StrongSwan(charon)) => charon.rekey_ike(),
         })
     })?;
     ensure!(site.child_spis()? == children, "the child SAs changed with the IKE SA's keys");
     Ok(report)
 }
 
-/// The clinic has both ends prove again who they are: a second IKE SA with child SAs of its own takes over.
+/// The clinic has both ends prove again who they are, twice: a second IKE SA with child SAs of its own takes over.
 pub fn reauth_without_loss(site: &mut Site) -> Result<String> {
+    reauth_by(site, &[By::Clinic; 2])
+}
+
+/// These have both ends prove again who they are.
+///
+/// strongSwan, where it answers, sends by the new child SA before its answer has left. What comes that early is of an SPI
+/// that our gateway does not know yet, and is counted as that: so many packets may be lost, and no more.
+pub fn reauth_by(site: &Site, who: &[By]) -> Result<String> {
     site.await_tunnel()?;
     let spis = |site: &Site| Ok((site.ike_spis()?, site.child_spis()?));
-    under_load(site, |site| {
-        for _ in 0..2 {
-            changes(site, "reauthentication", spis, |site| {
-                site.clinic.sekisho(&["reauth", "centre"]).map(drop)
-            })?;
-            std::thread::sleep(AFTER);
-        }
-        Ok(())
+    let strongswan_answers = matches!(site.centre, Peer::StrongSwan(_)) && who.contains(&By::Clinic);
+    under_load(site, who, strongswan_answers, |by| {
+        changes(site, &format!("{by:?}'s reauthentication"), spis, |site| match (by, &site.centre) {
+            (By::Clinic, _) => site.clinic.sekisho(&["reauth", "centre"]).map(drop),
+            (By::Centre, Peer::Sekisho(centre)) => centre.sekisho(&["reauth", "clinic"]).map(drop),
+            (By::Centre, Peer::StrongSwan(charon)) => charon.reauthenticate(),
+        })
     })
 }
 
@@ -86,9 +109,12 @@ fn changes<T: PartialEq>(
     .map(drop)
 }
 
-/// Echo requests and a TCP transfer all the while, and a tap at the carrier.
-fn under_load(site: &Site, work: impl FnOnce(&Site) -> Result<()>) -> Result<String> {
+/// Echo requests and a TCP transfer all the while, and a tap at the carrier. `early`: whether packets may come before
+/// their SPI is known.
+fn under_load(site: &Site, who: &[By], early: bool, renew: impl Fn(By) -> Result<()>) -> Result<String> {
     site.await_tunnel()?;
+    let unknown = || Ok::<_, anyhow::Error>(site.clinic.status()?.drops("esp-unknown-spi"));
+    let unknown_before = unknown()?;
     let lan1 = site.at(Place::Lan1);
     let outside = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
     let again_before = tcp::retransmitted(&lan1)?;
@@ -100,8 +126,11 @@ fn under_load(site: &Site, work: impl FnOnce(&Site) -> Result<()>) -> Result<Str
         Stream::start(&lan1, Place::Server.address(Family::V6), INTERVAL)?,
     ];
     std::thread::sleep(Duration::from_millis(300));
-    let worked = work(site);
-    std::thread::sleep(AFTER);
+    let worked: Result<()> = who.iter().try_for_each(|by| {
+        renew(*by)?;
+        std::thread::sleep(AFTER);
+        Ok(())
+    });
     let (mut sent, mut lost, mut gap) = (0, 0, Duration::ZERO);
     for stream in streams {
         let outcome = stream.stop()?;
@@ -113,11 +142,17 @@ fn under_load(site: &Site, work: impl FnOnce(&Site) -> Result<()>) -> Result<Str
     let again = tcp::retransmitted(&lan1)? - again_before;
     let seen = outside.stop()?;
     worked?;
-    ensure!(lost == 0, "{lost} of {sent} echo requests got no reply (longest gap {gap:?})");
+    let unknown = unknown()? - unknown_before;
+    let excused = if early { unknown } else { 0 };
+    ensure!(
+        lost as u64 <= excused,
+        "{lost} of {sent} echo requests got no reply (longest gap {gap:?}); {unknown} ESP packets of an unknown SPI"
+    );
     ensure!(bulk.bytes > 0, "TCP did not move");
     ensure!(seen.leaks().is_empty(), "the carrier saw more than IKE and ESP: {}", seen.leaks().join(", "));
     Ok(format!(
-        "2 rekeys, 0 of {sent} pings lost, longest gap {:.0} ms; TCP {:.0} Mbit/s, {again} sent again, stall {:.0} ms",
+        "{} renewals, {lost} of {sent} pings lost, longest gap {:.0} ms; TCP {:.0} Mbit/s, {again} sent again, stall {:.0} ms",
+        who.len(),
         gap.as_secs_f64() * 1e3,
         bulk.megabits(),
         bulk.longest_stall.as_secs_f64() * 1e3

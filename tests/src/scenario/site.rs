@@ -13,7 +13,7 @@ use crate::gateway::settings::{
 use crate::lab::Lab;
 use crate::lab::namespace::Namespace;
 use crate::lab::plan::{Family, LAN1_NETWORKS, Place, SERVER_NETWORKS};
-use crate::strongswan::{Charon, Connection, Proof};
+use crate::strongswan::{Charon, Connection, Demand, Proof};
 use crate::traffic::tcp::{Conversation, Service};
 use crate::traffic::{http, udp};
 
@@ -125,14 +125,13 @@ impl Site {
         let mut clinic = Settings::clinic(authority.credentials(Side::Clinic, KeyType::Ecdsa)?)
             .proposals("aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519");
         adapt(&mut clinic);
-        let proof = Proof::Certificates {
-            own: authority.issue(CENTRE_ID, KeyType::Ecdsa, "centre")?,
-            root: authority.root(),
-        };
+        let proof = Proof::Certificate(authority.issue(CENTRE_ID, KeyType::Ecdsa, "centre")?);
+        let demand = Demand::Authority(authority.root());
         let canary = canary();
         let services = Services::start(lab.name(), &canary)?;
         let charon = Charon::start(&lab, Place::Centre)?;
-        charon.load(&foreign(Family::V4, proof, "aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"))?;
+        let ends = (proof, demand);
+        charon.load(&foreign(Family::V4, ends, "aes128gcm16-prfsha256-x25519", "aes128gcm16-x25519"))?;
         let begun = Instant::now();
         let clinic = Sekishod::start(&lab, Place::Clinic, &clinic)?;
         Ok(Self { clinic, centre: Peer::StrongSwan(charon), held: None, begun, canary, services, lab })
@@ -152,22 +151,38 @@ impl Site {
         Ok(())
     }
 
-    /// The same where strongSwan stands at the centre. It forgets the SAs it has first.
+    /// The same where strongSwan stands at the centre. Both daemons stay: strongSwan forgets the SAs it has, and ours is
+    /// told to reload, unless a scenario has ended it, or an operator's `sekisho down` has closed what the peer is to open.
     pub fn reconfigure_foreign(&mut self, clinic: &Settings, centre: &Connection) -> Result<()> {
-        self.clinic.stop_if_running()?;
         let charon = self.charon()?;
         charon.forget()?;
         charon.load(centre)?;
         self.held = None;
         self.begun = Instant::now();
-        self.clinic = Sekishod::start(&self.lab, Place::Clinic, clinic)?;
-        Ok(())
+        let held = || Ok::<_, anyhow::Error>(self.clinic.status()?.connection("centre")?.state() == "down");
+        if self.clinic.is_running() && clinic.start == "answer" && held()? {
+            self.clinic.stop()?;
+        }
+        if self.clinic.is_running() {
+            self.clinic.reload(clinic)
+        } else {
+            self.clinic = Sekishod::start(&self.lab, Place::Clinic, clinic)?;
+            Ok(())
+        }
     }
 
     /// The centre's gateway where it is strongSwan.
     pub fn charon(&self) -> Result<&Charon> {
         match &self.centre {
             Peer::StrongSwan(charon) => Ok(charon),
+            Peer::Sekisho(_) => bail!("the centre is not strongSwan here"),
+        }
+    }
+
+    /// The same, to be ended and started again; and the lab it stands in.
+    pub fn charon_mut(&mut self) -> Result<(&mut Charon, &Lab)> {
+        match &mut self.centre {
+            Peer::StrongSwan(charon) => Ok((charon, &self.lab)),
             Peer::Sekisho(_) => bail!("the centre is not strongSwan here"),
         }
     }
@@ -239,16 +254,23 @@ pub fn shared_key(credentials: &Credentials) -> [Settings; 2] {
 }
 
 /// The centre as strongSwan is told of it.
-pub fn foreign(outer: Family, proof: Proof, ike: &str, esp: &str) -> Connection {
+pub fn foreign(outer: Family, (proof, demand): (Proof, Demand), ike: &str, esp: &str) -> Connection {
     Connection {
         local: Place::Centre.address(outer),
-        remote: Place::Clinic.address(outer),
+        remote: Some(Place::Clinic.address(outer)),
         local_id: CENTRE_ID.into(),
         remote_id: CLINIC_ID.into(),
         proof,
+        demand,
+        crls: Vec::new(),
         ike: ike.into(),
         esp: esp.into(),
         local_ts: SERVER_NETWORKS.map(str::to_owned).to_vec(),
         remote_ts: LAN1_NETWORKS.map(str::to_owned).to_vec(),
+        options: Vec::new(),
+        local_options: Vec::new(),
+        remote_options: Vec::new(),
+        more_children: Vec::new(),
+        more: String::new(),
     }
 }

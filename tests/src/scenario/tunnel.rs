@@ -29,19 +29,25 @@ pub fn up(site: &mut Site) -> Result<String> {
 /// Pages with a canary through the tunnel: the server's cable shows it, the carrier's doesn't, and shows nothing but
 /// IKE and ESP.
 pub fn page_unseen(site: &mut Site) -> Result<String> {
+    page_unseen_over(site, &Family::BOTH)
+}
+
+/// The same over these families.
+pub fn page_unseen_over(site: &mut Site, families: &[Family]) -> Result<String> {
     site.await_tunnel()?;
     let outside = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
     let inside = Tap::start(&site.at(Place::Server), "eth0", &site.canary)?;
-    pages(site)?;
+    pages_over(site, families)?;
     let (outside, inside) = (outside.stop()?, inside.stop()?);
     let saved = site.lab.dir().join("page_unseen.pcap");
     outside.write_pcap(&saved)?;
+    let pages = families.len() as u64;
     ensure!(
-        inside.canaries >= 2,
+        inside.canaries >= 2 * pages,
         "the taps prove nothing: the server's cable did not show the canary either"
     );
     ensure!(outside.canaries == 0, "the carrier saw the canary in {} frames", outside.canaries);
-    ensure!(outside.esp() >= 8, "two pages in {} ESP packets?", outside.esp());
+    ensure!(outside.esp() >= 4 * pages, "{pages} page(s) in {} ESP packets?", outside.esp());
     ensure!(
         outside.leaks().is_empty(),
         "the carrier saw more than IKE and ESP: {}",
@@ -52,8 +58,14 @@ pub fn page_unseen(site: &mut Site) -> Result<String> {
 
 /// The server's page over both families.
 pub fn pages(site: &Site) -> Result<()> {
-    for family in Family::BOTH {
-        let page = http::get(&site.at(Place::Lan1), Place::Server.socket(family, HTTP), "/")
+    pages_over(site, &Family::BOTH)
+}
+
+/// The server's page over these families. The canary goes there and comes back.
+pub fn pages_over(site: &Site, families: &[Family]) -> Result<()> {
+    for family in families {
+        let path = format!("/{}", site.canary);
+        let page = http::get(&site.at(Place::Lan1), Place::Server.socket(*family, HTTP), &path)
             .with_context(|| format!("the server's page over {family}"))?;
         ensure!(page.contains(&site.canary), "another page came over {family}: {page:?}");
     }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use sekisho_tests::gateway::program;
 use sekisho_tests::gateway::settings::{ECHO, HTTP, PRINT};
+use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::scenario::site::Site;
 use sekisho_tests::stage::{self, Stage, Test};
@@ -98,7 +99,13 @@ fn policies(site: &mut Site) -> Result<String> {
         Ok::<_, anyhow::Error>(Value::from(file[..at].lines().count()))
     };
     let v = |text: &str| Value::from(text);
-    let before = traces(site)?;
+    let (lan1, lan3, lan4) = (site.at(Place::Lan1), site.at(Place::Lan3), site.at(Place::Lan4));
+    // From here on the gateway knows its neighbour, and everything is quiet again.
+    tcp::ask(&lan1, Place::Lan3.socket(Family::V4, PRINT))?;
+    let (before, _) = until(Duration::from_secs(10), "quiet", || {
+        let before = traces(site)?;
+        Ok((before == traces(site)?).then_some(before))
+    })?;
     let mut answers = Vec::new();
     for (code, question, fields) in [
         (
@@ -161,7 +168,6 @@ fn policies(site: &mut Site) -> Result<String> {
     }
     ensure!(before.len() == after.len(), "something new is counted: {after:?}");
     // Packets get what was said.
-    let (lan1, lan3, lan4) = (site.at(Place::Lan1), site.at(Place::Lan3), site.at(Place::Lan4));
     tcp::ask(&lan1, Place::Lan3.socket(Family::V4, PRINT))?;
     ensure!(
         ping::ping(&lan1, Place::Lan3.address(Family::V4), 1, Duration::from_millis(20))?.lost() == 0,
@@ -170,7 +176,6 @@ fn policies(site: &mut Site) -> Result<String> {
     tcp::expect_silence(&lan3, Place::Lan1.socket(Family::V4, PRINT))?;
     tcp::ask(&lan1, Place::Server.socket(Family::V4, ECHO))?;
     http::get(&lan4, Place::Web.socket(Family::V4, HTTP), "/")?;
-    // With the neighbour known the next hop is.
     let hop = explained(site, 0, "--src 192.168.1.10 --dst 192.168.3.10 --dport 9100")?;
     let mac = lan3.mac("eth0")?.map(|byte| format!("{byte:02x}")).join(":");
     has(&hop, &[("/next_hop", mac.into())])?;

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-use sekisho_abi::rule::{ADDRESS_KEY_BITS, AddressKey, CLASS_ANY, List, ListKey, Rule, action, list_flags};
+use sekisho_abi::rule::{
+    ADDRESS_KEY_BITS, AddressKey, CLASS_ANY, List, ListKey, Rule, action, list_flags, rule_flags,
+};
 use sekisho_abi::verdict::Verdict;
 use sekisho_abi::{Address, mapped};
 
 use crate::forward::to;
 use crate::lab::{Device, LAN1, Lab, Service, WAN, zone};
-use crate::packet::ip;
+use crate::packet::{SYN, TCP, ip};
 
 const UDP: u8 = 17;
 /// Single runs of which the best counts: it tells the program's cost from the machine's noise.
@@ -79,6 +81,37 @@ fn cost_of_a_new_flow() {
         assert_eq!(lab.receive(Device::Lan1, &stray).verdict, Verdict::DropPolicy);
         let refused = (0..RUNS).map(|_| lab.cost(Device::Lan1, &stray, REPEAT)).min().expect("runs");
         println!("{rules} rules, {addresses} addresses: new flow {best:?}, refused by none {refused:?}");
+    }
+}
+
+/// What quotas, challenges and the look at scans add: a new TCP flow by a rule of each kind, the challenge itself, and a
+/// refusal where nobody and where somebody looks for scans.
+#[test]
+fn cost_of_attacks() {
+    let frame = to(Device::Lan1, ip("10.1.0.2", "198.51.100.7").tcp(5000, 443, SYN));
+    for (name, flags, pressure) in [
+        ("without a challenge", 0, u32::MAX),
+        ("challenged under pressure, none", rule_flags::SYN_CHALLENGE_PRESSURE, u32::MAX),
+        ("challenged", rule_flags::SYN_CHALLENGE, 0),
+    ] {
+        let mut lab = Lab::new();
+        lab.allow_challenged(LAN1, WAN, Service::Port(TCP, 443), flags);
+        lab.set_quotas(|quotas| quotas.pressure_per_destination = pressure);
+        let expected = if flags == rule_flags::SYN_CHALLENGE { Verdict::Challenge } else { Verdict::Forward };
+        assert_eq!(lab.receive(Device::Lan1, &frame).verdict, expected);
+        let mut run = || {
+            lab.forget_flows();
+            lab.cost(Device::Lan1, &frame, 1)
+        };
+        let best = (0..RUNS).map(|_| run()).min().expect("runs");
+        println!("SYN {name}: {best:?}");
+    }
+    for doors in [0, 64] {
+        let mut lab = Lab::new();
+        lab.set_quotas(|quotas| (quotas.scan_doors, quotas.scan_window_s) = (doors, 60));
+        let refused = (0..RUNS).map(|_| lab.cost(Device::Lan1, &frame, REPEAT)).min().expect("runs");
+        assert_eq!(lab.receive(Device::Lan1, &frame).verdict, Verdict::DropPolicy);
+        println!("refused, scans of {doors} doors: {refused:?}");
     }
 }
 

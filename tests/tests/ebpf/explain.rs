@@ -6,18 +6,19 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
-use sekisho_abi::explain::{OWN, REMEMBERED, SHARED};
+use sekisho_abi::explain::{COPIED, OWN, REMEMBERED, SHARED};
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::Counter;
 use sekisho_abi::nat::{DestinationNat, SourceNat, Translated, source_nat_kind};
 use sekisho_abi::port::network_kind;
+use sekisho_abi::quota::{Bucket, ZoneQuota};
 use sekisho_abi::verdict::{Verdict, counter_index};
 
 use crate::forward::{from_engine, to};
-use crate::lab::{Device, LAN1, LAN2, Lab, Service, VPN, WAN, address, object};
+use crate::lab::{BUCKETS, Device, LAN1, LAN2, Lab, Service, VPN, WAN, address, object};
 use crate::packet::{ACK, RST, SYN, TCP, UDP, ip};
 use crate::{dump, test_run};
 
@@ -67,13 +68,27 @@ impl Twin {
         for (name, size) in REMEMBERED.into_iter().chain(sized) {
             loader.map_max_entries(name, size);
         }
+        loader.map_max_entries("QUOTAS", BUCKETS);
         let mut ebpf = loader.load(object()).expect("the object");
         let port: &mut Xdp = ebpf.program_mut("port").expect("a program").try_into().expect("XDP");
         port.load().expect("the verifier is content");
         let mut twin = Twin { ebpf };
         twin.remember::<FlowKey, Flow>(lab, "FLOWS");
         twin.remember::<FlowKey, Translated>(lab, "TRANSLATIONS");
+        let [quotas, zones] = COPIED;
+        twin.copy::<Bucket>(lab, quotas);
+        twin.copy::<ZoneQuota>(lab, zones);
         twin
+    }
+
+    /// Its array becomes as a lab's is.
+    fn copy<V: aya::Pod>(&mut self, lab: &Lab, name: &str) {
+        let live: Array<&MapData, V> = lab.map(name).try_into().expect("an array");
+        let mut own: Array<&mut MapData, V> =
+            self.ebpf.map_mut(name).expect("a map").try_into().expect("an array");
+        for (index, value) in (0..).zip(live.iter()) {
+            own.set(index, value.expect("an entry"), 0).expect("as large");
+        }
     }
 
     /// The entries of a lab's table become its own.
@@ -201,6 +216,7 @@ fn every_map_is_shared_remembered_or_the_questions_own() {
         .into_iter()
         .chain(REMEMBERED.into_iter().map(|(name, _)| name))
         .chain(OWN.into_iter().map(|(name, _)| name))
+        .chain(COPIED)
         .collect();
     let there: BTreeSet<&str> = lab
         .maps()

@@ -33,6 +33,7 @@ use sekisho_abi::nat::{
 };
 use sekisho_abi::neighbour::{Neighbour, NeighbourKey};
 use sekisho_abi::port::{Network, Port, PortKey, TRUNK, ZONE_GATEWAY, network_kind, port_flags};
+use sekisho_abi::quota::{Bucket, QUOTA_FLOWS_MAX, QUOTA_HALF_OPEN_MAX, Quotas, Secrets, ZoneQuota, slot};
 use sekisho_abi::rule::{
     List, ListKey, RULE_KEY_BITS, RULE_KEY_BITS_ANY_PORT, RULE_KEY_BITS_ANY_PROTOCOL, Rule, RuleCounter,
     RuleKey, action, rule_flags,
@@ -154,6 +155,7 @@ impl Lab {
         let ifindex = make_devices();
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("FLOWS", 1024)
+            .map_max_entries("QUOTAS", BUCKETS)
             .override_global("AYA_LOG_LEVEL", &level, true)
             .load(object())
             .unwrap_or_else(|error| panic!("loading the object: {error}"));
@@ -192,8 +194,21 @@ impl Lab {
             engine_mac: mac(Device::Engine),
             flags: 0,
             lifetimes: LIFETIMES_DEFAULT,
+            quotas: Quotas {
+                bucket_mask: BUCKETS - 1,
+                flows_per_source: QUOTA_FLOWS_MAX,
+                half_open_per_source: QUOTA_HALF_OPEN_MAX,
+                half_open_per_destination: QUOTA_HALF_OPEN_MAX,
+                pressure_per_destination: QUOTA_HALF_OPEN_MAX,
+                ..Quotas::default()
+            },
         };
         self.write_config();
+        let secrets = Secrets { slots: [1, 2], challenge: [3, 4], former_challenge: [5, 6] };
+        self.set("SECRETS", 0, secrets);
+        for port in [LAN1, LAN2, WAN, VPN, VPN_OTHER] {
+            self.set_zone_quota(port, u64::MAX);
+        }
         self.add_port(Device::Lan1, LAN1, 0);
         self.add_port(Device::Lan2, LAN2, 0);
         self.add_port(Device::Wan, WAN, port_flags::UPLINK | port_flags::IKE);
@@ -358,6 +373,11 @@ impl Lab {
         self.rule(self.config.generation, from, to, service, action::ALLOW, 0);
     }
 
+    /// The same, with flags that challenge.
+    pub(crate) fn allow_challenged(&mut self, from: u16, to: u16, service: Service, flags: u16) {
+        self.rule(self.config.generation, from, to, service, action::ALLOW, flags);
+    }
+
     /// The same, with an event for each new flow.
     pub(crate) fn allow_logged(&mut self, from: u16, to: u16, service: Service) {
         self.rule(self.config.generation, from, to, service, action::ALLOW, rule_flags::LOG);
@@ -439,6 +459,56 @@ impl Lab {
     pub(crate) fn set_lifetimes(&mut self, seconds: u32) {
         self.config.lifetimes = [seconds; LIFETIMES];
         self.write_config();
+    }
+
+    /// What one source, destination or zone may have.
+    pub(crate) fn set_quotas(&mut self, change: impl FnOnce(&mut Quotas)) {
+        change(&mut self.config.quotas);
+        self.write_config();
+    }
+
+    /// How many flows may be opened from a port's zone, of which there are none yet.
+    pub(crate) fn set_zone_quota(&mut self, port: u16, flows_max: u64) {
+        self.set("ZONES", zone(port).into(), ZoneQuota { flows: 0, flows_max });
+    }
+
+    /// Flows that were opened from a port's zone.
+    pub(crate) fn zone_flows(&self, port: u16) -> u64 {
+        let map: Array<&MapData, ZoneQuota> =
+            self.ebpf.map("ZONES").expect("a map").try_into().expect("an array");
+        map.get(&zone(port).into(), 0).expect("an entry").flows
+    }
+
+    /// Flows and half-open flows in all slots together: by source, and half-open ones by destination.
+    pub(crate) fn counted(&self) -> (u32, u32) {
+        let map: Array<&MapData, Bucket> =
+            self.ebpf.map("QUOTAS").expect("a map").try_into().expect("an array");
+        let buckets = map.iter().map(|bucket| bucket.expect("an entry"));
+        let mut sums = (0, 0);
+        for word in buckets.flat_map(|bucket| bucket.slots) {
+            sums = (sums.0 + slot::flows(word), sums.1 + slot::half_open(word));
+        }
+        sums
+    }
+
+    /// Challenges get another key, as after a minute.
+    pub(crate) fn renew_secrets(&mut self, former: u64) {
+        self.set(
+            "SECRETS",
+            0,
+            Secrets { slots: [1, 2], challenge: [former + 1, 4], former_challenge: [former, 4] },
+        );
+    }
+
+    /// An IKE SA of ours has this SPI.
+    pub(crate) fn add_ike_spi(&mut self, spi: u64) {
+        self.insert("IKE_SPIS", spi.to_be(), 1_u32);
+    }
+
+    fn set<V: aya::Pod>(&mut self, map: &str, index: u32, value: V) {
+        let mut map: Array<&mut MapData, V> =
+            self.ebpf.map_mut(map).expect("a map").try_into().expect("an array");
+        map.set(index, value, 0).expect("an entry");
     }
 
     fn write_config(&mut self) {
@@ -700,6 +770,7 @@ impl Lab {
             // To the device by which the kernel knows the port.
             Verdict::Pass if is_tagged(frame) => 4,
             Verdict::Pass => 2,
+            Verdict::Challenge => 3,
             _ => 1,
         };
         assert_eq!(outcome.action, expected, "action of {verdict:?}");
@@ -754,6 +825,15 @@ impl Lab {
         outcome.unwrap_or_else(|error| panic!("{program}, {} bytes: {error}", frame.len())).action
     }
 
+    /// Runs frames through `port`, on whatever thread asks.
+    pub(crate) fn runner(&self, device: Device) -> impl Fn(&[u8]) + Send + Sync + use<> {
+        let fd = self.program("port").as_fd().try_clone_to_owned().expect("a descriptor");
+        let ifindex = self.ifindex(device);
+        move |frame| {
+            test_run::xdp(fd.as_fd(), ifindex, 0, frame, 1).expect("a run");
+        }
+    }
+
     fn program(&self, name: &str) -> &ProgramFd {
         self.ebpf.program(name).expect("a program").fd().expect("loaded")
     }
@@ -793,6 +873,8 @@ impl Lab {
 }
 
 const XSK_BASE: u32 = 40;
+/// Buckets of `QUOTAS`.
+pub(crate) const BUCKETS: u32 = sekisho_abi::quota::buckets(1024);
 
 /// The frame with an 802.1Q tag.
 pub(crate) fn with_tag(vlan: u16, frame: &[u8]) -> Vec<u8> {

@@ -108,6 +108,46 @@ fn strangers_who_begin_ike_are_held_down() {
     assert_eq!(lab.receive(Device::Wan, &known).verdict, Verdict::Pass);
 }
 
+/// A flood of messages under SPIs that name nothing ends in the program; peers that are known go on, whatever address the
+/// flood bears.
+#[test]
+fn messages_of_unknown_ike_sas_are_held_down() {
+    let mut lab = Lab::new();
+    lab.add_ike_spi(0x0102_0304_0506_0708);
+    let message = |spi_i: u64, spi_r: u64, flags: u8| {
+        let mut message = [spi_i.to_be_bytes(), spi_r.to_be_bytes()].concat();
+        message.extend([46, 0x20, 37, flags, 0, 0, 0, 1, 0, 0, 0, 28]);
+        message
+    };
+    let from = |source: &str, message: &[u8]| to(Device::Wan, ip(source, GATEWAY).udp(500, 500, message));
+    let own = 0x0102_0304_0506_0708;
+    let flood = |source: &str, count: u64| {
+        let frames = (1..=count).map(|spi| from(source, &message(spi, 0x99, 0x08)));
+        frames.filter(|frame| lab.action("port", Device::Wan, frame) == 2).count()
+    };
+    // Some come after a restart: they are answered that they name nothing.
+    let passed = flood(PEER, 400);
+    assert!((40..=200).contains(&passed), "{passed}");
+    let unknown = from(PEER, &message(7, own, 0));
+    assert_eq!(lab.receive(Device::Wan, &unknown).verdict, Verdict::DropIkeUnknown, "not the responder's");
+    for _ in 0..300 {
+        // Ours is the responder's where the initiator sends, and the initiator's where the responder does.
+        for known in [message(7, own, 0x08), message(own, 7, 0x20), message(own, 0, 0x20)] {
+            assert_eq!(lab.receive(Device::Wan, &from(PEER, &known)).verdict, Verdict::Pass);
+        }
+    }
+    // From many addresses.
+    let passed: usize = (0..200).map(|host| flood(&format!("198.51.{host}.7"), 10)).sum();
+    assert!((400..=1500).contains(&passed), "{passed}");
+    assert_eq!(lab.receive(Device::Wan, &from(PEER, &message(7, own, 0x08))).verdict, Verdict::Pass);
+    // Behind the marker, too, and what is no message at all.
+    let marked = [&[0; 4][..], &message(7, own, 0x08)].concat();
+    let frame = to(Device::Wan, ip(PEER, GATEWAY).udp(4500, 4500, &marked));
+    assert_eq!(lab.receive(Device::Wan, &frame).verdict, Verdict::Pass);
+    let short = to(Device::Wan, ip(PEER, GATEWAY).udp(500, 500, &[1, 2, 3]));
+    assert_eq!(lab.receive(Device::Wan, &short).verdict, Verdict::DropIkeUnknown);
+}
+
 #[test]
 fn esp_goes_to_the_engine() {
     let mut lab = Lab::new();

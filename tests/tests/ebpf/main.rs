@@ -15,6 +15,7 @@
 mod ebpf_build;
 
 mod bindings;
+mod attacks;
 mod cost;
 mod dump;
 mod egress;
@@ -30,9 +31,12 @@ mod local;
 mod nat;
 mod neighbours;
 mod packet;
+mod quotas;
 mod races;
 mod refused;
 mod rules;
+mod scans;
+mod syn_challenge;
 mod tcp;
 mod test_run;
 mod vlan;

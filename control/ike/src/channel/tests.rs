@@ -51,6 +51,17 @@ pub(crate) fn forge(
     inner: &[u8],
 ) -> Vec<u8> {
     let id = channel.requests.next_id().expect("idle");
+    forge_at(channel, world, (exchange, id), first, inner)
+}
+
+/// The same under any message ID.
+pub(crate) fn forge_at(
+    channel: &mut Channel,
+    world: &mut World,
+    (exchange, id): (ExchangeType, u32),
+    first: u8,
+    inner: &[u8],
+) -> Vec<u8> {
     let header = Header::request(Spi(channel.spi_i), Spi(channel.spi_r), exchange, channel.initiator, id);
     let sealed_len = channel.outbound.sealed_len(inner.len());
     let ctx = world.context();

@@ -142,6 +142,78 @@ fn a_rekey_with_a_key_of_no_order_is_refused() {
     assert!(case.is_up() && case.world.spawned.is_empty());
 }
 
+/// RFC 7296 sections 2.21 and 3.10.1: errors about packets, message IDs and SPIs, and errors that nobody knows, are news
+/// in a request and no more.
+#[test]
+fn errors_in_requests_change_nothing() {
+    let (mut case, config) = Case::with_child();
+    case.ask(ExchangeType::CreateChildSa, &child_request(&config, 1000));
+    let unknown = NotifyType::from(8191);
+    for notify in [
+        NotifyType::InvalidSelectors,
+        NotifyType::InvalidMessageId,
+        NotifyType::InvalidIkeSpi,
+        NotifyType::InvalidSpi,
+        NotifyType::NoProposalChosen,
+        unknown,
+    ] {
+        let about = Notify::with_data(notify, vec![0xff; 40]);
+        assert_eq!(case.ask(ExchangeType::Informational, &[Payload::Notify(about)]), [], "{notify:?}");
+        assert!(case.is_up() && case.children() == 1 && case.removed() == 0, "{notify:?}");
+    }
+}
+
+/// EAP has its place in IKE_AUTH, if anywhere.
+#[test]
+fn an_eap_payload_after_ike_auth_means_nothing() {
+    let mut case = Case::new();
+    let eap = || Payload::Eap(crate::wire::eap::Eap(vec![3, 1, 0, 4]));
+    assert_eq!(case.ask(ExchangeType::Informational, &[eap()]), []);
+    assert_eq!(case.ask(ExchangeType::CreateChildSa, &[eap()]), [NotifyType::InvalidSyntax]);
+    assert_eq!(case.ask(ExchangeType::IkeAuth, &[eap()]), [NotifyType::InvalidSyntax]);
+    assert!(case.is_up());
+}
+
+/// RFC 7296 sections 2.2 and 2.3: the window is one. What is ahead of it waits for nobody, and what repeats the last
+/// message ID gets the last answer again, whatever it says.
+#[test]
+fn message_ids_are_taken_one_by_one_and_the_last_answer_is_kept() {
+    let (mut case, config) = Case::with_child();
+    case.ask(ExchangeType::CreateChildSa, &child_request(&config, 1000));
+    let answer_to = |case: &mut Case, datagram: &[u8]| {
+        case.give(datagram);
+        case.world.sent()
+    };
+    let delete = |case: &mut Case, id: u32| {
+        let (first, chain) = crate::wire::write_payloads(&[Payload::Delete(Delete::Ike)]).expect("payloads");
+        crate::channel::tests::forge_at(
+            &mut case.peer,
+            &mut case.world,
+            (ExchangeType::Informational, id),
+            first.number(),
+            &chain,
+        )
+    };
+    // The peer has used ID 1; 2 is next.
+    for ahead in [3, 4, 1000, u32::MAX] {
+        let request = delete(&mut case, ahead);
+        assert!(answer_to(&mut case, &request).is_empty() && case.is_up(), "{ahead}");
+    }
+    let behind = delete(&mut case, 0);
+    assert!(
+        answer_to(&mut case, &behind).is_empty() && case.is_up(),
+        "an answer is kept for the last one only"
+    );
+    let repeated = delete(&mut case, 1);
+    let (first, second) = (answer_to(&mut case, &repeated), answer_to(&mut case, &repeated));
+    assert_eq!((first.len(), &first), (1, &second), "the same bytes again");
+    assert!(case.is_up() && case.children() == 1, "another request under an old ID is not acted on");
+    // And in its order it is.
+    let next = delete(&mut case, 2);
+    assert_eq!(answer_to(&mut case, &next).len(), 1);
+    assert!(!case.is_up());
+}
+
 #[test]
 fn an_authentic_authentication_failure_ends_the_ike_sa() {
     let mut case = Case::new();

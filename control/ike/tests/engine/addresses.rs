@@ -127,6 +127,7 @@ fn an_exhausted_pool_refuses_and_the_reason_is_shown() {
     assert!(pair.a.failed(FailureKind::RefusedByPeer) && pair.b.failed(FailureKind::Overload));
     let why = &pair.a.failures.last().expect("one").detail;
     assert!(why.contains("INTERNAL_ADDRESS_FAILURE"), "{why}");
+    assert_eq!(pair.b.endpoint.stats().pools_exhausted.get("v4"), Some(&1));
     pair.run(Duration::from_secs(200));
     pair.assert_empty();
 }
@@ -152,6 +153,35 @@ fn a_peer_that_gives_nothing_is_left() {
     assert_eq!(pair.a.closed, [CloseReason::Failed]);
     pair.run(Duration::from_secs(200));
     pair.assert_empty();
+}
+
+#[test]
+fn a_connection_that_asks_for_an_address_is_not_the_peers_to_open() {
+    let mut pair = roadwarrior(4, |_, _| {});
+    pair.initiate(Side::B);
+    pair.run(Duration::from_secs(5));
+    assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
+    pair.run(Duration::from_secs(200));
+    pair.assert_empty();
+}
+
+#[test]
+fn a_pool_that_grows_disturbs_nobody_and_one_that_moves_away_does() {
+    let mut pair = roadwarrior(4, |_, _| {});
+    pair.initiate(Side::A);
+    pair.settle();
+    let other = |pools: Vec<Pool>| EndpointConfig { pools, ..pair.b.endpoint.config().clone() };
+    let larger = other(vec![pool("v4", "10.9.0.1", "10.9.0.4"), pool("v4", "10.9.0.5", "10.9.0.200")]);
+    let elsewhere = other(vec![pool("v4", "10.8.0.1", "10.8.0.200")]);
+    pair.act(Side::B, |endpoint, now| endpoint.set_config(now, larger));
+    pair.settle();
+    pair.assert_up(1);
+    pair.act(Side::B, |endpoint, now| endpoint.set_config(now, elsewhere));
+    pair.run(Duration::from_secs(5));
+    assert_eq!(pair.a.closed, [CloseReason::Peer]);
+    pair.initiate(Side::A);
+    pair.settle();
+    assert!(virtual_addresses(&pair)[0].local[0].to_string().starts_with("10.8.0."));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod establish;
 mod hostile;
 mod ids;
 mod insider;
+mod inventory;
 mod line;
 mod liveness;
 mod mobike;

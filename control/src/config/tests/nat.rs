@@ -1,7 +1,7 @@
 //! Translations: what is read, what is compiled of it, and every mistake.
 
 use super::*;
-use crate::nat::NatSet;
+use crate::nat::{Given, NatSet};
 
 /// Where tables go in the example.
 const HERE: &str = "[[policy]]\nname = \"print\"";
@@ -37,13 +37,16 @@ fn sources_destinations_and_maps() {
         })
     };
     assert!(local("203.0.113.10/32") && local("203.0.113.30/32") && local("203.0.113.64/28"));
-    let set = NatSet::of(&config);
+    let set = NatSet::of(&config, &Given::new());
     assert!(set.destinations(1).any(|(_, _, rule)| rule.port_fixed == 8443));
     // Rule 1 once, rule 2 from two zones, the map from each zone, hairpin for each subnet of a port.
     assert_eq!(set.sources(1).filter(|(_, _, rule)| rule.rule == 1).count(), 1);
     assert_eq!(set.sources(1).filter(|(_, _, rule)| rule.rule == 2).count(), 2);
     assert_eq!(set.pool().len(), 1 + 4 + 10);
-    assert!(!NatSet::of(&good(CLINIC)).sources(1).any(|_| true), "nothing where nothing is asked for");
+    assert!(
+        !NatSet::of(&good(CLINIC), &Given::new()).sources(1).any(|_| true),
+        "nothing where nothing is asked for"
+    );
 }
 
 #[test]
@@ -55,6 +58,32 @@ fn a_tunnel_under_another_name() {
     );
     let config = good(&source);
     assert_eq!(config.nat.maps[0].ports, [config.vpn_ports[0].id]);
+}
+
+/// The address that the centre gives is the VPN port's, once it is there.
+#[test]
+fn an_address_that_was_given_is_the_interfaces() {
+    let source = CLINIC
+        .replacen(CHILD_LOCAL, "local = \"dynamic\"", 1)
+        .replacen("start = \"always\"", "start = \"always\"\nrequest = [\"ipv4\", \"ipv6\"]", 1)
+        .replacen(
+            HERE,
+            &with("[[nat.source]]\nfrom = \"lan1\"\nto = \"centre\"\naddress = \"interface\""),
+            1,
+        );
+    let config = good(&source);
+    let port = config.asking_port("centre").expect("it asks");
+    assert_eq!(port, config.vpn_ports[0].id);
+    let given = "10.9.0.77".parse().expect("an address");
+    let pool = |given: &Given| {
+        let set = NatSet::of(&config, given);
+        let (_, _, rule) = set.sources(1).next().expect("one");
+        assert_eq!(rule.kind, sekisho_abi::nat::source_nat_kind::POOL, "never untranslated");
+        (set.pool().len(), rule.index < sekisho_abi::nat::NAT_POOL_MAX)
+    };
+    assert_eq!(pool(&Given::new()), (0, false), "no address to be found yet");
+    assert_eq!(pool(&Given::from([(port, vec![given])])), (1, true));
+    assert_eq!(pool(&Given::from([(port, vec!["fd09::7".parse().expect("an address")])])), (0, false));
 }
 
 #[test]

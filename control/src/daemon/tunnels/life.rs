@@ -56,6 +56,7 @@ impl Tunnel {
             local: connection.local.address,
             mobike: connection.mobike,
             remote: connection.remote.address,
+            gives: !connection.pools.is_empty(),
             wanted,
             held_down: false,
             ike: None,
@@ -215,6 +216,10 @@ mod tests {
         with_seed(now, 1)
     }
 
+    fn child(name: &str, local: Vec<IpNet>, remote: Vec<IpNet>) -> config::Child {
+        config::Child { name: name.into(), local, remote, local_dynamic: false, remote_dynamic: false }
+    }
+
     fn with_seed(now: Instant, seed: u64) -> Tunnel {
         let nets = |text: &str| vec![text.parse::<IpNet>().expect("a network")];
         Tunnel {
@@ -224,12 +229,13 @@ mod tests {
             local: "198.51.100.2".parse().expect("address"),
             mobike: true,
             remote: None,
+            gives: false,
             wanted: true,
             held_down: false,
             ike: None,
             networks: vec![
-                config::Child { name: "a".into(), local: nets("10.1.0.0/24"), remote: nets("10.2.0.0/24") },
-                config::Child { name: "b".into(), local: nets("10.3.0.0/24"), remote: nets("10.4.0.0/24") },
+                child("a", nets("10.1.0.0/24"), nets("10.2.0.0/24")),
+                child("b", nets("10.3.0.0/24"), nets("10.4.0.0/24")),
             ],
             up_since: None,
             next_try: Some(now),

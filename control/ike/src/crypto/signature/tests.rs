@@ -227,6 +227,83 @@ fn keys_that_cannot_be_used_are_refused_with_the_reason() {
     assert!(PrivateKey::from_pkcs8_der(b"not DER").is_err());
 }
 
+/// DER of an RSAPublicKey: modulus of so many bytes, and the exponent.
+fn rsa_public_key(modulus: usize, exponent: &[u8]) -> Vec<u8> {
+    // Leading zero, so that it is positive; odd, as a product of primes is.
+    let modulus = [&[0, 0x80][..], &vec![0x55; modulus - 2], &[1]].concat();
+    let integer = |bytes: &[u8]| {
+        let length = u16::try_from(bytes.len()).expect("short").to_be_bytes();
+        [&[0x02, 0x82][..], &length, bytes].concat()
+    };
+    let exponent = [&[0x02, exponent.len() as u8], exponent].concat();
+    let content = [integer(&modulus), exponent].concat();
+    let length = u16::try_from(content.len()).expect("short").to_be_bytes();
+    [&[0x30, 0x82][..], &length, &content].concat()
+}
+
+/// Keys in certificates that a library may crash on, or that make forging easy (CVE-2017-11185, CVE-2021-45079 and their
+/// kin): nothing verifies under any of them.
+#[test]
+fn keys_of_certificates_that_cannot_be_used_verify_nothing() {
+    use der::asn1::{AnyRef, ObjectIdentifier};
+    let oid = ObjectIdentifier::new_unwrap;
+    let rsa = oid("1.2.840.113549.1.1.1");
+    let (ec, p256, p521) = (oid("1.2.840.10045.2.1"), oid("1.2.840.10045.3.1.7"), oid("1.3.132.0.35"));
+    let null = Some(AnyRef::NULL);
+    let key = |oid, parameters, key: &[u8]| PublicKey::new(oid, parameters, key).expect("DER");
+    let good = rsa_public_key(256, &[1, 0, 1]);
+    let unusable = [
+        ("RSA of 1024 bits", key(rsa, null, &rsa_public_key(128, &[1, 0, 1]))),
+        ("RSA of 16384 bits", key(rsa, null, &rsa_public_key(2048, &[1, 0, 1]))),
+        ("RSA with the exponent 0", key(rsa, null, &rsa_public_key(256, &[0]))),
+        ("RSA with the exponent 1", key(rsa, null, &rsa_public_key(256, &[1]))),
+        ("RSA with an even exponent", key(rsa, null, &rsa_public_key(256, &[2]))),
+        ("RSA with a negative exponent", key(rsa, null, &rsa_public_key(256, &[0x81]))),
+        ("RSA with an exponent as long as the modulus", key(rsa, null, &rsa_public_key(256, &[0x7f; 100]))),
+        ("RSA without NULL", key(rsa, None, &good)),
+        ("RSA cut short", key(rsa, null, &good[..good.len() - 3])),
+        ("RSA that is empty", key(rsa, null, &[])),
+        ("an empty SEQUENCE", key(rsa, null, &[0x30, 0])),
+        ("the modulus 0", key(rsa, null, &[0x30, 6, 2, 1, 0, 2, 1, 3])),
+        ("id-RSASSA-PSS", key(oid("1.2.840.113549.1.1.10"), None, &good)),
+        ("DSA", key(oid("1.2.840.10040.4.1"), None, &[2, 1, 5])),
+        ("P-521", key(ec, Some(AnyRef::from(&p521)), &[4; 133])),
+        ("EC without a curve", key(ec, None, &[4; 65])),
+        ("the point at infinity", key(ec, Some(AnyRef::from(&p256)), &[0])),
+        ("a point off the curve", key(ec, Some(AnyRef::from(&p256)), &[4; 65])),
+        ("a compressed point", key(ec, Some(AnyRef::from(&p256)), &[2; 33])),
+        ("half an Ed25519 key", key(oid("1.3.101.112"), None, &[1; 16])),
+        ("Ed25519 of small order", key(oid("1.3.101.112"), None, &[0; 32])),
+        ("no SubjectPublicKeyInfo", PublicKey::from_spki_der(&[0x30, 0x80])),
+    ];
+    for (what, key) in &unusable {
+        for scheme in SignatureScheme::ALL {
+            let identifier = scheme.algorithm_identifier();
+            for length in [0, 1, 64, 72, 96, 128, 256, 2048] {
+                // Of an RSA key with the exponent 1 the padded digest is its own signature.
+                for signature in [vec![0; length], vec![0xff; length], padded_digest(length)] {
+                    let data = [&[identifier.len() as u8], identifier, &signature].concat();
+                    let verified = verify_auth(AuthMethod::DigitalSignature, &data, key, OCTETS);
+                    assert!(verified.is_err(), "{what}: {scheme} of {length} bytes");
+                }
+            }
+        }
+    }
+}
+
+/// EMSA-PKCS1-v1_5 of SHA-256 over [`OCTETS`] (RFC 8017 section 9.2), or zeros where there is no room for it.
+fn padded_digest(length: usize) -> Vec<u8> {
+    const INFO: [u8; 19] = [
+        0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00,
+        0x04, 0x20,
+    ];
+    let digest = ring::digest::digest(&ring::digest::SHA256, OCTETS);
+    match length.checked_sub(INFO.len() + digest.as_ref().len() + 11) {
+        Some(room) => [&[0, 1][..], &vec![0xff; room + 8], &[0], &INFO, digest.as_ref()].concat(),
+        None => vec![0; length],
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_refused_without_panic(

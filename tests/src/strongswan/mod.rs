@@ -4,68 +4,34 @@
 //! libipsec knows ESP only in UDP, and charon therefore pretends to be behind a NAT: the tunnel always floats to port
 //! 4500.
 
-use std::fmt::Write as _;
+mod connection;
+mod sas;
+
 use std::fs;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::gateway::certificates::Issued;
 use crate::lab::namespace::{Namespace, output};
 use crate::lab::patience::until;
 use crate::lab::plan::Place;
 use crate::lab::process::Process;
 use crate::lab::{Lab, topology};
 
+pub use connection::{Connection, Demand, Proof};
+
 /// The daemon; Debian keeps it out of PATH of ordinary users.
 const CHARON: &str = "/usr/sbin/charon-systemd";
 /// The one connection and its one child.
 const NAME: &str = "net";
 
-/// How strongSwan and its peer prove who they are.
-#[derive(Clone, Debug)]
-pub enum Proof {
-    /// A pre-shared key.
-    Psk(String),
-    /// Certificates.
-    Certificates {
-        /// strongSwan's own.
-        own: Issued,
-        /// Root certificate, PEM.
-        root: PathBuf,
-    },
-}
-
-/// What strongSwan is told of the one connection.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    /// Own outside address.
-    pub local: IpAddr,
-    /// The peer's.
-    pub remote: IpAddr,
-    /// Own identity.
-    pub local_id: String,
-    /// The peer's.
-    pub remote_id: String,
-    /// Proof, of both.
-    pub proof: Proof,
-    /// IKE proposals, in strongSwan's notation, which is ours too.
-    pub ike: String,
-    /// ESP proposals.
-    pub esp: String,
-    /// Own networks.
-    pub local_ts: Vec<String>,
-    /// The peer's.
-    pub remote_ts: Vec<String>,
-}
-
 /// A running charon.
 #[derive(Debug)]
 pub struct Charon {
     namespace: Namespace,
+    place: Place,
     dir: PathBuf,
     process: Process,
 }
@@ -85,36 +51,40 @@ impl Charon {
              libcharon-extra-plugins)"
         );
         let dir = lab.dir().join(format!("charon-{}", place.name()));
-        for sub in ["x509", "x509ca", "private"] {
-            let path = dir.join("swanctl").join(sub);
-            fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
-        }
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         write(&dir.join("strongswan.conf"), &daemon_configuration(&dir))?;
-        let mut command = Command::new(CHARON);
-        command.env("STRONGSWAN_CONF", dir.join("strongswan.conf"));
-        let mut process =
-            Process::start(lab, place, &mut command, &format!("charon-{}-output", place.name()))?;
-        let socket = dir.join("vici");
-        until(Duration::from_secs(10), "charon's control socket", || {
-            if let Some(status) = process.ended()? {
-                return Ok(Some(Err(anyhow::anyhow!("charon ended with {status}:\n{}", process.log()))));
-            }
-            Ok(socket.exists().then_some(Ok(())))
-        })?
-        .0?;
-        Ok(Self { namespace: lab.at(place), dir, process })
+        let process = launch(lab, place, &dir)?;
+        Ok(Self { namespace: lab.at(place), place, dir, process })
+    }
+
+    /// SIGKILL: what a crash does.
+    pub fn crash(&mut self) -> Result<()> {
+        self.process.crash()
+    }
+
+    /// Starts another in the place of one that has crashed. It remembers nothing, and nothing is loaded.
+    pub fn start_again(&mut self, lab: &Lab) -> Result<()> {
+        self.process = launch(lab, self.place, &self.dir)?;
+        Ok(())
     }
 
     /// Replaces configuration and credentials.
     pub fn load(&self, connection: &Connection) -> Result<()> {
         let swanctl = self.dir.join("swanctl");
-        for sub in ["x509", "x509ca", "private"] {
+        if swanctl.exists() {
+            fs::remove_dir_all(&swanctl).with_context(|| format!("removing {}", swanctl.display()))?;
+        }
+        for sub in ["x509", "x509ca", "x509crl", "private"] {
             let dir = swanctl.join(sub);
-            fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
             fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         }
-        if let Proof::Certificates { own, root } = &connection.proof {
+        if let Demand::Authority(root) = &connection.demand {
             copy(root, &swanctl.join("x509ca/root.pem"))?;
+        }
+        for (index, crl) in connection.crls.iter().enumerate() {
+            copy(crl, &swanctl.join(format!("x509crl/{index}.crl")))?;
+        }
+        if let Proof::Certificate(own) = &connection.proof {
             copy(&own.key, &swanctl.join("private/own.pem"))?;
             // strongSwan reads one certificate a file.
             let chain =
@@ -139,17 +109,27 @@ impl Charon {
         self.swanctl(&["--initiate", "--child", NAME, "--timeout", "10"]).map(drop)
     }
 
+    /// Opens one more child of it.
+    pub fn initiate_child(&self, child: &str) -> Result<()> {
+        self.swanctl(&["--initiate", "--child", child, "--timeout", "10"]).map(drop)
+    }
+
     /// Closes the IKE SA and with it everything.
     pub fn terminate(&self) -> Result<()> {
         self.swanctl(&["--terminate", "--ike", NAME, "--timeout", "10"]).map(drop)
     }
 
-    /// Forgets every SA without a word to the peer.
+    /// Forgets every SA, also one that is half open or a stranger's, without waiting for the peer.
     pub fn forget(&self) -> Result<()> {
-        if self.sas()?.trim().is_empty() {
-            return Ok(());
-        }
-        self.swanctl(&["--terminate", "--ike", NAME, "--force", "--timeout", "2"]).map(drop)
+        until(Duration::from_secs(5), "strongSwan without an SA", || {
+            let ids = sas::ike_ids_in(&self.sas()?);
+            for id in &ids {
+                // One that has gone by itself meanwhile is no failure; the next look tells.
+                let _ = self.swanctl(&["--terminate", "--ike-id", id, "--force", "--timeout", "2"]);
+            }
+            Ok(ids.is_empty().then_some(()))
+        })
+        .map(drop)
     }
 
     /// Closes the child SA only.
@@ -167,6 +147,11 @@ impl Charon {
         self.swanctl(&["--rekey", "--ike", NAME]).map(drop)
     }
 
+    /// Proves both identities anew, with keys of which the old ones tell nothing.
+    pub fn reauthenticate(&self) -> Result<()> {
+        self.swanctl(&["--rekey", "--ike", NAME, "--reauth"]).map(drop)
+    }
+
     /// The SAs as `swanctl --list-sas` shows them.
     pub fn sas(&self) -> Result<String> {
         self.swanctl(&["--list-sas"])
@@ -174,13 +159,12 @@ impl Charon {
 
     /// Inbound SPIs of the installed child SAs, 8 hexadecimal digits each.
     pub fn child_spis(&self) -> Result<Vec<String>> {
-        Ok(spis_in(&self.sas()?))
+        Ok(sas::spis_in(&self.sas()?))
     }
 
     /// SPIs of the established IKE SAs, as charon prints them: `<initiator>_i <responder>_r`.
     pub fn ike_spis(&self) -> Result<Vec<String>> {
-        let sas = self.sas()?;
-        Ok(sas.lines().filter(|line| line.contains("ESTABLISHED")).map(ike_spis_of).collect())
+        Ok(sas::ike_spis_in(&self.sas()?))
     }
 
     /// Waits until the number of installed child SAs is this one.
@@ -200,7 +184,8 @@ impl Charon {
         self.process.keep();
     }
 
-    fn swanctl(&self, arguments: &[&str]) -> Result<String> {
+    /// What `swanctl` prints; an error with its words if it fails.
+    pub fn swanctl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("swanctl");
         command.args(arguments).arg("--uri").arg(format!("unix://{}", self.dir.join("vici").display()));
         command.env("STRONGSWAN_CONF", self.dir.join("strongswan.conf"));
@@ -209,31 +194,24 @@ impl Charon {
     }
 }
 
-impl Connection {
-    fn configuration(&self) -> String {
-        let Self { local, remote, local_id, remote_id, proof, ike, esp, local_ts, remote_ts } = self;
-        let (method, extra) = match proof {
-            Proof::Psk(_) => ("psk", ""),
-            Proof::Certificates { .. } => ("pubkey", "certs = own.pem"),
-        };
-        let mut out = format!(
-            "connections {{\n  {NAME} {{\n    version = 2\n    local_addrs = {local}\n    remote_addrs = {remote}\n    \
-             proposals = {ike}\n    mobike = no\n    rekey_time = 0\n    reauth_time = 0\n    \
-             local {{\n      auth = {method}\n      id = {local_id}\n      {extra}\n    }}\n    \
-             remote {{\n      auth = {method}\n      id = {remote_id}\n    }}\n    \
-             children {{\n      {NAME} {{\n        local_ts = {}\n        remote_ts = {}\n        \
-             esp_proposals = {esp}\n        rekey_time = 0\n      }}\n    }}\n  }}\n}}\n",
-            local_ts.join(","),
-            remote_ts.join(","),
-        );
-        if let Proof::Psk(key) = proof {
-            let _ = writeln!(
-                out,
-                "secrets {{\n  ike {{\n    secret = \"{key}\"\n    id-1 = {local_id}\n    id-2 = {remote_id}\n  }}\n}}"
-            );
-        }
-        out
+/// Starts the daemon and waits until it listens.
+fn launch(lab: &Lab, place: Place, dir: &Path) -> Result<Process> {
+    let socket = dir.join("vici");
+    // One that was killed leaves it behind.
+    if socket.exists() {
+        fs::remove_file(&socket).with_context(|| format!("removing {}", socket.display()))?;
     }
+    let mut command = Command::new(CHARON);
+    command.env("STRONGSWAN_CONF", dir.join("strongswan.conf"));
+    let mut process = Process::start(lab, place, &mut command, &format!("charon-{}-output", place.name()))?;
+    until(Duration::from_secs(10), "charon's control socket", || {
+        if let Some(status) = process.ended()? {
+            return Ok(Some(Err(anyhow::anyhow!("charon ended with {status}:\n{}", process.log()))));
+        }
+        Ok(socket.exists().then_some(Ok(())))
+    })?
+    .0?;
+    Ok(process)
 }
 
 /// Only the plugins that are needed, so that another crypto plugin's presence changes nothing.
@@ -242,37 +220,12 @@ fn daemon_configuration(dir: &Path) -> String {
     format!(
         "charon-systemd {{\n  load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey revocation constraints hmac kdf \
          kernel-libipsec kernel-netlink socket-default vici updown\n  piddir = {dir}\n  \
-         retransmit_tries = 2\n  retransmit_timeout = 1.0\n  \
+         retransmit_tries = 2\n  retransmit_timeout = 1.0\n  make_before_break = yes\n  cookie_threshold = 1\n  \
          plugins {{\n    vici {{\n      socket = unix://{dir}/vici\n    }}\n  }}\n  \
          filelog {{\n    log {{\n      path = {dir}/charon.log\n      default = 1\n      flush_line = yes\n      \
          time_format = %T\n    }}\n  }}\n}}\n\
          swanctl {{\n  load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey\n}}\n"
     )
-}
-
-/// Of `  net: #1, reqid 1, INSTALLED, …` with the line `    in  c1a2b3d4,   1234 bytes, …` below it. A child that was
-/// replaced stays listed as `DELETED` for some seconds.
-fn spis_in(sas: &str) -> Vec<String> {
-    let mut installed = false;
-    let mut spis = Vec::new();
-    for line in sas.lines().map(str::trim_start) {
-        if line.contains(", reqid ") {
-            installed = line.contains(", INSTALLED,");
-        } else if let Some(rest) = line.strip_prefix("in ").filter(|_| installed) {
-            spis.extend(rest.trim_start().split([',', ' ']).next().map(str::to_owned));
-        }
-    }
-    spis
-}
-
-/// `net: #1, ESTABLISHED, IKEv2, 0102030405060708_i* 1112131415161718_r`
-fn ike_spis_of(line: &str) -> String {
-    let spis: Vec<&str> = line
-        .split([' ', ','])
-        .map(|word| word.trim_end_matches('*'))
-        .filter(|word| word.ends_with("_i") || word.ends_with("_r"))
-        .collect();
-    spis.join(" ")
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -284,20 +237,4 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         bail!("there is no {}", from.display());
     }
     fs::copy(from, to).map(drop).with_context(|| format!("copying {} to {}", from.display(), to.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spis_are_read_from_list_sas() {
-        let sas = "net: #1, ESTABLISHED, IKEv2, 01f0a8d51ba51fc1_i* c6bd3ccf0f2a6a05_r\n  local  'a' @ 203.0.113.2[4500]\n  \
-                   net: #1, reqid 1, INSTALLED, TUNNEL-in-UDP, ESP:AES_GCM_16-128\n    installed 0s ago\n    \
-                   in  b3a14d7c,      0 bytes,     0 packets\n    out c0ffee01,      0 bytes,     0 packets\n  \
-                   net: #2, reqid 1, DELETED, TUNNEL-in-UDP, ESP:AES_GCM_16-128\n    in  00000bad,      0 bytes,     0 packets\n";
-        assert_eq!(spis_in(sas), ["b3a14d7c"]);
-        let first = sas.lines().next().expect("a line");
-        assert_eq!(ike_spis_of(first), "01f0a8d51ba51fc1_i c6bd3ccf0f2a6a05_r");
-    }
 }
