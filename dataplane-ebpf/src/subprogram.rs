@@ -30,8 +30,8 @@ use crate::path::nat::{self, Progress};
 use crate::path::neighbour;
 use crate::path::quota;
 use crate::path::rule;
-use crate::path::trunk;
 use crate::path::scan;
+use crate::path::trunk;
 use crate::scratch::Scratch;
 
 /// Stands for any port, where one is asked for by number.

@@ -420,7 +420,8 @@ impl Ground {
         let of_tunnels = |made: &&Made| matches!(made, Made::Route(route) if route.interface == inner.name);
         let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
         self.route_into_tunnels(config).await?;
-        let now: Vec<u16> = config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
+        let now: Vec<u16> =
+            config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
         for made in former {
             // The same route with another MTU has taken its place.
             if matches!(&made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu))) {

@@ -53,7 +53,13 @@ impl Watch {
             // The programs, which see every packet, have counted.
             Verdict::DropScan if !source.scans => {
                 source.scans = true;
-                ("scan", format!("many refused doors, of late {} port {}", packet.destination, packet.destination_port))
+                (
+                    "scan",
+                    format!(
+                        "many refused doors, of late {} port {}",
+                        packet.destination, packet.destination_port
+                    ),
+                )
             }
             _ => return None,
         };
@@ -109,7 +115,8 @@ mod tests {
     #[test]
     fn one_scan_is_one_alarm_a_minute() {
         let (mut watch, now) = (Watch::default(), Instant::now());
-        let mut alarms = |verdict, now| watch.refused(verdict, &packet("10.1.1.1", 80), now).into_iter().count();
+        let mut alarms =
+            |verdict, now| watch.refused(verdict, &packet("10.1.1.1", 80), now).into_iter().count();
         assert_eq!(alarms(Verdict::DropPolicy, now), 0, "a refused packet alone");
         assert_eq!(alarms(Verdict::DropScan, now), 1);
         assert_eq!(alarms(Verdict::DropScan, now), 0, "told already");

@@ -14,8 +14,8 @@
 #[allow(dead_code, reason = "the build is one function of it; the rest serves xtask")]
 mod ebpf_build;
 
-mod bindings;
 mod attacks;
+mod bindings;
 mod cost;
 mod dump;
 mod egress;
