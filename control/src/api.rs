@@ -4,6 +4,7 @@
 //! [`Status`](crate::status::Status).
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::daemon::Reloaded;
 use crate::evidence::Feed;
 use crate::explain::{Explanation, Question};
 use crate::feed::{self, Item, TraceFilter, Wanted};
+use crate::neighbours::NeighbourStatus;
 use crate::status::Status;
 
 /// Longest request or answer in bytes: 10,000 tunnels fit, a runaway writer does not.
@@ -73,6 +75,11 @@ pub enum Request {
         /// The IKE SA instead of the child SAs.
         ike: bool,
     },
+    /// Which address belongs to which MAC address.
+    Neighbours {
+        /// What was learned of this address is forgotten instead.
+        forget: Option<IpAddr>,
+    },
     /// Read the configuration anew and carry out what has changed.
     Reload {
         /// Only say what would change.
@@ -114,6 +121,11 @@ pub enum Answer {
     Status {
         /// The state.
         status: Box<Status>,
+    },
+    /// To [`Request::Neighbours`].
+    Neighbours {
+        /// Every binding.
+        neighbours: Vec<NeighbourStatus>,
     },
     /// To [`Request::Reload`].
     Reloaded {

@@ -15,6 +15,7 @@ pub mod filter;
 pub mod kernel;
 pub mod metrics;
 pub mod nat;
+pub mod neighbours;
 pub mod pki;
 pub mod policy;
 pub mod status;

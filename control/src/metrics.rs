@@ -12,6 +12,7 @@
 //! | `sekisho_child_sa_packets_total`, `sekisho_child_sa_bytes_total` | counter | `connection`, `child`, `spi_in`, `direction` |
 //! | `sekisho_child_sa_refused_total` | counter | `connection`, `child`, `spi_in`, `direction`, `reason` |
 //! | `sekisho_port_packets_total`, `sekisho_port_bytes_total` | counter | `port`, `zone`, `verdict` |
+//! | `sekisho_port_neighbours` | gauge | `port`, `kind` (`static`, `learned`) |
 //! | `sekisho_policy_packets_total`, `sekisho_policy_bytes_total`, `sekisho_policy_flows_total` | counter | `policy` |
 //! | `sekisho_set_prefixes` | gauge | `set` |
 //! | `sekisho_pool_addresses`, `sekisho_pool_used` | gauge | `pool` |
@@ -352,6 +353,16 @@ fn ports(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
         "Bytes that entered by the port, by verdict.",
         &LABELS,
         rows().map(|(labels, count)| (labels, count.bytes)),
+    )?;
+    let bound = status.ports.iter().filter_map(|port| Some((port.name.as_str(), port.neighbours.as_ref()?)));
+    page.gauge(
+        "sekisho_port_neighbours",
+        "Addresses that are bound to MAC addresses on the port.",
+        &["port", "kind"],
+        bound.flat_map(|(name, bound)| {
+            let row = |kind, count: usize| (vec![name, kind], count as f64);
+            [row("static", bound.fixed), row("learned", bound.learned)]
+        }),
     )
 }
 

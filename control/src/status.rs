@@ -140,6 +140,20 @@ pub struct PortStatus {
     pub mode: String,
     /// Packets that entered here, by verdict. Verdicts that never occurred are left out.
     pub verdicts: BTreeMap<String, Count>,
+    /// Bindings of addresses to MAC addresses; none where the port has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<BoundStatus>,
+}
+
+/// Bindings of one port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct BoundStatus {
+    /// `learn` or `static`.
+    pub mode: String,
+    /// Those of the configuration.
+    pub fixed: usize,
+    /// Those that were learned.
+    pub learned: usize,
 }
 
 /// State of a configured connection.
@@ -350,6 +364,15 @@ impl Status {
                 of(&["decrypt", "pass"]),
                 refused
             );
+        }
+        for port in &self.ports {
+            if let Some(BoundStatus { mode, fixed, learned }) = &port.neighbours {
+                let _ = writeln!(
+                    out,
+                    "  {:<10} neighbours: {mode}, {fixed} static, {learned} learned",
+                    port.name
+                );
+            }
         }
         if !self.zones.is_empty() {
             let _ = writeln!(out, "\nZONES\n  {:<32} {:>14} {:>14}", "zone", "flows", "at most");

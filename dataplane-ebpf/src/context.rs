@@ -6,12 +6,12 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md};
 use aya_ebpf::helpers::generated::{
     bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
-    bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_xdp_adjust_head, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::frame::Frame;
-use sekisho_dataplane::parse::{ETHERNET_BYTES, Ethernet};
+use sekisho_dataplane::parse::{ETHERNET_BYTES, Ethernet, ethertype};
 use sekisho_dataplane::rewrite::{Change, Rewrite};
 
 use crate::maps;
@@ -33,6 +33,9 @@ pub(crate) fn now_ns() -> u64 {
         (*clock).now_ns
     }
 }
+
+/// Bytes of an 802.1Q tag.
+const TAG_BYTES: i32 = 4;
 
 /// A received frame.
 pub(crate) struct XdpFrame {
@@ -99,6 +102,34 @@ impl XdpFrame {
         // SAFETY: the bytes lie between the frame's begin and end, as just checked; the verifier checks it again.
         unsafe { (at as *mut [u8; N]).write(bytes) };
         Some(())
+    }
+
+    /// Takes the 802.1Q tag out from behind the MAC addresses.
+    #[inline(always)]
+    pub(crate) fn pop_tag(&self) -> Option<()> {
+        let (first, last) = (self.read_u64(0)?, self.read_u32(8)?);
+        self.move_begin(TAG_BYTES)?;
+        self.write_u64(0, first)?;
+        self.write_u32(8, last)
+    }
+
+    /// Puts an 802.1Q tag behind the MAC addresses: priority 0, `vlan` as the id.
+    #[inline(always)]
+    pub(crate) fn push_tag(&self, vlan: u16) -> Option<()> {
+        let (first, last) = (self.read_u64(0)?, self.read_u32(8)?);
+        self.move_begin(-TAG_BYTES)?;
+        self.write_u64(0, first)?;
+        self.write_u32(8, last)?;
+        self.write_u16(12, ethertype::VLAN.to_be())?;
+        self.write_u16(14, vlan.to_be())
+    }
+
+    /// Moves where the frame begins: to its end by a positive number of bytes, into the room before it by a negative.
+    #[inline(always)]
+    fn move_begin(&self, bytes: i32) -> Option<()> {
+        // SAFETY: the context is the kernel's. Where the frame lies is asked for anew at every access.
+        let result = unsafe { bpf_xdp_adjust_head(self.ctx.ctx, bytes) };
+        (result == 0).then_some(())
     }
 
     /// Writes the Ethernet header's two MAC addresses, destination first.

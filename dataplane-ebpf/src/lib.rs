@@ -28,4 +28,5 @@ pub mod tcp;
 #[cfg(test)]
 mod tcp_model;
 pub mod trace;
+pub mod vlan;
 pub mod window;

@@ -1,6 +1,7 @@
-//! The programs: `port` (XDP, on every port and on the kernel's end of the engine's veth pair), `engine` (XDP, on the
-//! engine's end) and `egress` (tc, on every port and on the kernel's end). Where SAs are the kernel's, xfrm interfaces
-//! stand in place of the veth pair. Linux 6.1 or later.
+//! The programs: `port` (XDP, on every NIC and on the kernel's end of the engine's veth pair), `engine` (XDP, on the
+//! engine's end), `egress` (tc, on every port and on the kernel's end), and for each VLAN port `handover` and `tag` (XDP,
+//! on both ends of the veth pair by which the kernel knows it). Where SAs are the kernel's, xfrm interfaces stand in place of
+//! the engine's pair. Linux 6.1 or later.
 //!
 //! Each is one match from a verdict to an action; the verdict is counted once, by port.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -23,7 +24,7 @@ use sekisho_abi::port::PortKey;
 use sekisho_abi::verdict::Verdict;
 
 use crate::context::{SkbFrame, XdpFrame};
-use crate::path::count;
+use crate::path::{count, trunk};
 use crate::scratch::{Program, Scratch};
 
 /// XDP, every port and the kernel's end of the engine's veth pair: the packet's way.
@@ -37,11 +38,55 @@ fn port(ctx: XdpContext) -> u32 {
     };
     count::verdict(&scratch.seen, verdict, frame.bytes());
     match verdict {
-        Verdict::Encrypt | Verdict::Decrypt if !maps::has_engine() => xdp_action::XDP_PASS,
-        Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt | Verdict::Challenge => {
-            xdp_action::XDP_REDIRECT
+        // The SAs are the kernel's.
+        Verdict::Encrypt | Verdict::Decrypt if !maps::has_engine() => to_kernel(scratch),
+        Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => redirected(&frame, scratch.tag),
+        // An answer goes back by the VLAN that the question came by.
+        Verdict::Challenge => redirected(&frame, scratch.came_tagged),
+        Verdict::Pass => to_kernel(scratch),
+        _ => xdp_action::XDP_DROP,
+    }
+}
+
+/// The frame leaves by the device that it was redirected to, with a tag where that is a VLAN's NIC.
+#[inline(always)]
+fn redirected(frame: &XdpFrame, vlan: u16) -> u32 {
+    match vlan {
+        0 => xdp_action::XDP_REDIRECT,
+        vlan => trunk::tagged(frame, vlan),
+    }
+}
+
+/// The kernel gets the frame by the device by which it knows the port.
+#[inline(always)]
+fn to_kernel(scratch: &Scratch) -> u32 {
+    match scratch.handover {
+        0 => xdp_action::XDP_PASS,
+        device => trunk::redirect(device),
+    }
+}
+
+/// XDP, the kernel's end of a VLAN port's veth pair: what `port` has judged on the trunk, counted, and left to the kernel
+/// or to the engine.
+#[xdp]
+fn handover(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::from_ptr(ctx.ctx);
+    let Some(scratch) = Scratch::of(Program::Handover, frame.ifindex()) else { return xdp_action::XDP_DROP };
+    match trunk::hand_over(&frame, &mut scratch.seen) {
+        Ok(Verdict::Decrypt) => xdp_action::XDP_REDIRECT,
+        Ok(_) => xdp_action::XDP_PASS,
+        Err(_) => xdp_action::XDP_DROP,
+    }
+}
+
+/// XDP, the other end: what the kernel and the engine send by the port, once `egress` has let it out.
+#[xdp]
+fn tag(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::from_ptr(ctx.ctx);
+    match maps::port(PortKey { ifindex: frame.ifindex(), vlan: 0, reserved: 0 }) {
+        Some(port) if port.vlan != 0 && trunk::redirect(port.nic_ifindex) == xdp_action::XDP_REDIRECT => {
+            trunk::tagged(&frame, port.vlan)
         }
-        Verdict::Pass => xdp_action::XDP_PASS,
         _ => xdp_action::XDP_DROP,
     }
 }

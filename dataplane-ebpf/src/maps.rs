@@ -8,13 +8,14 @@ use sekisho_abi::Address;
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{
     ADDRESSES_MAX, Clock, Config, Counter, DEVICES_MAX, EVENTS_BYTES, FLOWS_MAX, FRAGMENT_PAIRS_MAX,
-    FRAGMENTS_MAX, LISTS_MAX, NAT_MAX, NETWORKS_MAX, PORTS_MAX, RATES_MAX, RULE_IDS_MAX, RULE_RATES_MAX,
-    RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
+    FRAGMENTS_MAX, LISTS_MAX, NAT_MAX, NETWORKS_MAX, PORTS_MAX, RATES_MAX, ROUTERS_MAX, RULE_IDS_MAX,
+    RULE_RATES_MAX, RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
 };
 use sekisho_abi::nat::{
     DestinationNat, DestinationNatKey, NAT_POOL_MAX, SourceNat, SourceNatKey, Translated,
 };
-use sekisho_abi::port::{Network, Port, PortKey};
+use sekisho_abi::neighbour::{NEIGHBOURS_MAX, Neighbour, NeighbourKey};
+use sekisho_abi::port::{Network, Port, PortKey, TRUNK};
 use sekisho_abi::quota::{
     BUCKETS_MAX, Bucket, IKE_SPIS_MAX, PROVEN_MAX, SCANNERS_MAX, Scanner, Secrets, ZONES_MAX, ZoneQuota,
 };
@@ -59,6 +60,14 @@ pub(crate) static DESTINATION_NAT: LpmTrie<DestinationNatKey, DestinationNat> =
     LpmTrie::with_max_entries(NAT_MAX, 0);
 #[map]
 pub(crate) static NAT_POOL: Array<Address> = Array::with_max_entries(2 * NAT_POOL_MAX, 0);
+// A plain hash: a flood of claims can't push out the bindings that it would take over. Takes memory as it fills.
+#[map]
+pub(crate) static NEIGHBOURS: HashMap<NeighbourKey, Neighbour> =
+    HashMap::with_max_entries(NEIGHBOURS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static NEIGHBOUR_COUNTS: Array<u32> = Array::with_max_entries(PORTS_MAX, 0);
+#[map]
+pub(crate) static ROUTERS: Array<Address> = Array::with_max_entries(ROUTERS_MAX, 0);
 #[map]
 pub(crate) static SPIS: HashMap<SpiKey, Spi> = HashMap::with_max_entries(SPIS_MAX, 0);
 #[map]
@@ -94,6 +103,8 @@ pub(crate) static NEW_FLOW: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1,
 pub(crate) static CLAIMED: PerCpuArray<Claimed> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static CLOCK: Array<Clock> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static ALARM_RATE: PerCpuArray<Rate> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static EVENT_RATES: PerCpuArray<Rate> = PerCpuArray::with_max_entries(VERDICTS_MAX, 0);
 // Counts that the daemon changes in shared memory.
@@ -148,10 +159,24 @@ pub(crate) fn port(key: PortKey) -> Option<&'static Port> {
     PORTS.get_ptr(key).map(|port| unsafe { &*port })
 }
 
+/// Whether a NIC carries tagged ports.
+#[inline(always)]
+pub(crate) fn is_trunk(ifindex: u32) -> bool {
+    port(PortKey { ifindex, vlan: TRUNK, reserved: 0 }).is_some()
+}
+
 /// The longest prefix in `NETWORKS` that holds this address.
 #[inline(always)]
 pub(crate) fn network(address: &Address) -> Option<&'static Network> {
     NETWORKS.get(lpm_trie::Key::new(128, *address))
+}
+
+/// The binding of this address.
+#[inline(always)]
+pub(crate) fn neighbour(key: &NeighbourKey) -> Option<&'static mut Neighbour> {
+    // SAFETY: a hash's elements are never unmapped while a program runs, and any bytes are a value. One that is another's by
+    // now costs a packet, or counts as seen a second time.
+    NEIGHBOURS.get_ptr_mut(key).map(|neighbour| unsafe { &mut *neighbour })
 }
 
 /// The flow with this key.

@@ -1,5 +1,6 @@
 //! ARP (RFC 826) and neighbour discovery (RFC 4861): who may claim which address on which port.
 
+use sekisho_abi::neighbour::{Neighbour, neighbour_flags};
 use sekisho_abi::port::{Network, Port, network_kind};
 use sekisho_abi::verdict::Verdict;
 use sekisho_abi::{Address, mapped};
@@ -104,6 +105,8 @@ pub struct Discovery {
     pub target: Option<Address>,
     /// Whether the target is claimed (advertisement) rather than asked for.
     pub claims: bool,
+    /// Addresses that the sender says are its own, link-local ones too; zero for none.
+    pub own: [Address; 2],
     /// A router advertisement: hosts' networks take none.
     pub router: bool,
 }
@@ -127,11 +130,12 @@ pub fn discovery<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Result<Discov
         Scope::Group | Scope::Martian => return Err(Verdict::DropNeighbour),
     };
     let unspecified = packet.source == [0; 16];
+    let own = [packet.source, [0; 16]];
     match kind {
-        ROUTER_SOLICITATION => Ok(Discovery { source, target: None, claims: false, router: false }),
+        ROUTER_SOLICITATION => Ok(Discovery { source, target: None, claims: false, own, router: false }),
         // RFC 4861 section 6.1.2: from a link-local address only.
         ROUTER_ADVERTISEMENT if source.is_none() && !unspecified => {
-            Ok(Discovery { source, target: None, claims: false, router: true })
+            Ok(Discovery { source, target: None, claims: false, own, router: true })
         }
         NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT => {
             let claims = kind == NEIGHBOUR_ADVERTISEMENT;
@@ -143,12 +147,13 @@ pub fn discovery<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Result<Discov
                 return Err(Verdict::DropMalformed);
             }
             let target = frame.read_at::<16>(at).ok_or(Verdict::DropMalformed)?;
+            let own = [packet.source, if claims { target } else { [0; 16] }];
             let target = match spoof::scope_v6(&target) {
                 Scope::LinkLocal => None,
                 Scope::Unicast => Some(target),
                 Scope::Group | Scope::Unspecified | Scope::Martian => return Err(Verdict::DropNeighbour),
             };
-            Ok(Discovery { source, target, claims, router: false })
+            Ok(Discovery { source, target, claims, own, router: false })
         }
         // Redirects (137) would let any host move another's traffic.
         _ => Err(Verdict::DropNeighbour),
@@ -172,10 +177,78 @@ pub fn listener(packet: &Packet) -> Result<(), Verdict> {
     }
 }
 
+/// The link-local address that a device makes of its MAC address (RFC 4291 appendix A).
+#[inline(always)]
+pub const fn link_local(mac: &[u8; 6]) -> Address {
+    let [a, b, c, d, e, f] = *mac;
+    [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]
+}
+
+/// How a sender stands to the binding of the address that it uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It's the address's own, and was seen a moment ago.
+    Own,
+    /// It's the address's own; that it was seen is to be noted.
+    Seen,
+    /// The address is nobody's.
+    Free,
+    /// The address is another's.
+    Foreign,
+}
+
+/// How long a binding goes without a note that it was seen. Lifetimes are whole seconds and far longer.
+const NOTE_NS: u64 = 1_000_000_000;
+
+/// Holds a sender's MAC address against the binding of the address that it uses.
+#[inline(always)]
+pub fn standing(bound: Option<&Neighbour>, mac: &[u8; 6], lifetime_ns: u64, now_ns: u64) -> Standing {
+    let Some(bound) = bound else { return Standing::Free };
+    let age_ns = now_ns.saturating_sub(bound.seen_ns);
+    let is_static = bound.flags & neighbour_flags::STATIC != 0;
+    match bound.mac == *mac {
+        true if is_static || age_ns < NOTE_NS => Standing::Own,
+        true => Standing::Seen,
+        false if !is_static && age_ns > lifetime_ns => Standing::Free,
+        false => Standing::Foreign,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn link_local_addresses_of_devices() {
+        let expected = "fe80::211:22ff:fe33:4455".parse::<std::net::Ipv6Addr>().expect("an address");
+        assert_eq!(link_local(&[0, 0x11, 0x22, 0x33, 0x44, 0x55]), expected.octets());
+    }
+
+    #[test]
+    fn bindings_age_and_static_ones_do_not() {
+        const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 66];
+        let bound = |flags| Neighbour { seen_ns: 100 * SECOND, mac: MAC, flags };
+        let (learned, fixed) = (bound(0), bound(neighbour_flags::STATIC));
+        for (bound, mac, seconds, expected) in [
+            (None, MAC, 100, Standing::Free),
+            (Some(learned), MAC, 100, Standing::Own),
+            (Some(learned), MAC, 101, Standing::Seen),
+            (Some(learned), MAC, 100_000, Standing::Seen),
+            (Some(learned), OTHER, 100, Standing::Foreign),
+            (Some(learned), OTHER, 160, Standing::Foreign),
+            (Some(learned), OTHER, 161, Standing::Free),
+            // A clock that seems to run backwards between CPUs.
+            (Some(learned), OTHER, 99, Standing::Foreign),
+            (Some(fixed), MAC, 100_000, Standing::Own),
+            (Some(fixed), OTHER, 100_000, Standing::Foreign),
+        ] {
+            let found = standing(bound.as_ref(), &mac, 60 * SECOND, seconds * SECOND);
+            assert_eq!(found, expected, "{bound:?} {mac:02x?} {seconds}");
+        }
+    }
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
@@ -233,13 +306,26 @@ mod tests {
     fn discovery_messages() {
         let judge = |(frame, packet): (Vec<u8>, Packet)| discovery(&frame[..], &packet);
         let global = "2001:db8::9".parse::<std::net::Ipv6Addr>().expect("an address").octets();
+        let link_local = "fe80::9".parse::<std::net::Ipv6Addr>().expect("an address").octets();
         let advertised = judge(message(136, "fe80::9", "2001:db8::9"));
         assert_eq!(
             advertised,
-            Ok(Discovery { source: None, target: Some(global), claims: true, router: false })
+            Ok(Discovery {
+                source: None,
+                target: Some(global),
+                claims: true,
+                own: [link_local, global],
+                router: false
+            })
         );
         let asked = judge(message(135, "2001:db8::9", "fe80::1"));
-        assert_eq!(asked, Ok(Discovery { source: Some(global), target: None, claims: false, router: false }));
+        let own = [global, [0; 16]];
+        assert_eq!(
+            asked,
+            Ok(Discovery { source: Some(global), target: None, claims: false, own, router: false })
+        );
+        let claimed = judge(message(136, "2001:db8::9", "fe80::9")).expect("in order");
+        assert_eq!((claimed.target, claimed.own), (None, [global, link_local]));
         assert!(judge(message(135, "::", "2001:db8::9")).is_ok(), "duplicate address detection");
         assert!(judge(message(134, "fe80::9", "::")).is_ok_and(|message| message.router));
         for refused in [

@@ -2,6 +2,7 @@
 //! other share 512 bytes.
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
+use sekisho_abi::Address;
 use sekisho_abi::explain::Findings;
 use sekisho_abi::flow::Hop;
 use sekisho_abi::rule::Asked;
@@ -22,10 +23,12 @@ pub(crate) enum Program {
     Engine = 1,
     /// `egress`.
     Egress = 2,
+    /// `handover`.
+    Handover = 3,
 }
 
 /// Programs with a place of their own.
-pub(crate) const PROGRAMS: u32 = 3;
+pub(crate) const PROGRAMS: u32 = 4;
 
 /// One packet at a time. What a program finds here is from the packet before; it sets before it reads.
 #[repr(C, align(8))]
@@ -51,6 +54,17 @@ pub(crate) struct Scratch {
     pub(crate) lookup: FibLookup,
     /// Its answer.
     pub(crate) fib: Fib,
+    /// VLAN id that the frame gets when it leaves, 0 for none.
+    pub(crate) tag: u16,
+    /// VLAN id of the tag that it came with, 0 for none.
+    pub(crate) came_tagged: u16,
+    /// It came tagged: ifindex to redirect to what the kernel shall receive. 0 otherwise.
+    pub(crate) handover: u32,
+    /// Addresses that the frame's sender uses, to be held against their bindings; zero for none.
+    pub(crate) used: [Address; 2],
+    /// The frame's source.
+    pub(crate) sender: [u8; 6],
+    reserved_last: [u8; 2],
 }
 
 /// Its begin is read by those who ask what became of a packet.
@@ -75,6 +89,9 @@ impl Scratch {
         let scratch = unsafe { &mut *scratch };
         scratch.seen = Seen::new(ifindex);
         scratch.nat.active = 0;
+        scratch.tag = 0;
+        scratch.came_tagged = 0;
+        scratch.handover = 0;
         Some(scratch)
     }
 }

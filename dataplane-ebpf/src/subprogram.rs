@@ -31,6 +31,7 @@ use crate::path::neighbour;
 use crate::path::quota;
 use crate::path::rule;
 use crate::path::scan;
+use crate::path::trunk;
 use crate::scratch::Scratch;
 
 /// Stands for any port, where one is asked for by number.
@@ -92,6 +93,22 @@ subprogram! {
 #[inline(always)]
 pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
     judged(sekisho_long_way(frame.as_ptr(), scratch))
+}
+
+subprogram! {
+    fn sekisho_untag(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
+        // SAFETY: as above.
+        match unsafe { scratch.as_mut() } {
+            Some(scratch) => number(trunk::untag(&XdpFrame::from_ptr(ctx), scratch).map(|()| Verdict::Pass)),
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`trunk::untag`].
+#[inline(always)]
+pub(crate) fn untag(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
+    judged(sekisho_untag(frame.as_ptr(), scratch)).map(|_| ())
 }
 
 subprogram! {
@@ -653,38 +670,6 @@ pub(crate) fn fib(frame: &XdpFrame, scratch: &mut Scratch, length: u16) {
 }
 
 subprogram! {
-    fn sekisho_arp(ctx: *mut xdp_md, seen: *const Seen) -> u32 {
-        // SAFETY: as above.
-        match unsafe { seen.as_ref() } {
-            Some(seen) => number(neighbour::arp(&XdpFrame::from_ptr(ctx), seen)),
-            None => number(Err(Verdict::DropInternal)),
-        }
-    }
-}
-
-/// [`neighbour::arp`].
-#[inline(always)]
-pub(crate) fn arp(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
-    judged(sekisho_arp(frame.as_ptr(), seen))
-}
-
-subprogram! {
-    fn sekisho_discovery(ctx: *mut xdp_md, seen: *const Seen) -> u32 {
-        // SAFETY: as above.
-        match unsafe { seen.as_ref() } {
-            Some(seen) => number(neighbour::discovery(&XdpFrame::from_ptr(ctx), seen)),
-            None => number(Err(Verdict::DropInternal)),
-        }
-    }
-}
-
-/// [`neighbour::discovery`].
-#[inline(always)]
-pub(crate) fn discovery(frame: &XdpFrame, seen: &Seen) -> Result<Verdict, Verdict> {
-    judged(sekisho_discovery(frame.as_ptr(), seen))
-}
-
-subprogram! {
     fn sekisho_egress(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
         // SAFETY: as above.
         match unsafe { scratch.as_mut() } {
@@ -738,6 +723,9 @@ fn done(step: Result<(), Verdict>) -> u32 {
 }
 
 step! { fn sekisho_insert() = flow::insert }
+step! { fn sekisho_arp, read_arp(xdp_md as XdpFrame) = neighbour::arp }
+step! { fn sekisho_discovery, read_discovery(xdp_md as XdpFrame) = neighbour::discovery }
+step! { fn sekisho_source, read_source(xdp_md as XdpFrame) = neighbour::source }
 step! { fn sekisho_screen() = path::screen }
 step! { fn sekisho_charge() = quota::charge }
 step! { fn sekisho_discharge() = quota::discharge }
@@ -754,6 +742,42 @@ step! { fn sekisho_nat_leave_error, nat_leave_error(xdp_md as XdpFrame) = nat::l
 step! { fn sekisho_nat_egress, nat_egress(__sk_buff as SkbFrame) = nat::egress }
 step! { fn sekisho_nat_egress_error_quote, nat_egress_error_quote(__sk_buff as SkbFrame) = nat::egress_error_quote }
 step! { fn sekisho_nat_egress_error_source, nat_egress_error_source(__sk_buff as SkbFrame) = nat::egress_error_source }
+
+/// [`neighbour::arp`], and whose its addresses are.
+#[inline(always)]
+pub(crate) fn arp(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    read_arp(frame, scratch)?;
+    judged(sekisho_held(scratch, 0))
+}
+
+/// [`neighbour::discovery`], and whose its addresses are.
+#[inline(always)]
+pub(crate) fn discovery(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    read_discovery(frame, scratch)?;
+    judged(sekisho_held(scratch, 0))?;
+    judged(sekisho_held(scratch, 1))
+}
+
+/// [`neighbour::source`], and whose it is.
+#[inline(always)]
+pub(crate) fn bound(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
+    read_source(frame, scratch)?;
+    judged(sekisho_held(scratch, 0)).map(|_| ())
+}
+
+subprogram! {
+    /// [`neighbour::held`] of the first or the second address.
+    fn sekisho_held(scratch: *const Scratch, second: u32) -> u32 {
+        // SAFETY: as above.
+        match unsafe { scratch.as_ref() } {
+            Some(scratch) => {
+                let [first, other] = &scratch.used;
+                done(neighbour::held(scratch, if second == 0 { first } else { other }))
+            }
+            None => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
 
 /// [`nat::arrive`] and what follows from it. A known flow whose translation the configuration in force would not give is
 /// over.

@@ -6,18 +6,23 @@
 mod e2e {
     pub(crate) mod addresses;
     pub(crate) mod attacks;
+    pub(crate) mod clinic;
     pub(crate) mod control;
     pub(crate) mod evidence;
     pub(crate) mod explain;
     pub(crate) mod lab;
+    pub(crate) mod lan_services;
     pub(crate) mod life;
     pub(crate) mod mobility;
     pub(crate) mod nat;
     pub(crate) mod negotiation;
+    pub(crate) mod neighbours;
     pub(crate) mod operation;
     pub(crate) mod pmtu;
     pub(crate) mod refusal;
     pub(crate) mod reload;
+    pub(crate) mod switch;
+    pub(crate) mod vlan;
 }
 
 use std::process::ExitCode;
@@ -51,6 +56,9 @@ fn main() -> ExitCode {
     trials.extend(e2e::attacks::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
+    trials.extend(e2e::vlan::trials());
+    trials.extend(e2e::neighbours::trials());
+    trials.extend(e2e::lan_services::trials());
     let last = stage.clone();
     trials.push(Trial::test(name("shown", ENDING.name), move || {
         stage::words(last.run(|site| {

@@ -28,6 +28,9 @@ const LAB: &[Package] = &[
     package("g++", "c++"),
     // The lab: namespaces, links, traffic, captures.
     package("curl", "curl"),
+    // A DHCP server and a client of it, as LANs have them.
+    package("busybox-static", "busybox"),
+    package("dnsmasq-base", "dnsmasq"),
     package("ethtool", "ethtool"),
     package("iperf3", "iperf3"),
     package("iproute2", "ip"),

@@ -69,6 +69,15 @@ enum Command {
     Evidence(cli::evidence::Arguments),
     /// Explain what would become of a packet: by which rule, route and translation, and why.
     Explain(cli::explain::Arguments),
+    /// Show which address belongs to which MAC address on ports that bind them.
+    Neighbours {
+        /// Forget what was learned of this address: the next host that uses it has it.
+        #[arg(long, value_name = "ADDRESS")]
+        forget: Option<std::net::IpAddr>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a configuration file and everything it names.
     Check(cli::check::Arguments),
     /// Make and look at certificates.
@@ -94,6 +103,7 @@ fn main() -> ExitCode {
         Command::Reauth { connection } => (Request::Reauth { connection }, false),
         Command::Rekey { connection, ike } => (Request::Rekey { connection, ike }, false),
         Command::Reload { check, json } => (Request::Reload { check }, json),
+        Command::Neighbours { forget, json } => (Request::Neighbours { forget }, json),
     };
     match answer(gateway, &request) {
         Ok(Answer::Status { status }) if json => match serde_json::to_string_pretty(&status) {
@@ -101,6 +111,11 @@ fn main() -> ExitCode {
             Err(error) => fail(&error.to_string()),
         },
         Ok(Answer::Status { status }) => print(status.render().trim_end()),
+        Ok(Answer::Neighbours { neighbours }) if json => match serde_json::to_string_pretty(&neighbours) {
+            Ok(text) => print(&text),
+            Err(error) => fail(&error.to_string()),
+        },
+        Ok(Answer::Neighbours { neighbours }) => print(sekisho::neighbours::render(&neighbours).trim_end()),
         Ok(Answer::Reloaded { reloaded }) if json => match serde_json::to_string_pretty(&reloaded) {
             Ok(text) => print(&text),
             Err(error) => fail(&error.to_string()),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use sekisho_abi::map::{FLOWS_MAX, NETWORKS_MAX};
+use sekisho_abi::map::{FLOWS_MAX, NETWORKS_MAX, ROUTERS_MAX};
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -127,11 +127,14 @@ fn resolve(
                     id: numbers.port(Kind::Port, port.name.get_ref()),
                     name: port.name.into_inner().into(),
                     interface: port.interface?.into_inner().into(),
+                    vlan: port.vlan.map(Spanned::into_inner),
                     zone: zone.id,
                     addresses: port.addresses.into_iter().map(Spanned::into_inner).collect(),
                     networks: port.networks.into_iter().map(Spanned::into_inner).collect(),
                     uplink: port.uplink,
                     gateways: port.gateways.into_iter().map(Spanned::into_inner).collect(),
+                    neighbours: port.neighbours,
+                    bindings: port.bindings.into_iter().map(Spanned::into_inner).collect(),
                 })
             })
             .collect::<Option<_>>()?,
@@ -157,6 +160,13 @@ fn resolve(
             .error(0..0, format!("the ports and connections have {networks} networks"))
             .expected(format!("the programs' table holds {NETWORKS_MAX}"))
             .remedy("summarise networks that lie side by side");
+    }
+    let routers = config.routers().len();
+    if routers >= ROUTERS_MAX as usize {
+        report
+            .error(0..0, format!("the networks behind the ports lie behind {routers} routers"))
+            .expected(format!("the programs' table holds {}", ROUTERS_MAX - 1))
+            .remedy("let one router a port lead to the others");
     }
     Some(config)
 }

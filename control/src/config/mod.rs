@@ -22,6 +22,7 @@ mod limits;
 mod load;
 mod name;
 mod nat;
+mod neighbours;
 mod networks;
 mod numbers;
 mod policies;
@@ -55,6 +56,7 @@ pub use ike::{IkeConfigCause, IkeConfigError};
 pub use limit::Limit;
 pub use load::{check, load, load_with};
 pub use nat::{DestinationNat, Nat, NatMap, SourceAddress, SourceNat};
+pub use neighbours::{Binding, Neighbours};
 pub use networks::trie_prefix;
 pub use numbers::Numbers;
 pub use pools::Pool;
@@ -201,8 +203,10 @@ pub struct Port {
     pub id: PortId,
     /// Its name in the file, in status and in metrics.
     pub name: Arc<str>,
-    /// The kernel's name of the interface.
+    /// The kernel's name of the NIC.
     pub interface: Arc<str>,
+    /// VLAN id of its frames there (IEEE 802.1Q), 1 … 4094; `None`: they are untagged.
+    pub vlan: Option<u16>,
     /// Its zone.
     pub zone: ZoneId,
     /// The gateway's addresses on it, with the length of the subnet's prefix.
@@ -213,6 +217,21 @@ pub struct Port {
     pub uplink: bool,
     /// Next hops of the default routes; uplinks only, at most one per family.
     pub gateways: Vec<IpAddr>,
+    /// Whether addresses on the link are bound to MAC addresses.
+    pub neighbours: Neighbours,
+    /// Which are, whatever is learned.
+    pub bindings: Vec<Binding>,
+}
+
+impl Port {
+    /// The interface that has the port's addresses, routes and neighbours: its NIC, or the device that stands for one VLAN
+    /// of it.
+    pub fn device(&self) -> Arc<str> {
+        match self.vlan {
+            None => self.interface.clone(),
+            Some(vlan) => ports::device_name(&self.interface, vlan).into(),
+        }
+    }
 }
 
 /// A network behind a next hop.

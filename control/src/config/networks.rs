@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sekisho_abi::port::{Network, ZONE_GATEWAY, network_kind};
 use sekisho_abi::{Address, mapped};
 
-use super::{Config, SourceAddress};
+use super::{Config, PortId, SourceAddress};
 
 /// Sources and destinations that are valid on no wire (RFC 6890, RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
 /// Groups are left out: they are destinations, and the programs judge them before they ask whose an address is; so is
@@ -36,20 +36,25 @@ impl Config {
     /// gateway; port: the one they are on).
     pub fn networks(&self) -> Vec<(IpNet, Network)> {
         let mut owners = BTreeMap::new();
+        let routers = self.routers();
         // In rising order of precedence: what an administrator configures is no martian.
-        let martian = Network { port: 0, zone: 0, kind: network_kind::MARTIAN, reserved: 0 };
+        let martian = Network { port: 0, zone: 0, kind: network_kind::MARTIAN, router: 0 };
         owners.extend(martians().map(|prefix| (prefix, martian)));
         for port in &self.ports {
-            let owner = Network { port: port.id, zone: port.zone, kind: network_kind::PORT, reserved: 0 };
+            let owner = Network { port: port.id, zone: port.zone, kind: network_kind::PORT, router: 0 };
             owners.extend(port.addresses.iter().map(|address| (address.trunc(), owner)));
-            owners.extend(port.networks.iter().map(|route| (route.prefix, owner)));
+            for route in &port.networks {
+                let router = routers.iter().position(|router| *router == (port.id, route.via));
+                let router = router.and_then(|index| u16::try_from(index + 1).ok()).unwrap_or(0);
+                owners.insert(route.prefix, Network { router, ..owner });
+            }
         }
         for port in &self.vpn_ports {
-            let owner = Network { port: port.id, zone: port.zone, kind: network_kind::VPN, reserved: 0 };
+            let owner = Network { port: port.id, zone: port.zone, kind: network_kind::VPN, router: 0 };
             owners.extend(self.behind(port).into_iter().map(|(prefix, _)| (prefix, owner)));
         }
         for port in &self.ports {
-            let owner = Network { port: port.id, zone: ZONE_GATEWAY, kind: network_kind::LOCAL, reserved: 0 };
+            let owner = Network { port: port.id, zone: ZONE_GATEWAY, kind: network_kind::LOCAL, router: 0 };
             for subnet in &port.addresses {
                 owners.insert(IpNet::from(subnet.addr()), owner);
                 if let IpNet::V4(v4) = subnet
@@ -63,9 +68,19 @@ impl Config {
         owners.into_iter().collect()
     }
 
+    /// Routers on the ports behind which networks lie, each once: what [`Network::router`] counts, from 1.
+    pub fn routers(&self) -> Vec<(PortId, IpAddr)> {
+        let routes =
+            self.ports.iter().flat_map(|port| port.networks.iter().map(|route| (port.id, route.via)));
+        let mut routers: Vec<_> = routes.collect();
+        routers.sort_unstable();
+        routers.dedup();
+        routers
+    }
+
     /// Addresses that are given to others' packets are the gateway's own.
     fn translated(&self, owners: &mut BTreeMap<IpNet, Network>) {
-        let local = |port| Network { port, zone: ZONE_GATEWAY, kind: network_kind::LOCAL, reserved: 0 };
+        let local = |port| Network { port, zone: ZONE_GATEWAY, kind: network_kind::LOCAL, router: 0 };
         for source in &self.nat.sources {
             if let (SourceAddress::Pool(pool), Some(&port)) = (&source.address, source.to.first()) {
                 owners.extend(pool.iter().map(|&address| (IpNet::from(address), local(port))));

@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::Route;
 use super::diagnostic::Report;
 use super::name::read_name;
+use super::neighbours::{self, Binding, Neighbours};
 use super::table::Section;
 
 /// One port as the file has it.
@@ -15,11 +16,15 @@ pub(super) struct PortSpec {
     pub(super) name: Spanned<String>,
     /// `None` where a finding has been made of it.
     pub(super) interface: Option<Spanned<String>>,
+    /// `None` for untagged frames.
+    pub(super) vlan: Option<Spanned<u16>>,
     pub(super) zone: Spanned<String>,
     pub(super) addresses: Vec<Spanned<IpNet>>,
     pub(super) networks: Vec<Spanned<Route>>,
     pub(super) uplink: bool,
     pub(super) gateways: Vec<Spanned<IpAddr>>,
+    pub(super) neighbours: Neighbours,
+    pub(super) bindings: Vec<Spanned<Binding>>,
 }
 
 impl PortSpec {
@@ -29,11 +34,20 @@ impl PortSpec {
         subnets.chain(self.networks.iter().map(|route| Spanned::new(route.span(), route.get_ref().prefix)))
     }
 
-    fn on_subnet(&self, address: IpAddr) -> bool {
+    fn vlan(&self) -> Option<u16> {
+        self.vlan.as_ref().map(|vlan| *vlan.get_ref())
+    }
+
+    /// The device that the gateway makes for it.
+    fn made_device(&self) -> Option<String> {
+        Some(device_name(self.interface.as_ref()?.get_ref(), self.vlan()?))
+    }
+
+    pub(super) fn on_subnet(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|subnet| subnet.get_ref().contains(&address))
     }
 
-    fn own(&self, address: IpAddr) -> bool {
+    pub(super) fn own(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.get_ref().addr() == address)
     }
 }
@@ -51,6 +65,7 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Vec<PortSpec> {
         check_addresses(port, report);
         check_networks(port, report);
         check_uplink(port, report);
+        neighbours::check(port, report);
     }
     check_interfaces(&ports, report);
     check_overlaps(&ports, report);
@@ -67,6 +82,7 @@ fn read_port(name: Spanned<String>, section: Section<'_>, report: &Report) -> Po
     if let Some(interface) = &interface {
         check_interface_name(interface, report);
     }
+    let vlan = read_vlan(&section, interface.as_ref(), report);
     let zone =
         section.string("zone").map(|zone| read_name(zone, "a zone", report)).unwrap_or_else(|| name.clone());
     let addresses =
@@ -110,22 +126,26 @@ fn read_port(name: Spanned<String>, section: Section<'_>, report: &Report) -> Po
                  `networks = [\"PREFIX via ROUTER\"]`",
             );
     }
+    let (neighbours, bindings) = neighbours::read(&section, report);
     section.finish();
     PortSpec {
         name,
         interface,
+        vlan,
         zone,
         addresses: addresses.unwrap_or_default(),
         networks: networks.unwrap_or_default(),
         uplink,
         gateways: gateways.unwrap_or_default(),
+        neighbours,
+        bindings,
     }
 }
 
 /// What the kernel takes as a name (dev_valid_name), so that the mistake shows here and not at the first start.
 fn check_interface_name(interface: &Spanned<String>, report: &Report) {
     let name = interface.get_ref();
-    let valid = (1..=15).contains(&name.len())
+    let valid = (1..=NAME_MAX).contains(&name.len())
         && name != "."
         && name != ".."
         && name.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':');
@@ -135,6 +155,44 @@ fn check_interface_name(interface: &Spanned<String>, report: &Report) {
             .expected("expected 1 to 15 characters without spaces, `/` and `:`")
             .remedy("`ip link` shows the names of this host's interfaces");
     }
+}
+
+/// VLAN ids that name a VLAN; 0 and 4095 do not (IEEE 802.1Q table 9-2).
+const VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
+
+/// Longest name of an interface (IFNAMSIZ without the terminator).
+const NAME_MAX: usize = 15;
+
+/// The name of the device that stands for a VLAN of a NIC, as administrators are used to it.
+pub(super) fn device_name(interface: &str, vlan: u16) -> String {
+    format!("{interface}.{vlan}")
+}
+
+fn read_vlan(
+    section: &Section<'_>,
+    interface: Option<&Spanned<String>>,
+    report: &Report,
+) -> Option<Spanned<u16>> {
+    let read = section.integer("vlan")?;
+    let Some(vlan) = u16::try_from(*read.get_ref()).ok().filter(|vlan| VLANS.contains(vlan)) else {
+        report
+            .error(read.span(), format!("{} is no VLAN id", read.get_ref()))
+            .expected(format!("expected a number from {} to {}", VLANS.start(), VLANS.end()))
+            .remedy("name the VLAN as the switch has it; without `vlan` the port takes untagged frames");
+        return None;
+    };
+    if let Some(interface) = interface {
+        let device = device_name(interface.get_ref(), vlan);
+        if device.len() > NAME_MAX && interface.get_ref().len() <= NAME_MAX {
+            report
+                .error(interface.span(), format!("the name of the VLAN's device, {device}, is too long"))
+                .expected(format!("expected at most {NAME_MAX} characters, VLAN id and dot included"))
+                .remedy(
+                    "give the interface a shorter name (a .link file of systemd, or `ip link set … name …`)",
+                );
+        }
+    }
+    Some(Spanned::new(read.span(), vlan))
 }
 
 fn check_addresses(port: &PortSpec, report: &Report) {
@@ -256,16 +314,30 @@ fn check_uplink(port: &PortSpec, report: &Report) {
     }
 }
 
+/// Two ports on one interface are told apart by their VLAN ids, of which one may be none.
 fn check_interfaces(ports: &[PortSpec], report: &Report) {
-    let interfaces: Vec<&Spanned<String>> = ports.iter().filter_map(|port| port.interface.as_ref()).collect();
-    for (index, interface) in interfaces.iter().enumerate() {
-        if let Some(first) =
-            interfaces.iter().take(index).find(|other| other.get_ref() == interface.get_ref())
-        {
+    for (index, port) in ports.iter().enumerate() {
+        let Some(interface) = &port.interface else { continue };
+        let (nic, vlan) = (interface.get_ref(), port.vlan());
+        let others = || ports.iter().take(index).filter_map(|other| Some((other, other.interface.as_ref()?)));
+        if let Some((_, first)) = others().find(|(other, on)| on.get_ref() == nic && other.vlan() == vlan) {
+            let (what, remedy) = match vlan {
+                None => (format!("interface {nic}"), "give each port an interface, or a VLAN, of its own"),
+                Some(vlan) => (format!("VLAN {vlan} of {nic}"), "give each port a VLAN of its own"),
+            };
             report
-                .error(interface.span(), format!("interface {} is a port already", interface.get_ref()))
+                .error(interface.span(), format!("{what} is a port already"))
                 .related(first.span(), "first here")
-                .remedy("give each port an interface of its own");
+                .remedy(remedy);
+        }
+        let mut devices = ports.iter().filter_map(PortSpec::made_device);
+        if devices.any(|device| device == *nic) {
+            report
+                .error(interface.span(), format!("{nic} is the device of another port's VLAN"))
+                .expected("expected the interface of a NIC")
+                .remedy(
+                    "write `interface` and `vlan` as two keys; the gateway makes the VLAN's device itself",
+                );
         }
     }
 }

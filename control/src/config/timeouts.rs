@@ -13,7 +13,7 @@ const ALLOWED: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 
 /// Every key and its class.
-const KEYS: [(&str, Lifetime); 12] = [
+const KEYS: [(&str, Lifetime); 13] = [
     ("tcp_syn_sent", Lifetime::TcpSynSent),
     ("tcp_syn_received", Lifetime::TcpSynReceived),
     ("tcp_established", Lifetime::TcpEstablished),
@@ -26,6 +26,7 @@ const KEYS: [(&str, Lifetime); 12] = [
     ("udp_replied", Lifetime::UdpReplied),
     ("icmp", Lifetime::Icmp),
     ("other", Lifetime::Other),
+    ("neighbour", Lifetime::Neighbour),
 ];
 
 impl Default for Timeouts {

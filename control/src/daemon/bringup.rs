@@ -20,8 +20,9 @@ use sekisho_ike::crypto::random::SystemRandom;
 use super::kernel_path;
 use super::layout::Layout;
 use super::quotas::quotas;
-use crate::config::{Config, Port, VpnPort};
-use crate::filter::{Filter, Maps, Mode};
+use super::trunk::{self, Trunk};
+use crate::config::{Config, Neighbours, Port, VpnPort};
+use crate::filter::{BoundPort, Filter, FilterError, Maps, Mode, bytes};
 use crate::kernel::xfrm::XfrmTable;
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
 use crate::nat::{Given, NatSet};
@@ -48,8 +49,10 @@ pub(super) struct Ground {
     pub(super) filter: Filter,
     /// The maps.
     pub(super) maps: Maps,
-    /// The NICs of the ports, in the order of the configuration.
+    /// The interfaces that have the ports' addresses, in the order of the configuration.
     pub(super) links: Vec<Link>,
+    /// What carries the ports that are VLANs, in the same order.
+    pub(super) trunks: Vec<Option<Trunk>>,
     /// How XDP runs, by port id.
     pub(super) modes: BTreeMap<u16, &'static str>,
     /// Both ends of the engine's veth pair.
@@ -74,7 +77,7 @@ pub(super) async fn bring_up(
     let kernel = Kernel::open()?;
     let ledger = Ledger::open(&run_directory.join(LEDGER))?;
     // Known before anything is changed: an interface that does not exist is the commonest mistake.
-    find_links(config, &kernel).await?;
+    find_nics(config, &kernel).await?;
     let layout = Layout::of(config, run_directory);
     let keep_flows = layout.knows_the_numbers();
     let is_same = layout.is_in_force();
@@ -91,6 +94,7 @@ pub(super) async fn bring_up(
         filter,
         maps,
         links: Vec::new(),
+        trunks: Vec::new(),
         modes: BTreeMap::new(),
         tunnel: None,
         given: Given::new(),
@@ -106,7 +110,7 @@ pub(super) async fn bring_up(
 }
 
 /// The NICs of the ports, in the order of the configuration.
-async fn find_links(config: &Config, kernel: &Kernel) -> anyhow::Result<Vec<Link>> {
+async fn find_nics(config: &Config, kernel: &Kernel) -> anyhow::Result<Vec<Link>> {
     let mut links = Vec::new();
     for port in &config.ports {
         links.push(kernel.link(&port.interface).await.with_context(|| format!("port {}", port.name))?);
@@ -123,7 +127,7 @@ impl Ground {
         rules: &RuleSet,
         run_directory: &Path,
     ) -> anyhow::Result<()> {
-        self.links = find_links(config, &self.kernel).await?;
+        let nics = find_nics(config, &self.kernel).await?;
         let layout = Layout::of(config, run_directory);
         for port in layout.new_ports() {
             self.maps.clear_counters(port)?;
@@ -133,13 +137,17 @@ impl Ground {
         self.ledger.begin();
         self.filter.begin();
 
-        self.modes = attach_ports(config, &self.links, &mut self.filter)?;
+        (self.links, self.trunks) = trunk::devices(config, nics, &self.kernel, &mut self.ledger).await?;
+        self.modes = attach_ports(config, &self.links, &self.trunks, &mut self.filter)?;
         match self.xfrm {
             Some(_) => self.make_xfrm_interfaces(config).await?,
             None => self.make_tunnel(config).await?,
         }
         // The kernel sends redirects where either this or the interface's own switch is on.
         self.kernel.set_sysctl(&mut self.ledger, "net/ipv4/conf/all/send_redirects", "0")?;
+        for trunk in self.trunks.iter().flatten() {
+            trunk::prepare_nic(&trunk.nic, &self.kernel, &mut self.ledger).await?;
+        }
         for (port, link) in config.ports.iter().zip(self.links.iter_mut()) {
             *link = interface(config, port, link, &self.kernel, &mut self.ledger).await?;
             answer_for(config, port, &self.kernel, &mut self.ledger).await?;
@@ -148,7 +156,10 @@ impl Ground {
         self.put_given().await?;
         self.keep_or_start_engine(config)?;
 
-        self.maps.set_ports(&self.filter_ports(config))?;
+        self.maps.neighbours.set(&bound_ports(config))?;
+        self.maps.set_ports(&self.ports(config))?;
+        let routers: Vec<IpAddr> = config.routers().into_iter().map(|(_, router)| router).collect();
+        self.maps.set_routers(&routers)?;
         let networks = self.networks(config);
         self.maps.set_networks(&networks)?;
         let in_force = self.maps.config()?;
@@ -205,7 +216,7 @@ impl Ground {
         }
         let mtu = self.links.iter().map(|link| link.mtu).max().unwrap_or(1500);
         let (inner, engine) =
-            self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu).await?;
+            self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu, None).await?;
         for device in [INNER_DEVICE, ENGINE_DEVICE] {
             self.kernel.set_offloads_off(device)?;
         }
@@ -238,7 +249,8 @@ impl Ground {
                 let now: BTreeSet<u32> = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).collect();
                 let device = self.tunnel.iter().map(|(_, device)| device.index);
                 let outer = config.ports.iter().filter(|port| takes_ike(config, port)).filter_map(|port| {
-                    self.links.iter().find(|link| *link.name == *port.interface).map(|link| link.index)
+                    let device = port.device();
+                    self.links.iter().find(|link| *link.name == *device).map(|link| link.index)
                 });
                 now == device.chain(outer).collect()
             }
@@ -309,17 +321,16 @@ fn is_sysctl(made: &Made, name: &str) -> bool {
 fn attach_ports(
     config: &Config,
     links: &[Link],
+    trunks: &[Option<Trunk>],
     filter: &mut Filter,
 ) -> anyhow::Result<BTreeMap<u16, &'static str>> {
-    let mut modes = Vec::new();
-    for link in links {
-        modes.push(filter.attach_port(link)?);
-    }
+    let attach = |filter: &mut Filter| -> Result<Vec<Mode>, FilterError> {
+        links.iter().zip(trunks).map(|(link, trunk)| attach_port(link, trunk.as_ref(), filter)).collect()
+    };
+    let mut modes = attach(filter)?;
     if modes.contains(&Mode::Generic) {
         filter.require_generic();
-        for (mode, link) in modes.iter_mut().zip(links).filter(|(mode, _)| **mode == Mode::Native) {
-            *mode = filter.attach_port(link)?;
-        }
+        modes = attach(filter)?;
     }
     for ((port, link), mode) in config.ports.iter().zip(links).zip(&modes) {
         tracing::info!(port = &*port.name, interface = link.name, mode = mode.name(), "filter attached");
@@ -327,11 +338,32 @@ fn attach_ports(
     Ok(config.ports.iter().zip(modes).map(|(port, mode)| (port.id, mode.name())).collect())
 }
 
+/// Puts one port under the filter; says in which mode its NIC is.
+pub(super) fn attach_port(
+    link: &Link,
+    trunk: Option<&Trunk>,
+    filter: &mut Filter,
+) -> Result<Mode, FilterError> {
+    match trunk {
+        None => filter.attach_port(link),
+        Some(Trunk { nic, wire }) => {
+            let mode = filter.attach_port(nic)?;
+            // One mode all the way: see `Filter::require_generic`.
+            let pair = filter.attach_vlan(link, wire)?;
+            Ok(if pair == Mode::Generic { pair } else { mode })
+        }
+    }
+}
+
 /// What became of the interfaces of the ports, seen once a second.
 pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow::Result<()> {
     let (mut changed, mut resized) = (false, false);
     for (position, port) in config.ports.iter().enumerate() {
         let Some(known) = ground.links.get(position).cloned() else { continue };
+        if port.vlan.is_some() {
+            changed |= trunk::watch(config, ground, position).await?;
+            continue;
+        }
         let name = &*port.name;
         match ground.kernel.link(&port.interface).await {
             Ok(now) if now == known => continue,
@@ -384,7 +416,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         ground.resize_tunnels(config).await?;
     }
     if changed {
-        ground.maps.set_ports(&ground.filter_ports(config))?;
+        ground.maps.set_ports(&ground.ports(config))?;
         // Known flows are held against the ports only when they are judged again.
         ground.maps.set_rules(&config.rules(SystemTime::now())?)?;
     }
@@ -408,7 +440,8 @@ impl Ground {
         let of_tunnels = |made: &&Made| matches!(made, Made::Route(route) if devices.contains(&route.interface));
         let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
         self.route_into_tunnels(config).await?;
-        let now: Vec<u16> = config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
+        let now: Vec<u16> =
+            config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
         for made in former {
             // The same route with another MTU has taken its place.
             if matches!(&made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu))) {
@@ -436,7 +469,7 @@ impl Ground {
     }
 
     /// An outer device of the engine is back as another interface. The SAs stay as they are.
-    fn hand_to_engine(&mut self, position: usize) -> anyhow::Result<()> {
+    pub(super) fn hand_to_engine(&mut self, position: usize) -> anyhow::Result<()> {
         let (Some(engine), Some(link)) = (&self.engine, self.links.get(position)) else { return Ok(()) };
         let known: BTreeSet<u32> = self.links.iter().map(|link| link.index).collect();
         let device = self.tunnel.as_ref().map_or(GONE, |(_, device)| device.index);
@@ -451,14 +484,7 @@ impl Ground {
         Ok(())
     }
 
-    fn filter_ports(&self, config: &Config) -> Vec<(PortKey, FilterPort)> {
-        let mut all = ports(config, &self.links, self.tunnel.as_ref(), &self.sockets);
-        let mtu = |port: &VpnPort| tunnel_mtu(config, port, &self.links);
-        all.extend(kernel_path::ports(config, &self.xfrm_interfaces, mtu));
-        all
-    }
-
-    fn replace_link(&mut self, position: usize, link: Link) {
+    pub(super) fn replace_link(&mut self, position: usize, link: Link) {
         if let Some(place) = self.links.get_mut(position) {
             *place = link;
         }
@@ -523,7 +549,7 @@ pub(super) async fn tear_down(
 }
 
 /// Addresses beside its own that a port answers ARP and neighbour discovery for, each as a host's.
-async fn answer_for(
+pub(super) async fn answer_for(
     config: &Config,
     port: &Port,
     kernel: &Kernel,
@@ -534,13 +560,13 @@ async fn answer_for(
     };
     for address in config.nat.answered_by(port.id).into_iter().filter(|address| !own(address)) {
         let net = IpNet::from(address);
-        kernel.add_address(ledger, &port.interface, address, net.prefix_len()).await?;
+        kernel.add_address(ledger, &port.device(), address, net.prefix_len()).await?;
     }
     Ok(())
 }
 
 /// Sysctls, addresses and routes of a port; the interface as it is then.
-async fn interface(
+pub(super) async fn interface(
     config: &Config,
     port: &Port,
     link: &Link,
@@ -548,7 +574,9 @@ async fn interface(
     ledger: &mut Ledger,
 ) -> anyhow::Result<Link> {
     let name = &link.name;
-    kernel.keep_vlan_tags(ledger, name)?;
+    if port.vlan.is_none() {
+        kernel.keep_vlan_tags(ledger, name)?;
+    }
     for (key, value) in [
         // An address is answered for on its own port only: no layer-2 hint of the other segments.
         ("ipv4/conf/IF/arp_ignore", "1"),
@@ -559,6 +587,8 @@ async fn interface(
         ("ipv4/conf/IF/accept_source_route", "0"),
         ("ipv6/conf/IF/accept_redirects", "0"),
         ("ipv6/conf/IF/accept_ra", "0"),
+        // A host that answers the gateway's own duplicate address detection would take its addresses away.
+        ("ipv6/conf/IF/accept_dad", "0"),
     ] {
         if kernel.has_ipv6() || !key.starts_with("ipv6") {
             kernel.set_sysctl(ledger, &format!("net/{}", key.replace("IF", name)), value)?;
@@ -590,7 +620,7 @@ async fn interface(
         let route = Route { rank: u32::try_from(rank)?, ..plain_route(all, gateway, name) };
         kernel.add_route(ledger, &route).await?;
     }
-    Ok(kernel.link(&port.interface).await?)
+    Ok(kernel.link(name).await?)
 }
 
 fn plain_route(prefix: IpNet, via: IpAddr, interface: &str) -> Route {
@@ -700,6 +730,18 @@ pub(super) fn takes_ike(config: &Config, port: &Port) -> bool {
         || (port.uplink && config.connections.iter().any(|connection| connection.mobike))
 }
 
+/// Ports that bind addresses to MAC addresses.
+fn bound_ports(config: &Config) -> Vec<BoundPort> {
+    let bound = config.ports.iter().filter(|port| port.neighbours != Neighbours::Off);
+    bound
+        .map(|port| BoundPort {
+            port: port.id,
+            learns: port.neighbours == Neighbours::Learn,
+            bindings: port.bindings.iter().map(|binding| (bytes(binding.address), binding.mac)).collect(),
+        })
+        .collect()
+}
+
 /// First index in `SOCKETS` and number of sockets, by ifindex.
 type SocketRanges = BTreeMap<u32, (u16, u16)>;
 
@@ -715,26 +757,28 @@ fn hand_over_sockets(engine: &Engine, maps: &mut Maps) -> anyhow::Result<SocketR
     Ok(ranges)
 }
 
-fn ports(
-    config: &Config,
-    links: &[Link],
-    tunnel: Option<&(Link, Link)>,
-    sockets: &SocketRanges,
-) -> Vec<(PortKey, FilterPort)> {
-    let range = |link: &Link| sockets.get(&link.index).copied().unwrap_or((0, 0));
-    let mut all = Vec::new();
-    for (port, link) in config.ports.iter().zip(links).filter(|(_, link)| link.index != GONE) {
-        let (xsk_base, xsk_queues) = range(link);
-        let mut flags = 0;
-        if port.uplink {
-            flags |= port_flags::UPLINK;
-        }
-        if takes_ike(config, port) {
-            flags |= port_flags::IKE;
-        }
-        all.push((
-            PortKey { ifindex: link.index, ..PortKey::default() },
-            FilterPort {
+impl Ground {
+    /// Every entry of `PORTS`.
+    fn ports(&self, config: &Config) -> Vec<(PortKey, FilterPort)> {
+        let range = |link: &Link| self.sockets.get(&link.index).copied().unwrap_or((0, 0));
+        let mut all = Vec::new();
+        for ((port, link), trunk) in config.ports.iter().zip(&self.links).zip(&self.trunks) {
+            if link.index == GONE {
+                continue;
+            }
+            let (xsk_base, xsk_queues) = range(link);
+            let mut flags = match port.neighbours {
+                Neighbours::Off => 0,
+                Neighbours::Learn => port_flags::BOUND,
+                Neighbours::Static => port_flags::BOUND | port_flags::BOUND_STATIC,
+            };
+            if port.uplink {
+                flags |= port_flags::UPLINK;
+            }
+            if takes_ike(config, port) {
+                flags |= port_flags::IKE;
+            }
+            let entry = FilterPort {
                 id: port.id,
                 zone: port.zone,
                 flags,
@@ -743,35 +787,42 @@ fn ports(
                 mtu: link.mtu,
                 mac: link.mac,
                 ifindex: link.index,
-            },
-        ));
-    }
-    let Some((inner, engine)) = tunnel else { return all };
-    for port in &config.vpn_ports {
+                nic_ifindex: link.index,
+                ..FilterPort::default()
+            };
+            all.extend(trunk::entries(port, entry, trunk.as_ref()));
+        }
+        let mtu = |port: &VpnPort| tunnel_mtu(config, port, &self.links);
+        all.extend(kernel_path::ports(config, &self.xfrm_interfaces, mtu));
+        let Some((inner, engine)) = &self.tunnel else { return all };
+        for port in &config.vpn_ports {
+            all.push((
+                PortKey { ifindex: inner.index, vlan: port.id, reserved: 0 },
+                FilterPort {
+                    id: port.id,
+                    zone: port.zone,
+                    flags: port_flags::VPN,
+                    mtu: tunnel_mtu(config, port, &self.links),
+                    mac: inner.mac,
+                    ifindex: inner.index,
+                    nic_ifindex: inner.index,
+                    ..FilterPort::default()
+                },
+            ));
+        }
+        let (xsk_base, xsk_queues) = range(engine);
         all.push((
-            PortKey { ifindex: inner.index, vlan: port.id, reserved: 0 },
+            PortKey { ifindex: engine.index, ..PortKey::default() },
             FilterPort {
-                id: port.id,
-                zone: port.zone,
-                flags: port_flags::VPN,
-                mtu: tunnel_mtu(config, port, links),
-                mac: inner.mac,
-                ifindex: inner.index,
+                xsk_base,
+                xsk_queues,
+                mtu: engine.mtu,
+                mac: engine.mac,
+                ifindex: engine.index,
+                nic_ifindex: engine.index,
                 ..FilterPort::default()
             },
         ));
+        all
     }
-    let (xsk_base, xsk_queues) = range(engine);
-    all.push((
-        PortKey { ifindex: engine.index, ..PortKey::default() },
-        FilterPort {
-            xsk_base,
-            xsk_queues,
-            mtu: engine.mtu,
-            mac: engine.mac,
-            ifindex: engine.index,
-            ..FilterPort::default()
-        },
-    ));
-    all
 }

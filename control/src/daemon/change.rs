@@ -194,7 +194,7 @@ impl Changes {
             old_owners.iter().any(|(net, old)| new_owners.get(net).is_some_and(|new| moved(old, new)))
                 || old.ports.iter().any(|port| {
                     ports.iter().any(|other| {
-                        (other.id == port.id || other.interface == port.interface) && other.zone != port.zone
+                        (other.id == port.id || other.device() == port.device()) && other.zone != port.zone
                     })
                 });
         changes

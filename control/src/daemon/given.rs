@@ -18,7 +18,7 @@ impl Ground {
     pub(super) fn networks(&self, config: &Config) -> Vec<(IpAddr, u8, Network)> {
         let configured =
             config.networks().into_iter().map(|(net, owner)| (net.addr(), net.prefix_len(), owner));
-        let own = |port| Network { port, zone: ZONE_GATEWAY, kind: network_kind::LOCAL, reserved: 0 };
+        let own = |port| Network { port, zone: ZONE_GATEWAY, kind: network_kind::LOCAL, router: 0 };
         let given = self.given.iter().flat_map(|(port, addresses)| {
             addresses.iter().map(|address| (*address, host_prefix(*address), own(*port)))
         });

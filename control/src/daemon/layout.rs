@@ -61,7 +61,7 @@ impl Layout {
     pub(super) fn of(config: &Config, run_directory: &Path) -> Layout {
         let mut text = String::new();
         for port in &config.ports {
-            text += &format!("port {} {} {} {}\n", port.id, port.name, port.interface, port.zone);
+            text += &format!("port {} {} {} {}\n", port.id, port.name, port.device(), port.zone);
         }
         for port in &config.vpn_ports {
             text += &format!("vpn {} {} {}\n", port.id, port.name, port.zone);

@@ -21,11 +21,13 @@ mod crl;
 mod given;
 mod kernel_path;
 mod layout;
+mod neighbours;
 mod paths;
 mod quotas;
 mod reload;
 mod report;
 mod sockets;
+mod trunk;
 mod tunnels;
 mod uplinks;
 
@@ -388,6 +390,10 @@ impl Daemon {
             Request::Rekey { connection, ike } => {
                 self.tunnels.rekey(now, &connection, ike, &mut self.endpoint)
             }
+            Request::Neighbours { forget: None } => {
+                return Answer::Neighbours { neighbours: self.neighbours() };
+            }
+            Request::Neighbours { forget: Some(address) } => self.forget_neighbour(address),
             // The loop takes it up itself, for it is answered later.
             Request::Reload { .. } => Err("a reload cannot be answered at once".into()),
             Request::Explain { .. } => Err("an explanation cannot be answered at once".into()),

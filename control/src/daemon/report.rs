@@ -153,11 +153,12 @@ impl Daemon {
         let zone = |id: u16| self.config.zone_name(id).unwrap_or_default().to_owned();
         let physical = self.config.ports.iter().map(|port| PortStatus {
             name: port.name.to_string(),
-            interface: port.interface.to_string(),
+            interface: port.device().to_string(),
             zone: zone(port.zone),
             id: port.id,
             mode: self.ground.modes.get(&port.id).copied().unwrap_or_default().to_owned(),
             verdicts: verdicts(port.id),
+            neighbours: self.bound(port),
         });
         let vpn = self.config.vpn_ports.iter().map(|port| PortStatus {
             name: port.name.to_string(),
@@ -169,6 +170,7 @@ impl Daemon {
             id: port.id,
             mode: "vpn".to_owned(),
             verdicts: verdicts(port.id),
+            neighbours: None,
         });
         // Port 0 collects what came in where no port is, and what passed on to the engine's end, which its port has counted.
         let mut nowhere = PortStatus { name: "-".into(), verdicts: verdicts(0), ..PortStatus::default() };

@@ -1,4 +1,4 @@
-//! What refused packets add up to: somebody who lies about his address, somebody who tries doors.
+//! What refused packets add up to: somebody who lies about his address or uses another's, somebody who tries doors.
 //!
 //! Works on the sample that the programs send. Scans are found by the programs themselves, which see every packet.
 
@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use sekisho_abi::event::Claim;
 use sekisho_abi::verdict::Verdict;
 
-use super::record::{PacketFacts, Record};
+use super::record::{PacketFacts, Record, address};
+use crate::neighbours::mac_text;
 
 /// An alarm about one source is not repeated for so long.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -19,6 +21,8 @@ const SOURCES_MAX: usize = 1024;
 #[derive(Default)]
 pub(super) struct Watch {
     sources: BTreeMap<(String, IpAddr), Source>,
+    /// When who was last named for using which address.
+    claims: BTreeMap<([u8; 6], IpAddr, u16), Instant>,
 }
 
 struct Source {
@@ -49,11 +53,38 @@ impl Watch {
             // The programs, which see every packet, have counted.
             Verdict::DropScan if !source.scans => {
                 source.scans = true;
-                ("scan", format!("many refused doors, of late {} port {}", packet.destination, packet.destination_port))
+                (
+                    "scan",
+                    format!(
+                        "many refused doors, of late {} port {}",
+                        packet.destination, packet.destination_port
+                    ),
+                )
             }
             _ => return None,
         };
         Some(Record::Alarm { alarm: alarm.into(), port: packet.port.clone(), source: packet.source, detail })
+    }
+}
+
+impl Watch {
+    /// Takes in a claim to an address that is bound to another MAC address, or may not be used; an alarm, unless it was told
+    /// of late.
+    pub(super) fn claimed(&mut self, claim: &Claim, port: String, now: Instant) -> Option<Record> {
+        let source = address(claim.address);
+        let key = (claim.mac, source, claim.port);
+        self.claims.retain(|_, told| now.saturating_duration_since(*told) < PAUSE);
+        if self.claims.contains_key(&key) || self.claims.len() >= SOURCES_MAX {
+            return None;
+        }
+        self.claims.insert(key, now);
+        let whose = match claim.bound {
+            [0, 0, 0, 0, 0, 0] => "which is bound to nobody here".to_owned(),
+            bound => format!("which is bound to {}", mac_text(bound)),
+        };
+        let detail = format!("{} uses {source}, {whose}", mac_text(claim.mac));
+        let alarm = Verdict::from_number(claim.verdict)?.name().to_owned();
+        Some(Record::Alarm { alarm, port, source, detail })
     }
 }
 
@@ -84,11 +115,39 @@ mod tests {
     #[test]
     fn one_scan_is_one_alarm_a_minute() {
         let (mut watch, now) = (Watch::default(), Instant::now());
-        let mut alarms = |verdict, now| watch.refused(verdict, &packet("10.1.1.1", 80), now).into_iter().count();
+        let mut alarms =
+            |verdict, now| watch.refused(verdict, &packet("10.1.1.1", 80), now).into_iter().count();
         assert_eq!(alarms(Verdict::DropPolicy, now), 0, "a refused packet alone");
         assert_eq!(alarms(Verdict::DropScan, now), 1);
         assert_eq!(alarms(Verdict::DropScan, now), 0, "told already");
         assert_eq!(alarms(Verdict::DropScan, now + PAUSE), 1);
+    }
+
+    #[test]
+    fn who_uses_another_s_address_is_named_once_a_minute() {
+        let (mut watch, now) = (Watch::default(), Instant::now());
+        let claim = |host: u8, mac: u8| Claim {
+            address: sekisho_abi::mapped([10, 1, 1, host]),
+            mac: [mac; 6],
+            bound: [2; 6],
+            verdict: Verdict::DropNeighbourMac as u8,
+            ..Claim::default()
+        };
+        let mut told = |claim: &Claim, now| watch.claimed(claim, "lan1".into(), now);
+        let Some(Record::Alarm { alarm, source, detail, .. }) = told(&claim(1, 6), now) else {
+            panic!("an alarm");
+        };
+        assert_eq!((&*alarm, source), ("neighbour-mac", "10.1.1.1".parse().expect("an address")));
+        assert_eq!(detail, "06:06:06:06:06:06 uses 10.1.1.1, which is bound to 02:02:02:02:02:02");
+        assert!(told(&claim(1, 6), now).is_none());
+        assert!(told(&claim(2, 6), now).is_some() && told(&claim(1, 8), now).is_some());
+        assert!(told(&claim(1, 6), now + PAUSE).is_some());
+        for host in 0..5000_u32 {
+            let [_, _, high, low] = host.to_be_bytes();
+            let flood = Claim { address: sekisho_abi::mapped([10, 9, high, low]), ..claim(1, 6) };
+            watch.claimed(&flood, "lan1".into(), now);
+        }
+        assert!(watch.claims.len() <= SOURCES_MAX);
     }
 
     #[test]

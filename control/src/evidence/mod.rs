@@ -23,6 +23,7 @@ mod store;
 pub mod verify;
 
 pub use names::Names;
+pub(crate) use record::address;
 pub use record::{FlowFacts, PacketFacts, Record};
 pub use recorder::{Counters, Feed, Recorder, Sink, Stamped};
 

@@ -25,7 +25,7 @@ pub enum Record {
     FlowEnd(FlowFacts),
     /// Something that looks like an attack.
     Alarm {
-        /// `spoof`, `neighbour-spoof` or `scan`.
+        /// `spoof`, `scan`, `neighbour-spoof`, `neighbour-mac`, `neighbour-unbound` or `neighbour-table-full`.
         alarm: String,
         /// Port it came in by.
         port: String,

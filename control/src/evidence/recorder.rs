@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use sekisho_abi::event::{Event, FlowEnd, TRACED};
+use sekisho_abi::event::{Claim, Event, FlowEnd, TRACED};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -71,6 +71,7 @@ enum Entry {
     Record(Record),
     Event(Event),
     FlowEnd(Box<FlowEnd>),
+    Claim(Claim),
     Settings(Box<Option<Store>>, Settings),
     Stop,
 }
@@ -115,6 +116,11 @@ impl Sink {
     /// A flow that a program has ended.
     pub(crate) fn flow_end(&self, end: FlowEnd) {
         self.put(Entry::FlowEnd(Box::new(end)));
+    }
+
+    /// Somebody used an address that is another's.
+    pub(crate) fn claim(&self, claim: Claim) {
+        self.put(Entry::Claim(claim));
     }
 
     /// The names in force.
@@ -260,6 +266,12 @@ impl Work {
                 Ok(Entry::FlowEnd(end)) => {
                     let names = self.feed.sink.names();
                     self.record(FlowFacts::of(&end.key, &end.flow, &names, end.time_ns).ended(why(&end)));
+                }
+                Ok(Entry::Claim(claim)) => {
+                    let port = self.feed.sink.names().port(claim.port);
+                    if let Some(alarm) = self.alarms.claimed(&claim, port, Instant::now()) {
+                        self.record(alarm);
+                    }
                 }
                 Ok(Entry::Settings(store, settings)) => {
                     self.sync();

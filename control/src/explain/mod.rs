@@ -275,7 +275,9 @@ fn port_name(config: &Config, id: u16) -> Option<&str> {
 
 /// The port by which the packet enters.
 fn entry(twin: &Twin, config: &Config, question: &Question) -> Result<(PortKey, Port), String> {
-    let ports = twin.ports();
+    // A VLAN port stands there more than once; what comes out of its own device has no tag.
+    let mut ports = twin.ports();
+    ports.retain(|(key, port)| key.ifindex == port.ifindex);
     let by_id = |id: u16| ports.iter().find(|(_, port)| port.id == id).copied();
     let owner = twin.network(question.source);
     let owning = owner.filter(|owner| matches!(owner.kind, network_kind::PORT | network_kind::VPN));

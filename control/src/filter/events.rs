@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use sekisho_abi::event::{Event, FlowEnd};
+use sekisho_abi::event::{Claim, Event, FlowEnd};
 
 use super::{FilterError, Maps};
 use crate::evidence::Sink;
@@ -73,5 +73,8 @@ fn hand_on(bytes: &[u8], sink: &Sink) {
     } else if bytes.len() >= size_of::<Event>() {
         // SAFETY: as above.
         sink.event(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() });
+    } else if bytes.len() >= size_of::<Claim>() {
+        // SAFETY: as above.
+        sink.claim(unsafe { bytes.as_ptr().cast::<Claim>().read_unaligned() });
     }
 }

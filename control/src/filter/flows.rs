@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
-use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, tcp_state};
+use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, Lifetime, tcp_state};
 use sekisho_abi::quota::ZONES_MAX;
 
 use super::audit::{self, Audit, Look};
@@ -46,6 +46,8 @@ impl FlowSweeper {
         let lifetimes = Arc::new(maps.config()?.lifetimes.map(AtomicU32::new));
         let mut flows = maps.flows.take().ok_or(FilterError::Missing("FLOWS"))?;
         let mut translations = maps.translations.take().ok_or(FilterError::Missing("TRANSLATIONS"))?;
+        let neighbours = maps.neighbours.clone();
+        let swept = lifetimes.clone();
         let counts = maps.counts.clone();
         let is_under_pressure = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
@@ -83,6 +85,9 @@ impl FlowSweeper {
                         if now >= next || (is && !was) {
                             sweeper.sweep(&mut flows, monotonic_ns());
                             translations::sweep(&mut translations, &flows, monotonic_ns());
+                            let lifetime = swept.get(Lifetime::Neighbour as usize);
+                            let seconds = lifetime.map_or(0, |seconds| seconds.load(Ordering::Relaxed));
+                            neighbours.sweep(seconds, monotonic_ns());
                             next = now + if is { PERIOD_UNDER_PRESSURE } else { PERIOD };
                         }
                         thread::park_timeout(LOOK_PERIOD);
@@ -271,7 +276,7 @@ pub(crate) fn monotonic_ns() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sekisho_abi::flow::{LIFETIMES_DEFAULT, Lifetime};
+    use sekisho_abi::flow::LIFETIMES_DEFAULT;
 
     #[test]
     fn a_flow_expires_by_its_class() {

@@ -24,6 +24,7 @@ use sekisho_abi::{Address, mapped};
 use sekisho_ike::crypto::random::Random;
 
 use super::counts::Counts;
+use super::neighbours::Neighbours;
 use super::{FilterError, batch};
 use crate::nat::NatSet;
 use crate::policy::RuleSet;
@@ -37,6 +38,9 @@ pub struct Maps {
     config: Array<MapData, Config>,
     ports: HashMap<MapData, PortKey, Port>,
     networks: LpmTrie<MapData, Address, Network>,
+    routers: Array<MapData, Address>,
+    /// Bindings of addresses to MAC addresses.
+    pub neighbours: Neighbours,
     lists: HashMap<MapData, ListKey, List>,
     addresses: LpmTrie<MapData, AddressKey, u32>,
     rules: LpmTrie<MapData, RuleKey, Rule>,
@@ -82,6 +86,8 @@ impl Maps {
             config: take(ebpf, "CONFIG")?,
             ports: take(ebpf, "PORTS")?,
             networks: take(ebpf, "NETWORKS")?,
+            routers: take(ebpf, "ROUTERS")?,
+            neighbours: Neighbours::open(ebpf)?,
             lists: take(ebpf, "LISTS")?,
             addresses: take(ebpf, "ADDRESSES")?,
             rules: take(ebpf, "RULES")?,
@@ -142,6 +148,15 @@ impl Maps {
                 XdpMapError::MapError(source) => error("DEVICES")(source),
                 XdpMapError::ChainedProgramNotSupported => FilterError::Missing("DEVICES"),
             })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the routers behind which networks lie these, as [`Network::router`] counts them. Before networks that name
+    /// them.
+    pub fn set_routers(&mut self, routers: &[IpAddr]) -> Result<(), FilterError> {
+        for (index, router) in (1..).zip(routers) {
+            self.routers.set(index, bytes(*router), 0).map_err(error("ROUTERS"))?;
         }
         Ok(())
     }
@@ -367,7 +382,7 @@ impl Maps {
 }
 
 /// An address as the maps hold it.
-pub(super) fn bytes(address: IpAddr) -> Address {
+pub(crate) fn bytes(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => mapped(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),

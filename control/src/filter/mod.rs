@@ -12,6 +12,7 @@ mod developer;
 mod events;
 mod flows;
 mod maps;
+mod neighbours;
 mod pressure;
 mod translations;
 mod twin;
@@ -36,6 +37,8 @@ pub use events::Events;
 pub use flows::{FlowSweeper, FlowTable};
 pub(crate) use flows::{flow_key, is_expired, monotonic_ns};
 pub use maps::Maps;
+pub(crate) use maps::bytes;
+pub use neighbours::{BoundPort, Neighbours, is_static};
 pub(crate) use twin::{About, Outcome, Twin};
 
 /// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
@@ -49,10 +52,13 @@ const DETACH_WAIT: Duration = Duration::from_millis(10);
 /// The object that build.rs made from `dataplane-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SEKISHO_EBPF_OBJECT"));
 
-const MAPS: [&str; 23] = [
+const MAPS: [&str; 26] = [
     "CONFIG",
     "PORTS",
     "NETWORKS",
+    "ROUTERS",
+    "NEIGHBOURS",
+    "NEIGHBOUR_COUNTS",
     "LISTS",
     "ADDRESSES",
     "RULES",
@@ -186,7 +192,7 @@ impl Filter {
         let took_over = directory.join("CONFIG").exists();
         let keep_flows = keep_flows && !is_resized(&directory.join("FLOWS"), flows_max)?;
         if !keep_flows {
-            for map in MAPS_OF_FLOWS.into_iter().chain(["COUNTERS"]) {
+            for map in MAPS_OF_FLOWS.into_iter().chain(["COUNTERS", "NEIGHBOURS"]) {
                 let path = directory.join(map);
                 match fs::remove_file(&path) {
                     Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -209,7 +215,7 @@ impl Filter {
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| FilterError::Load(Box::new(error)))?;
         developer::start(&mut ebpf);
-        for name in ["port", "engine"] {
+        for name in ["port", "engine", "handover", "tag"] {
             let program: &mut Xdp = program(&mut ebpf, name)?;
             program.load().map_err(program_error(name, None))?;
         }
@@ -262,6 +268,15 @@ impl Filter {
         self.attach_egress(link)
     }
 
+    /// The same for a VLAN port, whose NIC is under the filter: `device` is the port to the kernel, `wire` the other end of
+    /// its veth pair. Both are in one mode, which is given back.
+    pub fn attach_vlan(&mut self, device: &Link, wire: &Link) -> Result<Mode, FilterError> {
+        let handover = self.attach_xdp("handover", device)?;
+        let tag = self.attach_xdp("tag", wire)?;
+        self.attach_egress(device)?;
+        Ok(if tag == Mode::Generic { tag } else { handover })
+    }
+
     /// Puts the program on the engine's end of its veth pair.
     pub fn attach_engine(&mut self, link: &Link) -> Result<Mode, FilterError> {
         self.attach_xdp("engine", link)
@@ -307,7 +322,7 @@ impl Filter {
 
     fn attach_xdp(&mut self, name: &'static str, link: &Link) -> Result<Mode, FilterError> {
         for mode in [Mode::Native, Mode::Generic] {
-            let pin = format!("{name}-{}-{}-{}", mode.name(), link.name, link.index);
+            let pin = pin_name(name, mode.name(), link);
             let path = self.directory.join(&pin);
             let Ok(old) = PinnedLink::from_pin(&path) else { continue };
             if self.generic_only && mode == Mode::Native {
@@ -365,14 +380,14 @@ impl Filter {
             .map_err(Refused::from)
             .and_then(|link| FdLink::try_from(link).map_err(Refused::from))
             .map_err(program_error(name, Some(&link.name)))?;
-        let pin = format!("{name}-{}-{}-{}", mode.name(), link.name, link.index);
+        let pin = pin_name(name, mode.name(), link);
         self.pin(attached, pin)?;
         Ok(mode)
     }
 
     fn attach_egress(&mut self, link: &Link) -> Result<(), FilterError> {
         let error = program_error::<Refused>("egress", Some(&link.name));
-        let pin = format!("egress-tc-{}-{}", link.name, link.index);
+        let pin = pin_name("egress", "tc", link);
         let path = self.directory.join(&pin);
         let program: &mut SchedClassifier = program(&mut self.ebpf, "egress")?;
         if let Ok(old) = PinnedLink::from_pin(&path) {
@@ -425,6 +440,11 @@ impl Filter {
 /// Where a gateway's pins are.
 fn pin_root(gateway: &str) -> PathBuf {
     Path::new("/sys/fs/bpf/sekisho").join(gateway)
+}
+
+/// The pin of a program's link. bpffs takes no dots, which names of interfaces may have; the ifindex tells them apart.
+fn pin_name(program: &str, mode: &str, link: &Link) -> String {
+    format!("{program}-{mode}-{}-{}", link.name.replace('.', "_"), link.index)
 }
 
 fn pin_error(path: &Path) -> impl FnOnce(io::Error) -> FilterError {

@@ -83,7 +83,7 @@ pub(super) fn rx_queues(interface: &str) -> u32 {
 }
 
 /// `T` is the structure that belongs to the command in its first field.
-fn call<T>(interface: &str, argument: &mut T) -> io::Result<()> {
+pub(super) fn call<T>(interface: &str, argument: &mut T) -> io::Result<()> {
     let bytes = interface.as_bytes();
     let mut name = [0u8; libc::IFNAMSIZ];
     // One byte stays zero as the terminator.

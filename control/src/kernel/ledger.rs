@@ -43,6 +43,11 @@ pub enum Made {
     },
     /// SAs and policies of our xfrm interfaces, all of them.
     Xfrm,
+    /// A trunk whose NIC took in frames of known VLANs only.
+    VlanFilterOff {
+        /// Interface.
+        interface: String,
+    },
     /// A port that was down.
     Up {
         /// Interface.

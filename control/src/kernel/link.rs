@@ -88,13 +88,15 @@ impl Kernel {
         self.change(LinkUnspec::new_with_index(index).down().build(), name).await
     }
 
-    /// Makes a veth pair, or finds the one a predecessor made, and sets MTU and both ends up.
+    /// Makes a veth pair, or finds the one a predecessor made, and sets MTU and both ends up. `mac`: what the first end's
+    /// MAC address shall be, if not any.
     pub async fn veth_pair(
         &self,
         ledger: &mut Ledger,
         name: &str,
         peer: &str,
         mtu: u16,
+        mac: Option<[u8; 6]>,
     ) -> Result<(Link, Link), KernelError> {
         let made = Made::Link { name: name.to_owned() };
         match self.link(name).await {
@@ -120,10 +122,21 @@ impl Kernel {
         }
         for end in [name, peer] {
             let index = self.link(end).await?.index;
-            // The engine hands over frames up to the largest a LAN may carry; the kernel's routes carry the tunnel's MTU.
-            self.change(LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).up().build(), end).await?;
+            let change = LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).up();
+            // An end that comes up makes itself a link-local address of its MAC address.
+            let change = match mac.filter(|_| end == name) {
+                Some(mac) => change.address(mac.to_vec()),
+                None => change,
+            };
+            self.change(change.build(), end).await?;
         }
         Ok((self.link(name).await?, self.link(peer).await?))
+    }
+
+    /// Sets a device up or down that the gateway has made.
+    pub async fn set_running(&self, link: &Link, up: bool) -> Result<(), KernelError> {
+        let change = LinkUnspec::new_with_index(link.index);
+        self.change(if up { change.up() } else { change.down() }.build(), &link.name).await
     }
 
     pub(super) async fn remove_link(&self, name: &str) -> Result<(), KernelError> {

@@ -5,6 +5,7 @@
 
 mod address;
 mod ethtool;
+mod feature;
 mod ledger;
 mod link;
 mod neighbour;
@@ -116,6 +117,8 @@ impl Kernel {
             Made::Xfrm => xfrm::remove_ours().map_err(KernelError::from),
             Made::VlanTagsKept { interface } => ethtool::set_strips_vlan_tags(interface, true)
                 .map_err(KernelError::io(format!("cannot switch rx-vlan-offload of {interface} on again"))),
+            Made::VlanFilterOff { interface } => feature::set_filters_vlans(interface, true)
+                .map_err(KernelError::io(format!("cannot switch rx-vlan-filter of {interface} on again"))),
         };
         match result {
             Err(KernelError::NoInterface(_)) => Ok(()),
@@ -160,6 +163,19 @@ impl Kernel {
         ledger.note(made)?;
         ethtool::set_strips_vlan_tags(interface, false).map_err(KernelError::io(format!(
             "cannot switch off rx-vlan-offload of {interface}, behind which the filter would not see VLAN tags"
+        )))
+    }
+
+    /// Has the NIC take in frames of every VLAN: drivers drop those of VLANs that the kernel has no device for.
+    pub fn take_every_vlan(&self, ledger: &mut Ledger, interface: &str) -> Result<(), KernelError> {
+        let made = Made::VlanFilterOff { interface: interface.to_owned() };
+        ledger.keep(&made);
+        if feature::filters_vlans(interface) != Some(true) {
+            return Ok(());
+        }
+        ledger.note(made)?;
+        feature::set_filters_vlans(interface, false).map_err(KernelError::io(format!(
+            "cannot switch off rx-vlan-filter of {interface}, which keeps tagged frames from the filter"
         )))
     }
 

@@ -57,4 +57,24 @@ pub mod flow_end {
     pub const REFUSED: u32 = 2;
 }
 
-pod!(Event, FlowEnd);
+/// A packet whose sender uses an address that is another's, or that it may not have.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub time_ns: u64,
+    /// The address.
+    pub address: Address,
+    /// The sender's MAC address.
+    pub mac: [u8; 6],
+    /// The MAC address that the address is bound to; zero for none.
+    pub bound: [u8; 6],
+    /// Port id.
+    pub port: u16,
+    /// [`Verdict`](crate::verdict::Verdict) number.
+    pub verdict: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+pod!(Event, FlowEnd, Claim);

@@ -131,12 +131,16 @@ pub struct Hop {
     pub until_ns: u64,
     /// Destination and source MAC address of what is sent, as they stand in a frame.
     pub macs: [u8; 12],
-    /// ifindex to leave by.
+    /// ifindex of the NIC to leave by.
     pub ifindex: u32,
     /// Destination MAC address of what is received.
     pub received_mac: [u8; 6],
     /// Largest IP packet that may go this way.
     pub mtu: u16,
+    /// VLAN id to tag with, 0 for none.
+    pub vlan: u16,
+    /// Source MAC address of what is received, where the port binds addresses to MAC addresses; else zero.
+    pub bound_mac: [u8; 6],
 }
 
 /// How long a [`Hop`] is used, in nanoseconds: about an eighth of a second.
@@ -202,13 +206,16 @@ pub enum Lifetime {
     Icmp = 10,
     /// Any other protocol.
     Other = 11,
+    /// No flow: a learned binding of an address to a MAC address.
+    Neighbour = 12,
 }
 
 /// Places for classes in `Config::lifetimes`; a power of two.
 pub const LIFETIMES: usize = 16;
 
-/// Default of `Config::lifetimes`, seconds, in the order of [`Lifetime`]: nf_conntrack's.
+/// Default of `Config::lifetimes`, seconds, in the order of [`Lifetime`]: nf_conntrack's. A binding lasts a day, so that
+/// it holds over a night in which its host is off.
 pub const LIFETIMES_DEFAULT: [u32; LIFETIMES] =
-    [120, 60, 432_000, 120, 60, 30, 120, 10, 30, 120, 30, 600, 0, 0, 0, 0];
+    [120, 60, 432_000, 120, 60, 30, 120, 10, 30, 120, 30, 600, 86_400, 0, 0, 0];
 
 pod!(FlowKey, Flow, Hop, Window);

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod flow;
 pub mod map;
 pub mod nat;
+pub mod neighbour;
 pub mod port;
 pub mod quota;
 pub mod rule;

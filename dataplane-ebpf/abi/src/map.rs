@@ -15,6 +15,9 @@
 //! | `SOURCE_NAT` | LPM trie | [`SourceNatKey`](crate::nat::SourceNatKey) prefix → [`SourceNat`](crate::nat::SourceNat) | daemon |
 //! | `DESTINATION_NAT` | LPM trie | [`DestinationNatKey`](crate::nat::DestinationNatKey) prefix → [`DestinationNat`](crate::nat::DestinationNat) | daemon |
 //! | `NAT_POOL` | array | (generation & 1) × `NAT_POOL_MAX` + index → address | daemon |
+//! | `NEIGHBOURS` | hash | [`NeighbourKey`](crate::neighbour::NeighbourKey) → [`Neighbour`](crate::neighbour::Neighbour) | programs, daemon |
+//! | `NEIGHBOUR_COUNTS` | array | port id → number of learned bindings (`u32`) | programs; the daemon corrects |
+//! | `ROUTERS` | array | [`Network::router`](crate::port::Network) → address | daemon |
 //! | `SPIS` | hash | inbound [`SpiKey`] → [`Spi`] | daemon |
 //! | `SOCKETS` | XSKMAP | [`Port::xsk_base`](crate::port::Port) + rx queue → AF_XDP socket of the engine | daemon |
 //! | `DEVICES` | DEVMAP_HASH | ifindex → redirect target | daemon |
@@ -31,6 +34,7 @@
 //! | `TRACE` | array, 1 | 0 → [`Trace`](crate::trace::Trace) | daemon |
 //! | `TRACE_RATES` | per-CPU array, 1 | 0 → [`Rate`] of traced packets | programs |
 //! | `LOST` | per-CPU array, 1 | 0 → number of events that found no room (`u64`) | programs |
+//! | `ALARM_RATE` | per-CPU array, 1 | 0 → [`Rate`] of claims told | programs |
 //! | `QUOTAS` | array, shared memory | bucket → [`Bucket`](crate::quota::Bucket) | programs and daemon |
 //! | `ZONES` | array, shared memory | zone → [`ZoneQuota`](crate::quota::ZoneQuota) | programs and daemon |
 //! | `SECRETS` | array, 1 | 0 → [`Secrets`](crate::quota::Secrets) | daemon |
@@ -131,6 +135,8 @@ pod!(Config, SpiKey, Spi, Counter, Rate, Clock);
 
 /// Capacity of `PORTS`, and the bound of a port id (exclusive).
 pub const PORTS_MAX: u32 = 256;
+/// Capacity of `ROUTERS`; its first entry stands for no router.
+pub const ROUTERS_MAX: u32 = 1_024;
 /// Capacity of `NETWORKS`.
 pub const NETWORKS_MAX: u32 = 16_384;
 /// Capacity of `LISTS`, both generations together.

@@ -11,12 +11,16 @@ pub struct PortKey {
     /// VLAN id of a trunk's port, 0 for untagged frames. For the engine's device this is the VPN port's id: the
     /// engine writes it into the source MAC of what it has decrypted (see [`engine_mac`]). Where the SAs are the kernel's, a VPN
     /// port stands under its xfrm interface, and once more under ifindex 0 with its id here, to be found by a network's owner.
+    /// [`TRUNK`]: what it names is no port, but says that the NIC carries tagged ones.
     pub vlan: u16,
     /// Zero.
     pub reserved: u16,
 }
 
 /// A port of the gateway.
+///
+/// A VLAN port stands in `PORTS` three times: under its NIC and VLAN id for what comes in tagged, under the device by
+/// which the kernel knows the port, and under that device's other end, whose frames get the tag.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Port {
@@ -35,9 +39,20 @@ pub struct Port {
     pub mtu: u16,
     /// The port's own MAC address.
     pub mac: [u8; 6],
-    /// ifindex to leave by.
+    /// ifindex by which the kernel knows the port: of its NIC, or of the device that stands for one VLAN of it.
     pub ifindex: u32,
+    /// ifindex of the NIC to leave by.
+    pub nic_ifindex: u32,
+    /// VLAN port: ifindex to redirect to what the kernel shall receive; else 0.
+    pub handover_ifindex: u32,
+    /// VLAN port: the VLAN id of its frames on the NIC (IEEE 802.1Q); else 0.
+    pub vlan: u16,
+    /// Zero.
+    pub reserved: u16,
 }
+
+/// In place of a VLAN id in [`PortKey::vlan`].
+pub const TRUNK: u16 = u16::MAX;
 
 /// The gateway itself as a zone: local services as destination, its own traffic as source.
 pub const ZONE_GATEWAY: u16 = 0;
@@ -50,6 +65,10 @@ pub mod port_flags {
     pub const VPN: u32 = 1 << 1;
     /// IKE (UDP 500, 4500) and ESP to the gateway are taken here.
     pub const IKE: u32 = 1 << 2;
+    /// Addresses are bound to MAC addresses: `NEIGHBOURS` is asked.
+    pub const BOUND: u32 = 1 << 5;
+    /// With [`BOUND`]: only by the configuration, none is learned.
+    pub const BOUND_STATIC: u32 = 1 << 6;
     /// Besides `VPN`: the SAs are the kernel's (XFRM), and the device is an xfrm interface. What leaves by it has no Ethernet
     /// header; what comes out of it still has that of the ESP packet it was in.
     pub const KERNEL_SAS: u32 = 1 << 8;
@@ -66,8 +85,8 @@ pub struct Network {
     pub zone: u16,
     /// [`network_kind`].
     pub kind: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// Index in `ROUTERS` of the router on the port behind which it lies; 0: it is on the link.
+    pub router: u16,
 }
 
 /// Values of [`Network::kind`].

@@ -40,7 +40,7 @@ verdicts! {
     DropMalformed = 16, "malformed";
     /// An EtherType other than IPv4, IPv6, ARP.
     DropEtherType = 17, "ethertype";
-    /// A VLAN tag where none is expected, an unknown id, or two tags.
+    /// A VLAN tag on a NIC that has no tagged port.
     DropVlan = 18, "vlan";
     /// Entered through an interface that is no port.
     DropNoPort = 19, "no-port";
@@ -87,8 +87,20 @@ verdicts! {
     DropInternal = 39, "internal";
     /// A unicast frame for another station's MAC address (a switch flooded it, or a forger wrote it).
     DropOtherHost = 40, "other-host";
+    /// A VLAN id that is no port of this trunk.
+    DropVlanUnknown = 41, "vlan-unknown";
+    /// Two VLAN tags, or one of a service provider (IEEE 802.1ad).
+    DropVlanDouble = 42, "vlan-double";
+    /// A priority tag: VLAN id 0.
+    DropVlanPriority = 43, "vlan-priority";
     /// More new flows than the rule's limit allows.
     DropRuleLimit = 44, "rule-limit";
+    /// No VLAN tag on a trunk that has no untagged port.
+    DropUntagged = 45, "untagged";
+    /// The sender's address is bound to another MAC address.
+    DropNeighbourMac = 46, "neighbour-mac";
+    /// The sender's address is bound to no MAC address, and none is learned here.
+    DropNeighbourUnbound = 47, "neighbour-unbound";
     /// TCP out of the windows that both sides have shown.
     DropTcpWindow = 48, "tcp-window";
     /// TCP that resets, but not with the number its receiver expects next.
@@ -107,6 +119,8 @@ verdicts! {
     DropFragmentOrphan = 55, "fragment-orphan";
     /// More fragmented datagrams than a source's share.
     DropFragmentRate = 56, "fragment-rate";
+    /// The port has as many learned bindings as it may.
+    DropNeighbourTable = 59, "neighbour-table-full";
     /// The translated ends are another flow's already, and the protocol has no port that could be another.
     DropNatConflict = 60, "nat-conflict";
     /// No free port was found to translate the source to.

@@ -106,6 +106,7 @@ pub(crate) fn known(
         || ifindex != seen.ifindex
         || (seen.vlan != 0 && seen.vlan != entry)
         || hop.received_mac != ethernet.destination
+        || (hop.bound_mac != [0; 6] && hop.bound_mac != ethernet.source)
         || packet.length > hop.mtu
     {
         return Ok(None);
@@ -116,6 +117,7 @@ pub(crate) fn known(
     };
     seen.port = entry;
     let verdict = forward::by_hop(frame, config, &seen.packet, hop)?;
+    scratch.tag = hop.vlan;
     let holds = if is_direct { maps::holds(known, &key) } else { maps::holds(known, &scratch.nat.key) };
     if !holds {
         return Err(Verdict::DropInternal);

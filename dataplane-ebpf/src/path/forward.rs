@@ -17,6 +17,7 @@ use sekisho_dataplane::{checksum, tcp};
 
 use crate::context::XdpFrame;
 use crate::maps;
+use crate::path::count::Seen;
 use crate::path::{nat, pass};
 use crate::scratch::Scratch;
 use crate::subprogram;
@@ -68,6 +69,10 @@ pub(crate) fn route(
     }
     let key = PortKey { ifindex: scratch.fib.ifindex, vlan: 0, reserved: 0 };
     let port = maps::port(key).ok_or(Verdict::DropNoRoute)?;
+    if scratch.hop.ifindex != 0 {
+        scratch.hop.ifindex = port.nic_ifindex;
+        scratch.hop.vlan = port.vlan;
+    }
     match owner {
         Some(Network { kind: network_kind::PORT, port: id, .. }) if *id == port.id => {}
         None if port.flags & port_flags::UPLINK != 0 => {}
@@ -103,6 +108,7 @@ pub(crate) fn leave(
         return Ok(if is_encrypted { Verdict::Encrypt } else { passed });
     }
     let verdict = by_hop(frame, config, &scratch.seen.packet, &scratch.hop)?;
+    scratch.tag = scratch.hop.vlan;
     translate(frame, scratch)?;
     Ok(verdict)
 }
@@ -116,7 +122,7 @@ fn translate(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
     }
 }
 
-/// Rewrites the frame and redirects it.
+/// Rewrites the frame and redirects it. Its tag is the last thing that it gets: until then headers lie where they were.
 #[inline(always)]
 pub(crate) fn by_hop(
     frame: &XdpFrame,
@@ -154,12 +160,12 @@ pub(crate) struct Fib {
 /// Asks the kernel's routing table and neighbours. `length`: checked against the route's MTU unless zero.
 #[inline(always)]
 pub(crate) fn lookup(frame: &XdpFrame, scratch: &mut Scratch, length: u16) {
-    let (packet, fib) = (&scratch.seen.packet, &mut scratch.lookup);
+    let Scratch { seen: Seen { ifindex, packet, .. }, lookup: fib, .. } = scratch;
     // SAFETY: a structure of integers, for which zero is a value.
     *fib = unsafe { core::mem::zeroed() };
     fib.l4_protocol = packet.protocol;
     fib.__bindgen_anon_1.tot_len = length;
-    fib.ifindex = frame.ifindex();
+    fib.ifindex = *ifindex;
     if packet.version == 4 {
         fib.family = AF_INET;
         fib.__bindgen_anon_2.tos = packet.traffic_class;

@@ -15,7 +15,7 @@ use crate::context::{XdpFrame, now_ns};
 use crate::maps;
 use crate::path::count::Seen;
 use crate::path::flow::End;
-use crate::path::{forward, pass, rule, share};
+use crate::path::{forward, pass, rule, share, trunk};
 use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
@@ -37,9 +37,14 @@ pub(crate) fn esp(
     if (spi.udp_encapsulated != 0) != (packet.kind == Kind::EspInUdp) {
         return Err(Verdict::DropEspEncapsulation);
     }
-    match config.engine_ifindex {
-        0 => Ok(Some(Verdict::Decrypt)),
-        _ => to_engine(frame, port, Verdict::Decrypt).map(Some),
+    if config.engine_ifindex == 0 {
+        return Ok(Some(Verdict::Decrypt));
+    }
+    match port.handover_ifindex {
+        0 => to_engine(frame, port, Verdict::Decrypt).map(Some),
+        // The engine listens where the tag is off.
+        device if trunk::redirect(device) == xdp_action::XDP_REDIRECT => Ok(Some(Verdict::Decrypt)),
+        _ => Err(Verdict::DropInternal),
     }
 }
 

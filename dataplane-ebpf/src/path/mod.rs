@@ -18,6 +18,7 @@ pub(crate) mod quota;
 pub(crate) mod rule;
 pub(crate) mod scan;
 pub(crate) mod share;
+pub(crate) mod trunk;
 
 use sekisho_abi::map::{Config, config_flags};
 use sekisho_abi::port::{Port, network_kind, port_flags};
@@ -40,6 +41,9 @@ use crate::subprogram::{self, Subprograms};
 /// the frame is rewritten and its target set.
 #[inline(always)]
 pub(crate) fn judge(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    if trunk::is_tagged(frame) {
+        subprogram::untag(frame, scratch)?;
+    }
     match short_way(frame, scratch) {
         SHORT_WAY_ENDS if scratch.seen.packet.fragment != part::WHOLE => {
             let port = scratch.seen.port;
@@ -102,12 +106,16 @@ fn judge_known(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Option<Verdict
         return Ok(Some(verdict));
     }
     let seen = &mut scratch.seen;
-    let port = seen.port()?;
+    let port = match seen.port() {
+        Ok(port) => port,
+        Err(_) if maps::is_trunk(seen.ifindex) => return Err(Verdict::DropUntagged),
+        Err(refused) => return Err(refused),
+    };
     seen.port = port.id;
     seen.receiver = port::receiver(&ethernet, port)?;
     parsed?;
     if seen.packet.version == 0 {
-        return subprogram::arp(frame, seen).map(Some);
+        return subprogram::arp(frame, scratch).map(Some);
     }
     if seen.receiver == Receiver::Port { local::esp(frame, config, port, &seen.packet) } else { Ok(None) }
 }
@@ -126,7 +134,7 @@ pub(crate) fn parse<F: Frame + Subprograms>(
             Ipv6::Extended => frame.ipv6_extended(&mut seen.packet),
         },
         ethertype::ARP => Ok(()),
-        // Ports of this version are untagged: trunks come with tags to take off and put on.
+        // A trunk's tag is off by now; the kernel has none to send.
         ethertype::VLAN | ethertype::SERVICE_VLAN => Err(Verdict::DropVlan),
         _ => Err(Verdict::DropEtherType),
     }
@@ -148,7 +156,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
     scaled(frame, &mut scratch.seen);
     let packet = &scratch.seen.packet;
     match packet.kind {
-        Kind::Neighbour => return subprogram::discovery(frame, &scratch.seen),
+        Kind::Neighbour => return subprogram::discovery(frame, scratch),
         Kind::Listener => return neighbour::listener(packet, port),
         _ => {}
     }
@@ -160,6 +168,10 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
     } else if port.flags & port_flags::VPN != 0 {
         // Behind a VPN there is no link.
         return Err(Verdict::DropSpoof);
+    }
+    let is_bound = port.flags & port_flags::BOUND != 0;
+    if is_bound {
+        subprogram::bound(frame, scratch)?;
     }
     scratch.port_flags = port.flags;
     if spoof::stays_on_link(destination) {
@@ -188,7 +200,9 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
             if scratch.seen.packet.kind == Kind::IcmpError {
                 frame.expects_error(scratch, Some(port.id), exit.id)?;
             } else {
-                scratch.hop.received_mac = Ethernet::read(frame)?.destination;
+                let ethernet = Ethernet::read(frame)?;
+                scratch.hop.received_mac = ethernet.destination;
+                scratch.hop.bound_mac = if is_bound { ethernet.source } else { [0; 6] };
                 subprogram::admit(scratch, End::of(port), End::of(exit), frame.bytes())?;
             }
             forward::leave(frame, config, scratch, port, exit)

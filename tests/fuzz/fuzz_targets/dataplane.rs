@@ -7,7 +7,7 @@
 use libfuzzer_sys::fuzz_target;
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::parse::{ETHERNET_BYTES, Ethernet, Ipv6, Kind, Packet, ethertype};
-use sekisho_dataplane::{flow, icmp, mss, neighbour, parse, spoof};
+use sekisho_dataplane::{flow, icmp, mss, neighbour, parse, spoof, vlan};
 use sekisho_fuzz::memory::within;
 
 fuzz_target!(|frame: &[u8]| {
@@ -27,6 +27,11 @@ fn judge(frame: &[u8]) -> Result<(), Verdict> {
             if parse::ipv6(frame, &mut packet)? == Ipv6::Extended {
                 parse::ipv6_extended(frame, &mut packet, |walk| walk.step(frame))?;
             }
+        }
+        kind if vlan::is_tag(kind) => {
+            let id = vlan::read(frame)?;
+            assert!((1..=4095).contains(&id), "an id that names no VLAN");
+            return Ok(());
         }
         _ => return Ok(()),
     }

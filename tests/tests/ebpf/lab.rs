@@ -5,6 +5,7 @@
 //!                                        ├ gateway ─┤
 //!   10.2.0.0/24, 2001:db8:2::/64 ── lan2 ┘          └ engine ── VPN 10: 10.9.0.0/16, 2001:db8:9::/48
 //!                                                             └ VPN 11: 10.11.0.0/16
+//! trunk: VLAN 10 ── 10.10.0.0/24, 2001:db8:10::/64; VLAN 20 ── 10.20.0.0/24, 2001:db8:20::/64; no untagged port
 //! ```
 //!
 //! The gateway is `.1` and `::1` of each network; `.2` and `::2` are neighbours, as is `.254` and `::fe` on the WAN.
@@ -23,14 +24,15 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
 use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use sekisho_abi::event::{Event, FlowEnd};
+use sekisho_abi::event::{Claim, Event, FlowEnd};
 use sekisho_abi::flow::{Flow, FlowKey, LIFETIMES, LIFETIMES_DEFAULT};
 use sekisho_abi::map::{Config, Counter, Rate, Spi, SpiKey, config_flags};
 use sekisho_abi::nat::{
     DESTINATION_NAT_KEY_BITS, DestinationNat, DestinationNatKey, HAIRPIN, NAT_POOL_MAX, SOURCE_NAT_KEY_BITS,
     SourceNat, SourceNatKey, Translated,
 };
-use sekisho_abi::port::{Network, Port, PortKey, ZONE_GATEWAY, network_kind, port_flags};
+use sekisho_abi::neighbour::{Neighbour, NeighbourKey};
+use sekisho_abi::port::{Network, Port, PortKey, TRUNK, ZONE_GATEWAY, network_kind, port_flags};
 use sekisho_abi::quota::{Bucket, QUOTA_FLOWS_MAX, QUOTA_HALF_OPEN_MAX, Quotas, Secrets, ZoneQuota, slot};
 use sekisho_abi::rule::{
     List, ListKey, RULE_KEY_BITS, RULE_KEY_BITS_ANY_PORT, RULE_KEY_BITS_ANY_PROTOCOL, Rule, RuleCounter,
@@ -47,6 +49,8 @@ use crate::{ebpf_build, test_run};
 pub(crate) const LAN1: u16 = 1;
 pub(crate) const LAN2: u16 = 2;
 pub(crate) const WAN: u16 = 3;
+pub(crate) const VLAN10: u16 = 4;
+pub(crate) const VLAN20: u16 = 5;
 pub(crate) const VPN: u16 = 10;
 pub(crate) const VPN_OTHER: u16 = 11;
 /// The port of the engine's end of its veth pair, for the program `engine`.
@@ -94,19 +98,40 @@ pub(crate) enum Device {
     EngineEnd,
     /// A device that is no port.
     Stray,
+    /// A NIC that carries VLANs 10 and 20.
+    Trunk,
+    /// The kernel's end of the first one's veth pair.
+    Vlan10,
+    /// The kernel's end of the second one's.
+    Vlan20,
+    /// The other end of the first one's.
+    Vlan10Wire,
+    /// The other end of the second one's.
+    Vlan20Wire,
 }
 
-const DEVICES: [(Device, &str, &str); 6] = [
+const DEVICES: [(Device, &str, &str); 9] = [
     (Device::Lan1, "lan1", "lan1-host"),
     (Device::Lan2, "lan2", "lan2-host"),
     (Device::Wan, "wan", "wan-host"),
     (Device::Engine, "sekisho0", "sekisho0-x"),
     (Device::EngineEnd, "sekisho1", "sekisho1-x"),
     (Device::Stray, "stray", "stray-host"),
+    (Device::Trunk, "trunk", "trunk-host"),
+    (Device::Vlan10, "trunk.10", "trunk-10"),
+    (Device::Vlan20, "trunk.20", "trunk-20"),
 ];
+
+/// Ends of the VLAN ports' veth pairs that have an ifindex to know, too.
+const WIRES: [(Device, &str); 2] = [(Device::Vlan10Wire, "trunk-10"), (Device::Vlan20Wire, "trunk-20")];
 
 /// MAC addresses of the gateway's devices, fixed so that failures read alike.
 pub(crate) const fn mac(device: Device) -> [u8; 6] {
+    let device = match device {
+        // Ports of one NIC have its address.
+        Device::Vlan10 | Device::Vlan20 => Device::Trunk,
+        other => other,
+    };
     [2, 0xbb, 0, 0, 0, device as u8 + 1]
 }
 
@@ -135,7 +160,7 @@ impl Lab {
             .override_global("AYA_LOG_LEVEL", &level, true)
             .load(object())
             .unwrap_or_else(|error| panic!("loading the object: {error}"));
-        for name in ["port", "engine"] {
+        for name in ["port", "engine", "handover", "tag"] {
             let program: &mut Xdp = ebpf.program_mut(name).expect("an XDP program").try_into().expect("XDP");
             program.load().unwrap_or_else(|error| panic!("program {name}: {error:?}"));
         }
@@ -146,6 +171,11 @@ impl Lab {
         let port: &mut Xdp = ebpf.program_mut("port").expect("an XDP program").try_into().expect("XDP");
         for (_, name, _) in DEVICES {
             port.attach(name, XdpMode::Driver).unwrap_or_else(|error| panic!("attaching to {name}: {error}"));
+        }
+        // What the kernel sends by a VLAN port is not received here once more.
+        let tag: &mut Xdp = ebpf.program_mut("tag").expect("an XDP program").try_into().expect("XDP");
+        for (_, name) in WIRES {
+            tag.attach(name, XdpMode::Driver).unwrap_or_else(|error| panic!("attaching to {name}: {error}"));
         }
         let mut lab = Self {
             ebpf,
@@ -186,11 +216,20 @@ impl Lab {
         self.add_port(Device::Engine, VPN, port_flags::VPN);
         self.add_port(Device::Engine, VPN_OTHER, port_flags::VPN);
         self.add_port(Device::EngineEnd, ENGINE_END, 0);
+        self.add_vlan_port((Device::Vlan10, Device::Vlan10Wire), VLAN10, 10, port_flags::IKE);
+        self.add_vlan_port((Device::Vlan20, Device::Vlan20Wire), VLAN20, 20, port_flags::IKE);
         for (prefix, bits, port, kind) in [
             ("10.1.0.0", 24, LAN1, network_kind::PORT),
             ("2001:db8:1::", 64, LAN1, network_kind::PORT),
             ("10.2.0.0", 24, LAN2, network_kind::PORT),
             ("2001:db8:2::", 64, LAN2, network_kind::PORT),
+            ("10.10.0.0", 24, VLAN10, network_kind::PORT),
+            ("2001:db8:10::", 64, VLAN10, network_kind::PORT),
+            ("10.20.0.0", 24, VLAN20, network_kind::PORT),
+            ("2001:db8:20::", 64, VLAN20, network_kind::PORT),
+            ("10.10.0.1", 32, VLAN10, network_kind::LOCAL),
+            ("2001:db8:10::1", 128, VLAN10, network_kind::LOCAL),
+            ("10.20.0.1", 32, VLAN20, network_kind::LOCAL),
             ("203.0.113.0", 24, WAN, network_kind::PORT),
             ("2001:db8:ff::", 64, WAN, network_kind::PORT),
             ("10.9.0.0", 16, VPN, network_kind::VPN),
@@ -215,7 +254,8 @@ impl Lab {
         let socket = af_xdp_socket();
         let mut map: XskMap<&mut MapData> =
             self.ebpf.map_mut("SOCKETS").expect("a map").try_into().expect("an xskmap");
-        for index in [XSK_BASE + u32::from(WAN), XSK_BASE + u32::from(ENGINE_END)] {
+        for port in [WAN, ENGINE_END, VLAN10] {
+            let index = XSK_BASE + u32::from(port);
             map.set(index, std::os::fd::AsRawFd::as_raw_fd(&socket), 0).expect("an AF_XDP socket");
         }
         self._sockets.push(socket);
@@ -237,6 +277,8 @@ impl Lab {
             mtu: if is_vpn { VPN_MTU } else { 1500 },
             mac,
             ifindex,
+            nic_ifindex: ifindex,
+            ..Port::default()
         };
         self.insert("PORTS", PortKey { ifindex, vlan: if is_vpn { id } else { 0 }, reserved: 0 }, port);
     }
@@ -259,6 +301,31 @@ impl Lab {
         self.insert("PORTS", PortKey { ifindex: 0, vlan: VPN, reserved: 0 }, port);
     }
 
+    /// A VLAN port of the trunk, where ESP is taken, by the devices of its veth pair.
+    fn add_vlan_port(&mut self, (device, wire): (Device, Device), id: u16, vlan: u16, flags: u32) {
+        let nic_ifindex = self.ifindex(Device::Trunk);
+        let (ifindex, handover_ifindex) = (self.ifindex(device), self.ifindex(wire));
+        let port = Port {
+            id,
+            zone: zone(id),
+            flags,
+            xsk_base: u16::try_from(XSK_BASE).expect("small") + id,
+            xsk_queues: 1,
+            mtu: 1500,
+            mac: mac(device),
+            ifindex,
+            nic_ifindex,
+            handover_ifindex,
+            vlan,
+            reserved: 0,
+        };
+        for key in [(nic_ifindex, vlan), (ifindex, 0), (handover_ifindex, 0)] {
+            self.insert("PORTS", PortKey { ifindex: key.0, vlan: key.1, reserved: 0 }, port);
+        }
+        let trunk = PortKey { ifindex: nic_ifindex, vlan: TRUNK, reserved: 0 };
+        self.insert("PORTS", trunk, Port::default());
+    }
+
     /// Removes a port, as a reload does.
     pub(crate) fn remove_port(&mut self, device: Device) {
         let key = PortKey { ifindex: self.ifindex(device), vlan: 0, reserved: 0 };
@@ -266,12 +333,58 @@ impl Lab {
     }
 
     pub(crate) fn add_network(&mut self, prefix: &str, bits: u32, port: u16, kind: u16) {
+        let zone = if port == 0 { 0 } else { zone(port) };
+        self.add_network_of(prefix, bits, Network { port, zone, kind, router: 0 });
+    }
+
+    pub(crate) fn add_network_of(&mut self, prefix: &str, bits: u32, network: Network) {
         let address: IpAddr = prefix.parse().expect("an address");
         let bits = if address.is_ipv4() { bits + 96 } else { bits };
         let mut map: LpmTrie<&mut MapData, Address, Network> =
             self.ebpf.map_mut("NETWORKS").expect("a map").try_into().expect("a trie");
-        let network = Network { port, zone: if port == 0 { 0 } else { zone(port) }, kind, reserved: 0 };
         map.insert(&Key::new(bits, octets(address)), network, 0).expect("room");
+    }
+
+    /// A router that networks name by this number.
+    pub(crate) fn set_router(&mut self, number: u32, router: &str) {
+        let mut map: Array<&mut MapData, Address> =
+            self.ebpf.map_mut("ROUTERS").expect("a map").try_into().expect("an array");
+        map.set(number, address(router), 0).expect("an entry");
+    }
+
+    /// VLAN 10 binds addresses to MAC addresses as they are used.
+    pub(crate) fn bind_vlan10(&mut self) {
+        self.add_vlan_port((Device::Vlan10, Device::Vlan10Wire), VLAN10, 10, port_flags::BOUND);
+    }
+
+    /// Every binding of an address to a MAC address, by port.
+    pub(crate) fn neighbours(&self) -> Vec<(NeighbourKey, Neighbour)> {
+        let map: HashMap<&MapData, NeighbourKey, Neighbour> =
+            self.ebpf.map("NEIGHBOURS").expect("a map").try_into().expect("a hash");
+        let mut all: Vec<_> = map.iter().map(|entry| entry.expect("an entry")).collect();
+        all.sort_by_key(|(key, _)| (key.port, key.address));
+        all
+    }
+
+    /// So many bindings were learned on a port.
+    pub(crate) fn set_neighbour_count(&mut self, port: u16, count: u32) {
+        let mut map: Array<&mut MapData, u32> =
+            self.ebpf.map_mut("NEIGHBOUR_COUNTS").expect("a map").try_into().expect("an array");
+        map.set(port.into(), count, 0).expect("an entry");
+    }
+
+    /// What was told of senders with others' addresses, oldest first.
+    pub(crate) fn claims(&mut self) -> Vec<Claim> {
+        let mut ring: RingBuf<&mut MapData> =
+            self.ebpf.map_mut("EVENTS").expect("a map").try_into().expect("a ring");
+        let mut claims = Vec::new();
+        while let Some(item) = ring.next() {
+            if item.len() == size_of::<Claim>() {
+                // SAFETY: plain data, as long as the type.
+                claims.push(unsafe { item.as_ptr().cast::<Claim>().read_unaligned() });
+            }
+        }
+        claims
     }
 
     /// Allows new flows between ports (0: the gateway) under the generation in force.
@@ -668,16 +781,22 @@ impl Lab {
         let before = self.read_counters();
         let outcome = test_run::xdp(fd.as_fd(), self.ifindex(device), queue, frame, 1)
             .unwrap_or_else(|error| panic!("{device:?}, {} bytes: {error}", frame.len()));
-        let (port, verdict) = self.rose(&before, frame.len());
+        // What came tagged is counted without its tag once the port is known.
+        let tag = if is_tagged(frame) { 4 } else { 0 };
+        let (port, verdict) = self.rose(&before, |port| frame.len() - if port == 0 { 0 } else { tag });
         let expected = match verdict {
             Verdict::Encrypt | Verdict::Decrypt if self.config.engine_ifindex == 0 => 2,
             Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt | Verdict::Challenge => 4,
+            // To the device by which the kernel knows the port.
+            Verdict::Pass if is_tagged(frame) => 4,
             Verdict::Pass => 2,
             _ => 1,
         };
         assert_eq!(outcome.action, expected, "action of {verdict:?}");
-        if verdict.is_drop() {
+        if verdict.is_drop() && outcome.frame.len() == frame.len() {
             assert_eq!(outcome.frame, frame, "a refused frame stays as it was");
+        } else if verdict.is_drop() {
+            assert_eq!(outcome.frame, without_tag(frame), "but for its tag");
         }
         Run { verdict, port, frame: outcome.frame }
     }
@@ -688,7 +807,7 @@ impl Lab {
         let before = self.read_counters();
         let outcome = test_run::skb(fd.as_fd(), self.ifindex(device), frame)
             .unwrap_or_else(|error| panic!("{device:?}, {} bytes: {error}", frame.len()));
-        let (port, verdict) = self.rose(&before, frame.len());
+        let (port, verdict) = self.rose(&before, |_| frame.len());
         assert_eq!(outcome.action, if verdict == Verdict::Pass { 0 } else { 2 }, "action of {verdict:?}");
         if self.config.flags & config_flags::NAT == 0 || verdict.is_drop() {
             assert_eq!(outcome.frame, frame);
@@ -705,10 +824,17 @@ impl Lab {
         let outcome = test_run::skb(fd.as_fd(), self.ifindex(device), bare)
             .unwrap_or_else(|error| panic!("{device:?}, {} bytes: {error}", bare.len()));
         // Counted like frames of every other device.
-        let (port, verdict) = self.rose(&before, frame.len());
+        let (port, verdict) = self.rose(&before, |_| frame.len());
         assert_eq!(outcome.action, if verdict == Verdict::Pass { 0 } else { 2 }, "action of {verdict:?}");
         assert_eq!(outcome.frame, bare);
         Run { verdict, port, frame: outcome.frame }
+    }
+
+    /// A frame through `handover` or `tag`: action and frame. They count nothing.
+    pub(crate) fn through(&self, program: &str, device: Device, frame: &[u8]) -> (u32, Vec<u8>) {
+        let fd = self.program(program);
+        let outcome = test_run::xdp(fd.as_fd(), self.ifindex(device), 0, frame, 1).expect("a run");
+        (outcome.action, outcome.frame)
     }
 
     /// Mean time of `port` for this frame. Each run takes the frame as the one before left it, so it must still be for
@@ -746,14 +872,18 @@ impl Lab {
         self.ebpf.program(name).expect("a program").fd().expect("loaded")
     }
 
-    fn rose(&self, before: &BTreeMap<(u16, Verdict), Counter>, bytes: usize) -> (u16, Verdict) {
+    fn rose(
+        &self,
+        before: &BTreeMap<(u16, Verdict), Counter>,
+        bytes: impl Fn(u16) -> usize,
+    ) -> (u16, Verdict) {
         let after = self.read_counters();
         let rose: Vec<_> = after.iter().filter(|(key, counter)| before.get(key) != Some(counter)).collect();
         let [(&(port, verdict), counter)] = rose[..] else { panic!("one counter must rise: {rose:?}") };
         let zero = Counter::default();
         let before = before.get(&(port, verdict)).unwrap_or(&zero);
         assert_eq!(counter.packets - before.packets, 1);
-        assert_eq!(counter.bytes - before.bytes, u64::try_from(bytes).expect("small"));
+        assert_eq!(counter.bytes - before.bytes, u64::try_from(bytes(port)).expect("small"));
         self.counters.replace(after);
         (port, verdict)
     }
@@ -762,7 +892,7 @@ impl Lab {
         let map: PerCpuArray<&MapData, Counter> =
             self.ebpf.map("COUNTERS").expect("a map").try_into().expect("a per-CPU array");
         let mut counters = BTreeMap::new();
-        for port in [0, LAN1, LAN2, WAN, VPN, VPN_OTHER, ENGINE_END] {
+        for port in [0, LAN1, LAN2, WAN, VLAN10, VLAN20, VPN, VPN_OTHER, ENGINE_END] {
             for &verdict in Verdict::ALL {
                 let mut sum = Counter::default();
                 for counter in map.get(&counter_index(port, verdict), 0).expect("an entry").iter() {
@@ -779,6 +909,20 @@ impl Lab {
 const XSK_BASE: u32 = 40;
 /// Buckets of `QUOTAS`.
 pub(crate) const BUCKETS: u32 = sekisho_abi::quota::buckets(1024);
+
+/// The frame with an 802.1Q tag.
+pub(crate) fn with_tag(vlan: u16, frame: &[u8]) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0], &vlan.to_be_bytes(), &frame[12..]].concat()
+}
+
+/// The frame without its outer tag.
+pub(crate) fn without_tag(frame: &[u8]) -> Vec<u8> {
+    [&frame[..12], &frame[16..]].concat()
+}
+
+fn is_tagged(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x81, 0])
+}
 
 /// An address as the maps have it.
 pub(crate) fn address(text: &str) -> Address {
@@ -832,6 +976,8 @@ fn make_devices() -> BTreeMap<Device, u32> {
         ("lan1", "10.1.0", "2001:db8:1:"),
         ("lan2", "10.2.0", "2001:db8:2:"),
         ("wan", "203.0.113", "2001:db8:ff:"),
+        ("trunk.10", "10.10.0", "2001:db8:10:"),
+        ("trunk.20", "10.20.0", "2001:db8:20:"),
     ] {
         script += &format!("addr add {v4}.1/24 dev {name}\naddr add {v6}:1/64 dev {name} nodad\n");
         for host in ["2", "254"] {
@@ -844,15 +990,16 @@ fn make_devices() -> BTreeMap<Device, u32> {
     script += "route add default via 203.0.113.254\nroute add default via 2001:db8:ff::fe\n";
     // The kernel asks for an address on the device before it routes for it.
     script += "addr add 169.254.77.1/32 dev sekisho0\n";
-    for name in ["lan1", "lan2", "wan", "sekisho0"] {
+    for name in ["lan1", "lan2", "wan", "sekisho0", "trunk.10", "trunk.20"] {
         write_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0");
     }
     run_ip(&script);
     write_sysctl("net/ipv4/ip_forward", "1");
     write_sysctl("net/ipv6/conf/all/forwarding", "1");
-    DEVICES
-        .into_iter()
-        .map(|(device, name, _)| {
+    let devices = DEVICES.iter().map(|(device, name, _)| (*device, *name));
+    devices
+        .chain(WIRES)
+        .map(|(device, name)| {
             let name = std::ffi::CString::new(name).expect("no zero");
             // SAFETY: a terminated string.
             let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };

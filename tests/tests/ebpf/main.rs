@@ -15,6 +15,7 @@
 mod ebpf_build;
 
 mod attacks;
+mod bindings;
 mod cost;
 mod dump;
 mod egress;
@@ -39,3 +40,4 @@ mod scans;
 mod syn_challenge;
 mod tcp;
 mod test_run;
+mod vlan;

@@ -117,9 +117,8 @@ fn ipv6_too() {
 fn under_pressure_only() {
     let mut lab = lab(rule_flags::SYN_CHALLENGE_PRESSURE);
     lab.set_quotas(|quotas| quotas.pressure_per_destination = 10);
-    let verdicts: Vec<_> = (1..=30)
-        .map(|host| lab.receive(Device::Wan, &syn(&format!("198.51.100.{host}"))).verdict)
-        .collect();
+    let verdicts: Vec<_> =
+        (1..=30).map(|host| lab.receive(Device::Wan, &syn(&format!("198.51.100.{host}"))).verdict).collect();
     assert!(verdicts[..10].iter().all(|verdict| *verdict == Verdict::Forward), "{verdicts:?}");
     assert!(verdicts[10..].iter().all(|verdict| *verdict == Verdict::Challenge), "{verdicts:?}");
     // One of them answers: one less is half-open, so one more gets through.
@@ -146,7 +145,10 @@ fn a_forwarded_service_is_challenged_at_the_address_that_was_asked() {
     let frame = to(Device::Wan, ip(CLIENT, "203.0.113.1").tcp(40_000, 8443, SYN));
     let run = lab.receive(Device::Wan, &frame);
     assert_eq!(run.verdict, Verdict::Challenge);
-    assert_eq!((&run.frame[26..30], &run.frame[34..36]), (&[203, 0, 113, 1][..], &8443_u16.to_be_bytes()[..]));
+    assert_eq!(
+        (&run.frame[26..30], &run.frame[34..36]),
+        (&[203, 0, 113, 1][..], &8443_u16.to_be_bytes()[..])
+    );
     assert_checksums(&run.frame);
     let digest = numbers(&run.frame).1;
     let answer = to(Device::Wan, ip(CLIENT, "203.0.113.1").tcp(40_000, 8443, RST).numbers(digest, 0));
@@ -175,7 +177,8 @@ fn services_of_the_gateway_and_clients_behind_a_vpn() {
 #[test]
 fn what_cannot_be_challenged_is_refused() {
     let lab = lab(rule_flags::SYN_CHALLENGE);
-    let extended = ip("2001:db8:77::9", "2001:db8:1::2").tcp(40_000, 443, SYN).extended(60, [1, 4, 0, 0, 0, 0]);
+    let extended =
+        ip("2001:db8:77::9", "2001:db8:1::2").tcp(40_000, 443, SYN).extended(60, [1, 4, 0, 0, 0, 0]);
     let run = lab.receive(Device::Wan, &to(Device::Wan, extended));
     assert_eq!(run.verdict, Verdict::DropChallenge);
     let stray = to(Device::Wan, ip(CLIENT, SERVER).tcp(40_000, 443, RST));
