@@ -25,9 +25,14 @@ it answers IKE_AUTH, sends by the new child SA before its answer has left. Such 
 SA, are counted as `esp-unknown-spi`, and only they may be lost.
 ";
 
+/// Whether this run writes the page.
+pub(crate) fn is_asked_for() -> bool {
+    std::env::var_os(WRITE).is_some()
+}
+
 /// Writes it if the environment asks for it. `cell`: what a cell that passed has said.
 pub(crate) fn write_if_asked<'a>(rows: &[Row], cell: impl Fn(usize, Role) -> Option<&'a str>) -> Result<()> {
-    if std::env::var_os(WRITE).is_none() {
+    if !is_asked_for() {
         return Ok(());
     }
     let text = text(rows, cell)?;
