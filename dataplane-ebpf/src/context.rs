@@ -9,7 +9,9 @@ use aya_ebpf::helpers::generated::{
     bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
+use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::frame::Frame;
+use sekisho_dataplane::parse::{ETHERNET_BYTES, Ethernet};
 use sekisho_dataplane::rewrite::{Change, Rewrite};
 
 use crate::maps;
@@ -206,6 +208,28 @@ impl SkbFrame {
         unsafe { (*self.ctx.skb.skb).ifindex }
     }
 
+    /// Notes whether the device has no Ethernet header (`bare`), and gives back the one there is, or one as empty as it
+    /// would be. Comes before everything that reads: the note lies where programs may keep something with a buffer, as
+    /// subprograms know of it what its context tells.
+    #[inline(always)]
+    pub(crate) fn ethernet(&self, bare: bool) -> Result<Ethernet, Verdict> {
+        // SAFETY: the kernel passes a valid context, in which programs of this kind may write this field.
+        unsafe { (&raw mut (*self.ctx.skb.skb).cb[0]).write_volatile(if bare { ETHERNET_BYTES } else { 0 }) };
+        if !bare {
+            return Ethernet::read(self);
+        }
+        // SAFETY: the kernel passes a valid context.
+        let protocol = unsafe { (*self.ctx.skb.skb).protocol } as u16;
+        Ok(Ethernet { destination: [0; 6], source: [0; 6], ethertype: u16::from_be(protocol) })
+    }
+
+    /// Bytes of the Ethernet header that offsets count and the buffer does not have.
+    #[inline(always)]
+    fn missing(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (&raw const (*self.ctx.skb.skb).cb[0]).read_volatile() }
+    }
+
     /// Whether the kernel will add an 802.1Q tag that isn't in the frame's bytes.
     #[inline(always)]
     pub(crate) fn has_vlan_tag(&self) -> bool {
@@ -223,7 +247,7 @@ impl SkbFrame {
 impl Frame for SkbFrame {
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.ctx.len()
+        self.ctx.len() + self.missing()
     }
 
     /// Through the helper as well: not all of the headers need to be in the buffer's linear part.
@@ -235,6 +259,7 @@ impl Frame for SkbFrame {
     #[inline(always)]
     fn read_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        let offset = offset.wrapping_sub(self.missing());
         // SAFETY: the helper writes N bytes, and checks the offset against the frame.
         let result =
             unsafe { bpf_skb_load_bytes(self.ctx.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32) };
@@ -261,6 +286,7 @@ impl Rewrite for SkbFrame {
 
     #[inline(always)]
     fn write_at<const N: usize>(&self, offset: u32, bytes: [u8; N]) -> Option<()> {
+        let offset = offset.wrapping_sub(self.missing());
         // SAFETY: the helper reads N bytes from `bytes`, and checks the offset against the frame.
         let result =
             unsafe { bpf_skb_store_bytes(self.as_ptr(), offset, bytes.as_ptr().cast(), N as u32, 0) };
@@ -271,6 +297,7 @@ impl Rewrite for SkbFrame {
     /// the pseudo-header alone.
     #[inline(always)]
     fn update_checksum(&self, offset: u32, pseudo: Change, rest: Change, zero_is_none: bool) -> Option<()> {
+        let offset = offset.wrapping_sub(self.missing());
         let flags = if zero_is_none { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         for (change, flags) in [(pseudo, flags | u64::from(BPF_F_PSEUDO_HDR)), (rest, flags)] {
             if change == Change::default() {

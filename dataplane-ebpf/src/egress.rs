@@ -6,10 +6,10 @@
 
 use sekisho_abi::flow::Hop;
 use sekisho_abi::map::config_flags;
-use sekisho_abi::port::{network_kind, port_flags};
+use sekisho_abi::port::{PortKey, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::fragment::{self, part};
-use sekisho_dataplane::parse::{Ethernet, Kind, Packet, ethertype, udp_port};
+use sekisho_dataplane::parse::{Kind, Packet, ethertype, udp_port};
 use sekisho_dataplane::spoof::{self, Scope};
 
 use crate::context::SkbFrame;
@@ -26,7 +26,9 @@ pub(crate) fn judge(frame: &SkbFrame, scratch: &mut Scratch) -> Result<Verdict, 
     let seen = &mut scratch.seen;
     let config = maps::config().ok_or(Verdict::DropInternal)?;
     seen.generation = maps::generation(config);
-    let ethernet = Ethernet::read(frame)?;
+    let key = PortKey { ifindex: seen.ifindex, vlan: 0, reserved: 0 };
+    let is_bare = maps::port(key).is_some_and(|port| port.flags & port_flags::KERNEL_SAS != 0);
+    let ethernet = frame.ethernet(is_bare)?;
     let closed = config.flags & config_flags::CLOSED != 0;
     if closed && ethernet.ethertype == ethertype::ARP {
         return Ok(Verdict::Pass);

@@ -1,5 +1,6 @@
 //! The programs: `port` (XDP, on every port and on the kernel's end of the engine's veth pair), `engine` (XDP, on the
-//! engine's end) and `egress` (tc, on every port and on the kernel's end). Linux 6.1 or later.
+//! engine's end) and `egress` (tc, on every port and on the kernel's end). Where SAs are the kernel's, xfrm interfaces
+//! stand in place of the veth pair. Linux 6.1 or later.
 //!
 //! Each is one match from a verdict to an action; the verdict is counted once, by port.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -36,9 +37,11 @@ fn port(ctx: XdpContext) -> u32 {
     };
     count::verdict(&scratch.seen, verdict, frame.bytes());
     match verdict {
-        Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => xdp_action::XDP_REDIRECT,
+        Verdict::Encrypt | Verdict::Decrypt if !maps::has_engine() => xdp_action::XDP_PASS,
+        Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt | Verdict::Challenge => {
+            xdp_action::XDP_REDIRECT
+        }
         Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Challenge => xdp_action::XDP_TX,
         _ => xdp_action::XDP_DROP,
     }
 }

@@ -126,6 +126,12 @@ pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
 }
 
+/// Whether SAs are the user-space engine's. Otherwise ESP is left to the kernel.
+#[inline(always)]
+pub(crate) fn has_engine() -> bool {
+    config().is_some_and(|config| config.engine_ifindex != 0)
+}
+
 /// The generation in force. A packet's way asks once, before any table: what a later step may find changed then
 /// belongs to a newer generation than the one its flow is marked with, and the flow's next packet is judged again.
 #[inline(always)]
@@ -192,7 +198,7 @@ pub(crate) fn remember_rate(key: &RuleRateKey, next_ns: u64) -> Result<(), ()> {
     RULE_RATES.insert(key, Rate { next_ns }, u64::from(BPF_ANY)).map_err(|_| ())
 }
 
-/// The SA of the user-space engine with this key.
+/// The inbound SA with this key.
 #[inline(always)]
 pub(crate) fn spi(key: &SpiKey) -> Option<&'static Spi> {
     // SAFETY: as for `port`.

@@ -35,7 +35,7 @@ pub struct Options {
     pub keep: bool,
     /// Who stands at the centre.
     pub peer: PeerKind,
-    /// `auto` or `engine`.
+    /// `auto`, `kernel` or `engine`.
     pub datapath: String,
 }
 

@@ -78,7 +78,7 @@ enum Task {
     ///
     /// Suites other than lint and unit need root, or sudo: they lay networks of namespaces.
     Test {
-        /// Also run what takes long: tests marked as slow (`#[ignore]`), the suite kernels, and fuzz targets for half a minute each
+        /// Also run what takes long: tests marked as slow (`#[ignore]`), the suites kernels and xfrm, and fuzz targets for half a minute each
         #[arg(long)]
         all: bool,
         /// Write docs/interop.md from what the suite interop shows: all of it runs, and every cell must pass
@@ -115,6 +115,9 @@ struct DemoArgs {
     /// What stands at the far end of the tunnel
     #[arg(long, value_enum, default_value_t = Peer::Sekisho)]
     peer: Peer,
+    /// Which ESP the gateways use; `kernel` in a virtual machine where this kernel has none
+    #[arg(long, value_enum, default_value_t = Datapath::Auto)]
+    datapath: Datapath,
 }
 
 #[derive(Args)]
@@ -136,6 +139,13 @@ struct FuzzArgs {
 enum Peer {
     Sekisho,
     Strongswan,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Datapath {
+    Auto,
+    Kernel,
+    Engine,
 }
 
 #[derive(Clone, Copy, Subcommand)]
@@ -161,7 +171,7 @@ fn perform(task: Task) -> Result<ExitCode> {
     std::env::set_current_dir(&root).with_context(|| format!("entering {}", root.display()))?;
     match task {
         Task::Ci => ci::run(&root)?,
-        Task::Demo(args) => demo::run(args.keep, args.peer)?,
+        Task::Demo(args) => return demo::run(&root, args.keep, args.peer, args.datapath),
         Task::Ebpf { stats } => {
             setup::ensure(Purpose::Build, false)?;
             let object = ebpf_build::build(&root)?;

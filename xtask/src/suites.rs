@@ -22,10 +22,11 @@ use crate::{
     process::{self, Ending},
     setup::{self, Purpose},
     tally::{Counts, Tally, closing_line},
-    vm::Kernel,
+    vm::{self, Kernel},
 };
 
-/// What can be run by name; without a name all of them run, in this order, but kernels only where all is asked for.
+/// What can be run by name; without a name all of them run, in this order, but kernels and xfrm only where all is asked
+/// for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
     /// Formatting, clippy, dependencies
@@ -36,6 +37,8 @@ pub(crate) enum Suite {
     Ebpf,
     /// The same programs in other kernels, in virtual machines: 6.1 and 6.12
     Kernels,
+    /// Whole gateways on the kernel's own ESP, in a virtual machine: with each other, and with strongSwan
+    Xfrm,
     /// Whole gateways in a network of namespaces
     E2e,
     /// Against strongSwan
@@ -66,7 +69,7 @@ pub(crate) struct Extent {
 pub(crate) fn run(root: &Path, named: &[Suite], extent: Extent) -> Result<ExitCode> {
     let slow_too = extent.slow_too;
     let wanted = |suite: &Suite| match named {
-        [] => *suite != Suite::Kernels || slow_too,
+        [] => !matches!(suite, Suite::Kernels | Suite::Xfrm) || slow_too,
         named => named.contains(suite),
     };
     let chosen: Vec<Suite> = Suite::value_variants().iter().copied().filter(wanted).collect();
@@ -119,12 +122,13 @@ fn run_each(
                 let seconds = if extent.slow_too { fuzz::SECONDS } else { fuzz::SHORT_SECONDS };
                 fuzz::run(root, &[], seconds, tally)?;
             }
-            Suite::Ebpf | Suite::Kernels | Suite::E2e | Suite::Interop => {
+            Suite::Ebpf | Suite::Kernels | Suite::Xfrm | Suite::E2e | Suite::Interop => {
                 let start = Instant::now();
                 // Built once, and only if a suite wants it.
                 let built = products.get_or_insert_with(|| Products::build(root));
                 match built {
                     Ok(products) if *suite == Suite::Kernels => kernels(root, products, tally)?,
+                    Ok(products) if *suite == Suite::Xfrm => xfrm(root, products, tally)?,
                     Ok(products) => lab(root, *suite, extent, products, tally)?,
                     Err(error) => {
                         let counts = Counts { failed: 1, ..Counts::default() };
@@ -145,6 +149,7 @@ impl Suite {
             Self::Unit => "unit",
             Self::Ebpf => "ebpf",
             Self::Kernels => "kernels",
+            Self::Xfrm => "xfrm",
             Self::E2e => "e2e",
             Self::Interop => "interop",
             Self::Fuzz => "fuzz",
@@ -236,6 +241,30 @@ fn kernels(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
         cargo.args(["--", "--test-threads=1", "--skip", "cost", "--skip", "races"]);
         cargo.env("SEKISHO_EBPF_OBJECT", &products.object);
         suite(root, &format!("linux-{}", kernel.name()), &mut cargo, tally)?;
+    }
+    Ok(())
+}
+
+/// The gateways' suites once more on the kernel's ESP: what does not wait for long, since a guest is slow.
+fn xfrm(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
+    let us = env::current_exe().context("finding this program")?;
+    for (target, chosen) in [
+        (Suite::E2e, &["shown::", "negotiation::"][..]),
+        (Suite::Interop, &["psk_gcm128_x25519", "chacha", "cbc", "udp"][..]),
+    ] {
+        let seconds = GUEST_DEADLINE.as_secs();
+        let runner = format!(
+            r#"target."cfg(unix)".runner = ["{}", "vm", "--kernel", "6.12", "--timeout", "{seconds}", "--"]"#,
+            us.display()
+        );
+        let mut cargo = process::cargo();
+        cargo.args(["test", "--workspace", "--test", target.name(), "--config", &runner]);
+        cargo.args(["--", "--test-threads=1"]).args(chosen);
+        cargo.env("SEKISHO_BIN_DIR", &products.programs);
+        cargo.env("SEKISHO_EBPF_OBJECT", &products.object);
+        cargo.env("SEKISHO_DATAPATH", "kernel");
+        cargo.env("SEKISHO_PATIENCE", vm::patience());
+        suite(root, &format!("xfrm-{}", target.name()), &mut cargo, tally)?;
     }
     Ok(())
 }

@@ -17,10 +17,12 @@ use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
 use sekisho_ike::crypto::random::SystemRandom;
 
+use super::kernel_path;
 use super::layout::Layout;
 use super::quotas::quotas;
 use crate::config::{Config, Port, VpnPort};
 use crate::filter::{Filter, Maps, Mode};
+use crate::kernel::xfrm::XfrmTable;
 use crate::kernel::{Kernel, KernelError, Ledger, Link, Made, Route};
 use crate::nat::{Given, NatSet};
 use crate::policy::RuleSet;
@@ -55,12 +57,20 @@ pub(super) struct Ground {
     /// Addresses that peers have given us.
     pub(super) given: Given,
     sockets: SocketRanges,
-    /// The engine, if there is a VPN zone.
+    /// The engine, if there is a VPN zone and it is the data path.
     pub(super) engine: Option<Arc<Engine>>,
+    /// The kernel's SAs, if they are the data path.
+    pub(super) xfrm: Option<Arc<XfrmTable>>,
+    /// Their interfaces, by VPN port.
+    pub(super) xfrm_interfaces: BTreeMap<u16, Link>,
 }
 
 /// Puts a configuration in force.
-pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::Result<Ground> {
+pub(super) async fn bring_up(
+    config: &Config,
+    run_directory: &Path,
+    xfrm: Option<Arc<XfrmTable>>,
+) -> anyhow::Result<Ground> {
     let kernel = Kernel::open()?;
     let ledger = Ledger::open(&run_directory.join(LEDGER))?;
     // Known before anything is changed: an interface that does not exist is the commonest mistake.
@@ -86,6 +96,8 @@ pub(super) async fn bring_up(config: &Config, run_directory: &Path) -> anyhow::R
         given: Given::new(),
         sockets: SocketRanges::new(),
         engine: None,
+        xfrm,
+        xfrm_interfaces: BTreeMap::new(),
     };
     ground.maps.clear_spis()?;
     ground.maps.renew_secrets(&mut SystemRandom::new())?;
@@ -122,7 +134,10 @@ impl Ground {
         self.filter.begin();
 
         self.modes = attach_ports(config, &self.links, &mut self.filter)?;
-        self.make_tunnel(config).await?;
+        match self.xfrm {
+            Some(_) => self.make_xfrm_interfaces(config).await?,
+            None => self.make_tunnel(config).await?,
+        }
         // The kernel sends redirects where either this or the interface's own switch is on.
         self.kernel.set_sysctl(&mut self.ledger, "net/ipv4/conf/all/send_redirects", "0")?;
         for (port, link) in config.ports.iter().zip(self.links.iter_mut()) {
@@ -133,7 +148,7 @@ impl Ground {
         self.put_given().await?;
         self.keep_or_start_engine(config)?;
 
-        self.maps.set_ports(&ports(config, &self.links, self.tunnel.as_ref(), &self.sockets))?;
+        self.maps.set_ports(&self.filter_ports(config))?;
         let networks = self.networks(config);
         self.maps.set_networks(&networks)?;
         let in_force = self.maps.config()?;
@@ -153,6 +168,7 @@ impl Ground {
         tracing::info!(generation, networks = networks.len(), "rules in force");
 
         self.route_into_tunnels(config).await?;
+        self.configure_xfrm(config)?;
         layout.put_in_force()?;
         // Only now is everything there by which a packet is judged: open.
         let in_force = self.maps.config()?;
@@ -212,6 +228,9 @@ impl Ground {
     /// Whether the engine that runs can go on under this configuration, or none runs and none is needed. It cannot take
     /// up another port while it runs.
     pub(super) fn keeps_engine(&self, config: &Config) -> bool {
+        if self.xfrm.is_some() {
+            return true;
+        }
         match (&self.engine, config.vpn_ports.is_empty()) {
             (None, none_needed) => none_needed,
             (Some(_), true) => false,
@@ -365,7 +384,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         ground.resize_tunnels(config).await?;
     }
     if changed {
-        ground.maps.set_ports(&ports(config, &ground.links, ground.tunnel.as_ref(), &ground.sockets))?;
+        ground.maps.set_ports(&ground.filter_ports(config))?;
         // Known flows are held against the ports only when they are judged again.
         ground.maps.set_rules(&config.rules(SystemTime::now())?)?;
     }
@@ -384,8 +403,9 @@ impl Ground {
                 engine.set_mtu(link.index, link.mtu.into()).context("the ESP engine has stopped")?;
             }
         }
-        let Some((inner, _)) = &self.tunnel else { return Ok(()) };
-        let of_tunnels = |made: &&Made| matches!(made, Made::Route(route) if route.interface == inner.name);
+        let devices: BTreeSet<String> =
+            config.vpn_ports.iter().filter_map(|port| Some(self.vpn_device(port.id)?.name.clone())).collect();
+        let of_tunnels = |made: &&Made| matches!(made, Made::Route(route) if devices.contains(&route.interface));
         let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
         self.route_into_tunnels(config).await?;
         let now: Vec<u16> = config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
@@ -398,13 +418,18 @@ impl Ground {
         Ok(())
     }
 
+    /// The device by which packets leave for a VPN.
+    pub(super) fn vpn_device(&self, port: u16) -> Option<&Link> {
+        self.tunnel.as_ref().map(|(inner, _)| inner).or_else(|| self.xfrm_interfaces.get(&port))
+    }
+
     /// Routes behind every VPN, with the addresses that it has given us as their sources.
     pub(super) async fn route_into_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
-        if let Some((inner, _)) = &self.tunnel {
-            for port in &config.vpn_ports {
+        for port in &config.vpn_ports {
+            if let Some(inner) = self.vpn_device(port.id).cloned() {
                 let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
                 let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
-                routes_behind_vpn(config, port, given, links, inner, kernel, ledger).await?;
+                routes_behind_vpn(config, port, given, links, &inner, kernel, ledger).await?;
             }
         }
         Ok(())
@@ -424,6 +449,13 @@ impl Ground {
         engine.replace_device(former, engine_link(link)).context("ESP does not follow to the interface")?;
         self.sockets = hand_over_sockets(engine, &mut self.maps)?;
         Ok(())
+    }
+
+    fn filter_ports(&self, config: &Config) -> Vec<(PortKey, FilterPort)> {
+        let mut all = ports(config, &self.links, self.tunnel.as_ref(), &self.sockets);
+        let mtu = |port: &VpnPort| tunnel_mtu(config, port, &self.links);
+        all.extend(kernel_path::ports(config, &self.xfrm_interfaces, mtu));
+        all
     }
 
     fn replace_link(&mut self, position: usize, link: Link) {
@@ -590,7 +622,9 @@ async fn routes_behind_vpn(
         IpAddr::V4(Ipv4Addr::new(169, 254, high, low)),
         IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5e50, port.id)),
     ];
-    for hop in hops.into_iter().filter(|hop| hop.is_ipv4() || kernel.has_ipv6()) {
+    // An xfrm interface has no neighbours.
+    let has_neighbours = inner.name == INNER_DEVICE;
+    for hop in hops.into_iter().filter(|hop| has_neighbours && (hop.is_ipv4() || kernel.has_ipv6())) {
         kernel.set_neighbour(inner.index, hop, engine_mac(port.id)).await?;
     }
     for (remote, child) in config.behind(port) {

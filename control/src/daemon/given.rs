@@ -8,7 +8,7 @@ use sekisho_abi::port::{Network, ZONE_GATEWAY, network_kind};
 use sekisho_ike::status::{IkeStatus, Phase};
 
 use super::Daemon;
-use super::bringup::{Ground, INNER_DEVICE};
+use super::bringup::Ground;
 use crate::config::Config;
 use crate::kernel::{Made, host_prefix};
 use crate::nat::{Given, NatSet};
@@ -28,10 +28,13 @@ impl Ground {
 
     /// Puts the addresses that we have been given on the device of the VPNs.
     pub(super) async fn put_given(&mut self) -> anyhow::Result<()> {
-        for address in self.given.values().flatten() {
-            if address.is_ipv4() || self.kernel.has_ipv6() {
-                let prefix = host_prefix(*address);
-                self.kernel.add_address(&mut self.ledger, INNER_DEVICE, *address, prefix).await?;
+        for (port, addresses) in self.given.clone() {
+            let Some(device) = self.vpn_device(port).map(|link| link.name.clone()) else { continue };
+            for address in addresses {
+                if address.is_ipv4() || self.kernel.has_ipv6() {
+                    let prefix = host_prefix(address);
+                    self.kernel.add_address(&mut self.ledger, &device, address, prefix).await?;
+                }
             }
         }
         Ok(())
@@ -61,17 +64,19 @@ impl Ground {
             former.values().flatten().copied().filter(|address| !held.contains(address)).collect();
         // The routes with such a source are no more: others have taken their place.
         let replaced = |made: &&Made| match made {
-            Made::Route(route) => {
-                route.interface == INNER_DEVICE && route.source.is_some_and(|source| gone.contains(&source))
-            }
+            Made::Route(route) => route.onlink && route.source.is_some_and(|source| gone.contains(&source)),
             _ => false,
         };
         for made in self.ledger.entries().iter().filter(replaced).cloned().collect::<Vec<_>>() {
             self.ledger.strike(&made)?;
         }
-        for address in gone {
-            let (interface, prefix) = (INNER_DEVICE.to_owned(), host_prefix(address));
-            let made = Made::Address { interface, address, prefix };
+        let is_gone = |made: &&Made| match made {
+            Made::Address { address, prefix, .. } => {
+                *prefix == host_prefix(*address) && gone.contains(address)
+            }
+            _ => false,
+        };
+        for made in self.ledger.entries().iter().filter(is_gone).cloned().collect::<Vec<_>>() {
             self.kernel.undo(&made).await?;
             self.ledger.strike(&made)?;
         }

@@ -19,6 +19,7 @@ mod bringup;
 mod change;
 mod crl;
 mod given;
+mod kernel_path;
 mod layout;
 mod paths;
 mod quotas;
@@ -53,11 +54,12 @@ pub use self::reload::Reloaded;
 
 use self::bringup::Ground;
 use self::crl::{CrlFiles, Fetched};
+use self::kernel_path::Choice;
 use self::paths::Paths;
 use self::sockets::{Outlet, Sockets};
 use self::tunnels::Tunnels;
 use crate::api::{self, Answer, Pending, Request};
-use crate::config::{Config, Datapath};
+use crate::config::Config;
 use crate::evidence::{Names, Record, Recorder};
 use crate::explain::{self, Question};
 use crate::feed::TraceFilter;
@@ -81,9 +83,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let directory = api::run_directory(&config.gateway.name);
     api::make_private(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let _lock = lock(&directory, &config.gateway.name)?;
-    let datapath = choose_datapath(config.gateway.datapath)?;
     // Read before anything is touched: a key that cannot be read must not leave a half-built gateway.
     let ike = config.ike().context("credentials")?;
+    let datapath = kernel_path::choose(&config).await?;
     let was_in_force = Filter::is_in_force(&config.gateway.name) || directory.join(bringup::LEDGER).exists();
     layout::claim_namespace(&directory, &config.gateway.name, was_in_force)?;
     let (mut daemon, requests) = match start(&config, &directory, datapath, ike).await {
@@ -104,13 +106,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 async fn start(
     config: &Config,
     directory: &Path,
-    datapath: status::Datapath,
+    datapath: Choice,
     ike: EndpointConfig,
 ) -> anyhow::Result<(Daemon, mpsc::Receiver<Pending>)> {
-    let ground = bringup::bring_up(config, directory).await?;
+    let ground = bringup::bring_up(config, directory, datapath.table).await?;
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
     let mut daemon =
-        Daemon::new(config.clone(), directory.to_owned(), datapath, ike, ground, sender.clone())?;
+        Daemon::new(config.clone(), directory.to_owned(), datapath.status, ike, ground, sender.clone())?;
     let feed = daemon.evidence.feed().clone();
     api::serve(&config.gateway.name, sender.clone(), feed).context("cannot open the control socket")?;
     daemon.metrics = metrics_at(config.gateway.metrics, &sender);
@@ -147,18 +149,6 @@ fn remove_run_directory(config: &Config, directory: &Path) {
     let _ = std::fs::remove_file(directory.join("lock"));
     let _ = std::fs::remove_file(directory.join(layout::NAMESPACE));
     let _ = std::fs::remove_dir(directory);
-}
-
-fn choose_datapath(wanted: Datapath) -> anyhow::Result<status::Datapath> {
-    let why = match wanted {
-        Datapath::Engine => "configured",
-        Datapath::Auto => "this version has no other data path yet",
-        Datapath::Kernel => anyhow::bail!(
-            "datapath = \"kernel\": this version cannot use the kernel's ESP yet; write \"auto\" or \"engine\""
-        ),
-    };
-    tracing::info!(datapath = "engine", why, "ESP data path");
-    Ok(status::Datapath { kind: "engine".into(), why: why.into() })
 }
 
 struct Daemon {
@@ -206,15 +196,12 @@ impl Daemon {
     ) -> anyhow::Result<Daemon> {
         let now = Instant::now();
         let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()), now, SystemTime::now());
-        let table: Arc<dyn SaTable> = match &ground.engine {
-            Some(engine) => engine.clone(),
-            None => Arc::new(NoDatapath),
-        };
+        let table = ground.table();
         let (sender, sa_events) = mpsc::channel(REQUESTS_MAX);
         let sa_event_thread = forward_sa_events(Arc::downgrade(&table), sender)?;
         let (inlet, datagrams) = sockets::channels(endpoint.known_spis());
         let locals: BTreeSet<IpAddr> = uplinks::configured(&config).collect();
-        let sockets = Sockets::bind(locals, inlet)?;
+        let sockets = Sockets::bind(locals, inlet, ground.xfrm.is_some())?;
         let (crl_sender, crls) = mpsc::channel(crl::FETCHED_MAX);
         let evidence = Recorder::start(&config.evidence).context("[evidence] `directory`")?;
         evidence.set_names(Names::of(&config, &Names::default()));
@@ -498,8 +485,8 @@ impl Daemon {
         drop((sweeper, filter_events, tunnels, endpoint, sa_events));
         evidence.sink().record(Record::Stop);
         drop(evidence);
-        let Ground { kernel, mut ledger, filter, maps, engine, .. } = ground;
-        drop((engine, maps, filter));
+        let Ground { kernel, mut ledger, filter, maps, engine, xfrm, .. } = ground;
+        drop((engine, xfrm, maps, filter));
         // It may hold the engine for a moment: until it has ended, keys may live.
         if sa_event_thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of SA events had panicked");
@@ -528,6 +515,17 @@ fn forward_sa_events(
             }
         }
     })
+}
+
+impl Ground {
+    /// The SAs' data path.
+    fn table(&self) -> Arc<dyn SaTable> {
+        match (&self.engine, &self.xfrm) {
+            (Some(engine), _) => engine.clone(),
+            (None, Some(xfrm)) => xfrm.clone(),
+            (None, None) => Arc::new(NoDatapath),
+        }
+    }
 }
 
 /// The data path of a gateway without a VPN: it has no SAs.

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use sekisho_esp::sa::SaTable;
 use sekisho_ike::EndpointConfig;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -298,10 +297,7 @@ impl Daemon {
 
     /// Hands the connections over to the engine that runs now.
     fn begin_engine(&mut self) -> anyhow::Result<()> {
-        let table: Arc<dyn SaTable> = match &self.ground.engine {
-            Some(engine) => engine.clone(),
-            None => Arc::new(NoDatapath),
-        };
+        let table = self.ground.table();
         let (sender, events) = mpsc::channel(super::REQUESTS_MAX);
         self.sa_events = events;
         self.sa_event_thread = Some(forward_sa_events(Arc::downgrade(&table), sender)?);

@@ -11,7 +11,7 @@ use sekisho_ike::status::IkeStatus;
 
 use super::bringup::INNER_DEVICE;
 use super::tunnels::Tunnel;
-use super::{Daemon, engine_counters};
+use super::{Daemon, engine_counters, kernel_path};
 use crate::config::Action;
 use crate::status::{
     ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus,
@@ -69,7 +69,11 @@ impl Daemon {
                 retransmissions: stats.retransmissions,
                 failures,
             },
-            engine: self.ground.engine.as_deref().map(engine_counters).unwrap_or_default(),
+            engine: match (&self.ground.engine, &self.ground.xfrm) {
+                (Some(engine), _) => engine_counters(engine),
+                (None, Some(_)) => kernel_path::statistics(),
+                (None, None) => BTreeMap::new(),
+            },
         }
     }
 
@@ -157,7 +161,10 @@ impl Daemon {
         });
         let vpn = self.config.vpn_ports.iter().map(|port| PortStatus {
             name: port.name.to_string(),
-            interface: INNER_DEVICE.to_owned(),
+            interface: match self.ground.xfrm_interfaces.get(&port.id) {
+                Some(link) => link.name.clone(),
+                None => INNER_DEVICE.to_owned(),
+            },
             zone: zone(port.zone),
             id: port.id,
             mode: "vpn".to_owned(),

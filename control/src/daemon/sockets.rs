@@ -26,6 +26,9 @@ pub(super) const NAT_T_PORT: u16 = 4500;
 const NON_ESP_MARKER: [u8; 4] = [0; 4];
 /// Pause after a socket refused to receive.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
+/// The socket option UDP_ENCAP, and its value for ESP (linux/udp.h).
+const UDP_ENCAP: libc::c_int = 100;
+const UDP_ENCAP_ESPINUDP: libc::c_int = 2;
 /// Longest UDP payload.
 const DATAGRAM_MAX: usize = 65_535;
 
@@ -103,13 +106,19 @@ pub(super) struct Sockets {
     /// The interface (ifindex) that an address's sockets are bound to.
     devices: BTreeMap<IpAddr, u32>,
     inlet: Inlet,
+    /// ESP in UDP is the kernel's.
+    takes_esp: bool,
 }
 
 impl Sockets {
-    /// Binds both ports of every address.
-    pub(super) fn bind(addresses: impl IntoIterator<Item = IpAddr>, inlet: Inlet) -> io::Result<Sockets> {
+    /// Binds both ports of every address. `takes_esp`: the kernel takes ESP out of UDP 4500 (RFC 3948) for its own SAs.
+    pub(super) fn bind(
+        addresses: impl IntoIterator<Item = IpAddr>,
+        inlet: Inlet,
+        takes_esp: bool,
+    ) -> io::Result<Sockets> {
         let (by_local, tasks, devices) = Default::default();
-        let mut sockets = Sockets { by_local, tasks, devices, inlet };
+        let mut sockets = Sockets { by_local, tasks, devices, inlet, takes_esp };
         for address in addresses {
             sockets.bind_address(address)?;
         }
@@ -188,6 +197,9 @@ impl Sockets {
             if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
                 setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).map_err(io::Error::from)?;
             }
+            if self.takes_esp && port == NAT_T_PORT {
+                take_esp(&socket)?;
+            }
             self.by_local.insert(local, socket.try_clone()?);
             let socket = UdpSocket::from_std(socket)?;
             self.tasks.insert(local, tokio::spawn(receive(socket, local, self.inlet.clone())));
@@ -228,6 +240,23 @@ impl Drop for Sockets {
             task.abort();
         }
     }
+}
+
+/// Has the kernel decrypt what comes as ESP to this socket; IKE behind its marker still arrives here.
+fn take_esp(socket: &std::net::UdpSocket) -> io::Result<()> {
+    let kind: libc::c_int = UDP_ENCAP_ESPINUDP;
+    let size = size_of_val(&kind) as libc::socklen_t;
+    // SAFETY: the socket is open, and the value as long as is said.
+    let result = unsafe {
+        libc::setsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(socket),
+            libc::IPPROTO_UDP,
+            UDP_ENCAP,
+            (&raw const kind).cast(),
+            size,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 async fn receive(socket: UdpSocket, local: SocketAddr, inlet: Inlet) {
@@ -299,7 +328,7 @@ mod tests {
         // Loopback addresses of their own, so that an IKE daemon of the machine is not in the way.
         let addresses: [IpAddr; 2] =
             ["127.94.0.1".parse().expect("address"), "127.94.0.2".parse().expect("address")];
-        let sockets = match Sockets::bind(addresses, inlet) {
+        let sockets = match Sockets::bind(addresses, inlet, false) {
             Ok(sockets) => sockets,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 panic!("SKIPPED is no pass: run as root to bind port 500")

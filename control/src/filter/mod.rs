@@ -253,6 +253,15 @@ impl Filter {
         Ok(mode)
     }
 
+    /// Puts an xfrm interface under the filter. Such a device runs XDP in the generic path only.
+    pub fn attach_tunnel(&mut self, link: &Link) -> Result<(), FilterError> {
+        let former = std::mem::replace(&mut self.generic_only, true);
+        let attached = self.attach_xdp("port", link);
+        self.generic_only = former;
+        attached?;
+        self.attach_egress(link)
+    }
+
     /// Puts the program on the engine's end of its veth pair.
     pub fn attach_engine(&mut self, link: &Link) -> Result<Mode, FilterError> {
         self.attach_xdp("engine", link)

@@ -21,7 +21,7 @@ impl Kernel {
             ledger.keep(&made);
             return Ok(());
         }
-        let index = self.link(interface).await?.index;
+        let index = self.ifindex(interface).await?;
         ledger.note(made)?;
         let mut request = self.handle.address().add(index, address, prefix);
         // The gateway's addresses are its configuration, and IKE binds to them at once: no duplicate address detection.
@@ -80,7 +80,7 @@ impl Kernel {
         address: IpAddr,
         prefix: u8,
     ) -> Result<Option<AddressMessage>, KernelError> {
-        let index = self.link(interface).await?.index;
+        let index = self.ifindex(interface).await?;
         let mut addresses = self.handle.address().get().set_link_index_filter(index).execute();
         while let Some(message) = addresses
             .try_next()

@@ -41,6 +41,8 @@ pub enum Made {
         /// Interface.
         interface: String,
     },
+    /// SAs and policies of our xfrm interfaces, all of them.
+    Xfrm,
     /// A port that was down.
     Up {
         /// Interface.

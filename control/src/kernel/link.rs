@@ -30,11 +30,24 @@ pub struct Link {
 }
 
 impl Kernel {
-    /// Looks a link up by name.
+    /// Looks an Ethernet link up by name.
     pub async fn link(&self, name: &str) -> Result<Link, KernelError> {
+        match self.any_link(name).await? {
+            (link, true) => Ok(link),
+            (_, false) => Err(KernelError::NotEthernet(name.to_owned())),
+        }
+    }
+
+    /// The ifindex of any link.
+    pub(super) async fn ifindex(&self, name: &str) -> Result<u32, KernelError> {
+        Ok(self.any_link(name).await?.0.index)
+    }
+
+    /// Looks a link up by name, and says whether it is an Ethernet device.
+    pub(super) async fn any_link(&self, name: &str) -> Result<(Link, bool), KernelError> {
         let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
         match links.try_next().await {
-            Ok(Some(message)) => parse(name, &message),
+            Ok(Some(message)) => Ok(parse(name, &message)),
             Ok(None) => Err(KernelError::NoInterface(name.to_owned())),
             Err(error) if errno(&error) == Some(libc::ENODEV) => {
                 Err(KernelError::NoInterface(name.to_owned()))
@@ -71,8 +84,8 @@ impl Kernel {
     }
 
     pub(super) async fn set_down(&self, name: &str) -> Result<(), KernelError> {
-        let link = self.link(name).await?;
-        self.change(LinkUnspec::new_with_index(link.index).down().build(), name).await
+        let index = self.ifindex(name).await?;
+        self.change(LinkUnspec::new_with_index(index).down().build(), name).await
     }
 
     /// Makes a veth pair, or finds the one a predecessor made, and sets MTU and both ends up.
@@ -114,7 +127,7 @@ impl Kernel {
     }
 
     pub(super) async fn remove_link(&self, name: &str) -> Result<(), KernelError> {
-        let index = self.link(name).await?.index;
+        let index = self.ifindex(name).await?;
         self.handle
             .link()
             .del(index)
@@ -123,7 +136,7 @@ impl Kernel {
             .map_err(KernelError::netlink(format!("cannot remove {name}")))
     }
 
-    async fn change(&self, message: LinkMessage, name: &str) -> Result<(), KernelError> {
+    pub(super) async fn change(&self, message: LinkMessage, name: &str) -> Result<(), KernelError> {
         self.handle
             .link()
             .set(message)
@@ -133,7 +146,7 @@ impl Kernel {
     }
 }
 
-fn parse(name: &str, message: &LinkMessage) -> Result<Link, KernelError> {
+fn parse(name: &str, message: &LinkMessage) -> (Link, bool) {
     let mut link = Link {
         name: name.to_owned(),
         index: message.header.index,
@@ -163,5 +176,5 @@ fn parse(name: &str, message: &LinkMessage) -> Result<Link, KernelError> {
         }
     }
     link.rx_queues = super::ethtool::rx_queues(name);
-    if ethernet { Ok(link) } else { Err(KernelError::NotEthernet(name.to_owned())) }
+    (link, ethernet)
 }

@@ -11,11 +11,13 @@ mod neighbour;
 mod route;
 mod sysctl;
 mod watch;
+pub mod xfrm;
 
 use std::net::IpAddr;
 use std::path::Path;
 
 use rtnetlink::Handle;
+use sekisho_esp::sa::SaError;
 use tokio::task::JoinHandle;
 
 pub use ledger::{Ledger, LedgerError, Made};
@@ -51,6 +53,9 @@ pub enum KernelError {
     /// An interface without an Ethernet address.
     #[error("interface {0} is no Ethernet device: a port needs one")]
     NotEthernet(String),
+    /// The kernel's IPsec.
+    #[error(transparent)]
+    Xfrm(#[from] SaError),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -108,6 +113,7 @@ impl Kernel {
             Made::Link { name } => self.remove_link(name).await,
             Made::Sysctl { key, before } => sysctl::write(key, before),
             Made::Up { interface } => self.set_down(interface).await,
+            Made::Xfrm => xfrm::remove_ours().map_err(KernelError::from),
             Made::VlanTagsKept { interface } => ethtool::set_strips_vlan_tags(interface, true)
                 .map_err(KernelError::io(format!("cannot switch rx-vlan-offload of {interface} on again"))),
         };

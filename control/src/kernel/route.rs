@@ -101,7 +101,7 @@ impl Kernel {
     }
 
     async fn message(&self, route: &Route) -> Result<RouteMessage, KernelError> {
-        let index = self.link(&route.interface).await?.index;
+        let index = self.ifindex(&route.interface).await?;
         let mut message = match (route.destination, route.gateway) {
             (IpAddr::V4(destination), IpAddr::V4(gateway)) => RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(destination, route.prefix)

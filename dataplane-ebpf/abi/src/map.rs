@@ -52,7 +52,7 @@ pub struct Config {
     /// writes the new set under the next number and then flips this one field. Every change of `PORTS` or `NETWORKS`
     /// needs a new generation as well: a known flow is held against them only when it's judged again.
     pub generation: u32,
-    /// ifindex of the kernel-side end of the engine's veth pair; 0 while there is none.
+    /// ifindex of the kernel-side end of the engine's veth pair; 0 while there is none: SAs, if any, are the kernel's.
     pub engine_ifindex: u32,
     /// MAC address of that device: packets the kernel shall take carry it as destination.
     pub engine_mac: [u8; 6],
@@ -89,7 +89,7 @@ pub struct SpiKey {
     pub spi_be: u32,
 }
 
-/// A known inbound SA of the user-space engine.
+/// A known inbound SA.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spi {

@@ -9,7 +9,8 @@ pub struct PortKey {
     /// ifindex of the NIC.
     pub ifindex: u32,
     /// VLAN id of a trunk's port, 0 for untagged frames. For the engine's device this is the VPN port's id: the
-    /// engine writes it into the source MAC of what it has decrypted (see [`engine_mac`]).
+    /// engine writes it into the source MAC of what it has decrypted (see [`engine_mac`]). Where the SAs are the kernel's, a VPN
+    /// port stands under its xfrm interface, and once more under ifindex 0 with its id here, to be found by a network's owner.
     pub vlan: u16,
     /// Zero.
     pub reserved: u16,
@@ -49,6 +50,9 @@ pub mod port_flags {
     pub const VPN: u32 = 1 << 1;
     /// IKE (UDP 500, 4500) and ESP to the gateway are taken here.
     pub const IKE: u32 = 1 << 2;
+    /// Besides `VPN`: the SAs are the kernel's (XFRM), and the device is an xfrm interface. What leaves by it has no Ethernet
+    /// header; what comes out of it still has that of the ESP packet it was in.
+    pub const KERNEL_SAS: u32 = 1 << 8;
 }
 
 /// Which port a prefix belongs to. The longest prefix decides; it is asked for the source (is it allowed to come from

@@ -51,7 +51,7 @@ pub mod slot {
     pub const fn less(word: u64, sub: u64) -> u64 {
         let flows = flows(word).saturating_sub(flows(sub)) as u64;
         let half_open = half_open(word).saturating_sub(half_open(sub)) as u64;
-        word & !COUNTS | half_open * HALF_OPEN | flows
+        (word & !COUNTS) | (half_open * HALF_OPEN) | flows
     }
 }
 

@@ -74,5 +74,7 @@ pub(crate) fn send(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, V
     let [a, b, c, d, e, f] = frame.read::<6>(0).ok_or(Verdict::DropMalformed)?;
     let [g, h, i, j, k, l] = frame.read::<6>(6).ok_or(Verdict::DropMalformed)?;
     frame.write_macs(&[g, h, i, j, k, l, a, b, c, d, e, f]).ok_or(Verdict::DropMalformed)?;
+    // By redirect, as everything else leaves: drivers for which XDP_TX is another way do not need to know it.
+    maps::DEVICES.redirect(frame.ifindex(), 0).map_err(|_| Verdict::DropInternal)?;
     Ok(Verdict::Challenge)
 }

@@ -42,7 +42,7 @@ pub(crate) fn route(
             return Err(Verdict::DropNoRoute);
         }
         let port = vpn(config, *port)?;
-        if length <= port.mtu {
+        if length <= port.mtu && config.engine_ifindex != 0 {
             let hop = &mut scratch.hop;
             hop.macs = concat(engine_mac(port.id), config.engine_mac);
             hop.ifindex = config.engine_ifindex;
@@ -76,6 +76,10 @@ pub(crate) fn route(
     if port.flags & port_flags::VPN != 0 {
         return Err(Verdict::DropNoRoute);
     }
+    if entered.flags & port_flags::KERNEL_SAS != 0 {
+        // The kernel forwards it, and holds it against the selectors of the SA it came by.
+        scratch.hop = Hop::default();
+    }
     Ok(port)
 }
 
@@ -93,7 +97,10 @@ pub(crate) fn leave(
         // The kernel counts the hop itself, so the packet goes to it as it came, but for its destination.
         nat::stays(scratch);
         translate(frame, scratch)?;
-        return pass(frame, config, entered);
+        let passed = pass(frame, config, entered)?;
+        let is_encrypted =
+            exit.flags & port_flags::KERNEL_SAS != 0 && scratch.seen.packet.length <= exit.mtu;
+        return Ok(if is_encrypted { Verdict::Encrypt } else { passed });
     }
     let verdict = by_hop(frame, config, &scratch.seen.packet, &scratch.hop)?;
     translate(frame, scratch)?;
@@ -126,12 +133,9 @@ pub(crate) fn by_hop(
     }
 }
 
-/// The port of a VPN.
+/// The port of a VPN: on the engine's device, or under no device at all where the SAs are the kernel's.
 #[inline(always)]
 fn vpn(config: &Config, id: u16) -> Result<&'static Port, Verdict> {
-    if config.engine_ifindex == 0 {
-        return Err(Verdict::DropNoRoute);
-    }
     let key = PortKey { ifindex: config.engine_ifindex, vlan: id, reserved: 0 };
     maps::port(key).ok_or(Verdict::DropNoRoute)
 }

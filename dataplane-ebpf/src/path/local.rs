@@ -19,10 +19,15 @@ use crate::path::{forward, pass, rule, share};
 use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
-/// ESP of an SA that the engine knows goes to the engine, before anything else is asked: the SA's own integrity check
+/// ESP of a known SA goes to the engine, or to the kernel where that has the SAs, before anything else is asked: the SA's own integrity check
 /// says more about the sender than its address. `None` for everything that is no such ESP.
 #[inline(always)]
-pub(crate) fn esp(frame: &XdpFrame, port: &Port, packet: &Packet) -> Result<Option<Verdict>, Verdict> {
+pub(crate) fn esp(
+    frame: &XdpFrame,
+    config: &Config,
+    port: &Port,
+    packet: &Packet,
+) -> Result<Option<Verdict>, Verdict> {
     if !is_esp(packet) || packet.fragment != part::WHOLE || port.flags & port_flags::IKE == 0 {
         return Ok(None);
     }
@@ -32,7 +37,10 @@ pub(crate) fn esp(frame: &XdpFrame, port: &Port, packet: &Packet) -> Result<Opti
     if (spi.udp_encapsulated != 0) != (packet.kind == Kind::EspInUdp) {
         return Err(Verdict::DropEspEncapsulation);
     }
-    to_engine(frame, port, Verdict::Decrypt).map(Some)
+    match config.engine_ifindex {
+        0 => Ok(Some(Verdict::Decrypt)),
+        _ => to_engine(frame, port, Verdict::Decrypt).map(Some),
+    }
 }
 
 /// Redirects the frame to the engine's socket on the receive queue it came by.

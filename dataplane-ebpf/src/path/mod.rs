@@ -109,7 +109,7 @@ fn judge_known(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Option<Verdict
     if seen.packet.version == 0 {
         return subprogram::arp(frame, seen).map(Some);
     }
-    if seen.receiver == Receiver::Port { local::esp(frame, port, &seen.packet) } else { Ok(None) }
+    if seen.receiver == Receiver::Port { local::esp(frame, config, port, &seen.packet) } else { Ok(None) }
 }
 
 /// Reads the packet; what isn't IP must be ARP and leaves it empty.
@@ -196,10 +196,11 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
     }
 }
 
-/// Frames to the kernel carry the device's MAC address; what comes out of the engine may carry any.
+/// Frames to the kernel carry the device's MAC address; what comes out of the engine may carry any. An xfrm interface has
+/// none.
 #[inline(always)]
 pub(crate) fn pass(frame: &XdpFrame, config: &Config, port: &Port) -> Result<Verdict, Verdict> {
-    if port.flags & port_flags::VPN != 0 {
+    if port.flags & (port_flags::VPN | port_flags::KERNEL_SAS) == port_flags::VPN {
         frame.write(0, config.engine_mac).ok_or(Verdict::DropMalformed)?;
     }
     Ok(Verdict::Pass)

@@ -53,6 +53,7 @@ enum Peer {
 #[derive(Clone, Copy, ValueEnum)]
 enum Datapath {
     Auto,
+    Kernel,
     Engine,
 }
 
@@ -79,6 +80,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             },
             datapath: match datapath {
                 Datapath::Auto => "auto",
+                Datapath::Kernel => "kernel",
                 Datapath::Engine => "engine",
             }
             .to_owned(),

@@ -204,6 +204,13 @@ impl Sekishod {
         );
         let addresses = topology::ip_show(&self.namespace, &["-oneline", "addr", "show", "scope", "global"])?;
         left.extend(addresses.lines().map(|address| format!("address {address}")));
+        // Where the kernel has no IPsec, there is none to ask for.
+        if Path::new("/proc/net/xfrm_stat").exists() {
+            for kind in ["state", "policy"] {
+                let listed = topology::ip_show(&self.namespace, &["xfrm", kind, "list"])?;
+                left.extend(listed.lines().filter(|line| line.starts_with("src")).map(|line| format!("{kind} {line}")));
+            }
+        }
         Ok(left)
     }
 }

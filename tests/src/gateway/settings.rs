@@ -11,6 +11,8 @@ use crate::lab::plan::{
 
 /// Where the gateways serve their metrics.
 pub const METRICS_PORT: u16 = 9469;
+/// What says by which data path the gateways go where a test does not: `kernel`, `engine`.
+pub const DATAPATH: &str = "SEKISHO_DATAPATH";
 /// Identity of the clinic's gateway.
 pub const CLINIC_ID: &str = "clinic.example";
 /// Identity of the centre's gateway.
@@ -177,7 +179,7 @@ impl Settings {
             pools: Vec::new(),
             request: Vec::new(),
             more: String::new(),
-            datapath: "auto".into(),
+            datapath: std::env::var(DATAPATH).unwrap_or_else(|_| "auto".into()),
             log_level: "debug",
         }
     }

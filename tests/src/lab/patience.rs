@@ -4,6 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
+/// How many times as long everything may take here: set for guests that are emulated.
+pub const STRETCH: &str = "SEKISHO_PATIENCE";
+
+/// [`STRETCH`], 1 where nothing is said.
+pub fn stretch() -> u32 {
+    std::env::var(STRETCH).ok().and_then(|times| times.parse().ok()).unwrap_or(1).max(1)
+}
+
 /// Asks again and again until there is an answer; how long it took. The last error, or that there was none, is told
 /// when patience ends.
 pub fn until<T>(
@@ -11,6 +19,7 @@ pub fn until<T>(
     what: &str,
     mut ask: impl FnMut() -> Result<Option<T>>,
 ) -> Result<(T, Duration)> {
+    let patience = patience * stretch();
     let begin = Instant::now();
     loop {
         let answer = ask();

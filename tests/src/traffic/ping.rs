@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::readable;
 use crate::lab::namespace::Namespace;
+use crate::lab::patience::stretch;
 
 /// How long a reply may take before its request counts as lost.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -82,7 +83,7 @@ impl Stream {
                 due += interval;
                 echo.collect(due)?;
             }
-            echo.finish(PATIENCE)
+            echo.finish(PATIENCE * stretch())
         });
         Ok(Self { stop, thread })
     }
@@ -101,7 +102,7 @@ pub fn ping(namespace: &Namespace, to: IpAddr, count: usize, interval: Duration)
         echo.request()?;
         echo.collect(Instant::now() + interval)?;
     }
-    echo.finish(PATIENCE)
+    echo.finish(PATIENCE * stretch())
 }
 
 /// Holds if a request gets no reply.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::readable;
 use crate::lab::namespace::Namespace;
+use crate::lab::patience::stretch;
 
 /// Patience for what should succeed: long beside a retransmitted SYN (1 s, then 2 s more).
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -150,10 +151,10 @@ impl Talk {
 /// Opens a connection from a namespace.
 pub fn connect(namespace: &Namespace, to: SocketAddr) -> Result<TcpStream> {
     namespace.run(|| {
-        let stream =
-            TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}"))?;
-        stream.set_read_timeout(Some(PATIENCE)).context("setting a timeout")?;
-        stream.set_write_timeout(Some(PATIENCE)).context("setting a timeout")?;
+        let stream = TcpStream::connect_timeout(&to, PATIENCE * stretch())
+            .with_context(|| format!("connecting to {to}"))?;
+        stream.set_read_timeout(Some(PATIENCE * stretch())).context("setting a timeout")?;
+        stream.set_write_timeout(Some(PATIENCE * stretch())).context("setting a timeout")?;
         stream.set_nodelay(true).context("switching Nagle's algorithm off")?;
         Ok(stream)
     })
@@ -165,6 +166,16 @@ pub fn expect_silence(namespace: &Namespace, to: SocketAddr) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::TimedOut => Ok(()),
         Err(error) => bail!("TCP to {to} should get no answer but got: {error}"),
         Ok(_) => bail!("TCP to {to} should get no answer but was accepted"),
+    })
+}
+
+/// Holds if a connection comes to nothing: no answer at all, or a router's word that there is no way. A reset shows that
+/// the SYN arrived.
+pub fn expect_no_way(namespace: &Namespace, to: SocketAddr) -> Result<()> {
+    namespace.run(|| match TcpStream::connect_timeout(&to, REFUSAL) {
+        Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable) => Ok(()),
+        Err(error) => bail!("TCP to {to} should come to nothing but got: {error}"),
+        Ok(_) => bail!("TCP to {to} should come to nothing but was accepted"),
     })
 }
 

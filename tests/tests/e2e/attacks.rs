@@ -56,7 +56,8 @@ struct Attacker {
 
 impl Attacker {
     fn at(site: &Site, place: Place, port: &str) -> Result<Self> {
-        let injector = Injector::open(&site.at(place), if place == Place::Internet { "clinic" } else { "eth0" })?;
+        let injector =
+            Injector::open(&site.at(place), if place == Place::Internet { "clinic" } else { "eth0" })?;
         let mac = (injector.mac(), site.at(Place::Clinic).mac(port)?);
         Ok(Self { injector, mac })
     }
@@ -83,14 +84,17 @@ fn quotas(site: &mut Site) -> Result<String> {
         let refused = |verdict: &str| Ok::<_, anyhow::Error>(site.clinic.status()?.verdict("lan1", verdict));
         let before = (refused("quota-source")?, refused("quota-half-open")?, refused("quota-zone")?);
         let attacker = Attacker::at(site, Place::Lan1, "lan1")?;
-        for port in 10_000..10_500 {
-            attacker.syn(own, printer, (port, PRINT))?;
+        // An address that nobody has: no RST ends what is half-open.
+        let silent = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 19));
+        for port in 10_000..10_200 {
+            attacker.syn(silent, printer, (port, PRINT))?;
         }
         for port in 20_000..21_000 {
             attacker.udp(own, printer, (port, NOBODY), b"")?;
         }
         until(Duration::from_secs(5), "the refusals of one source", || {
-            Ok((refused("quota-source")? > before.0 + 500 && refused("quota-half-open")? > before.1).then_some(()))
+            Ok((refused("quota-source")? > before.0 + 500 && refused("quota-half-open")? > before.1)
+                .then_some(()))
         })?;
         let flows = site.clinic.status()?.zone_flows("lan1");
         ensure!(flows <= 400, "{flows} flows from LAN1");
@@ -111,17 +115,16 @@ fn quotas(site: &mut Site) -> Result<String> {
         tcp::ask(&site.at(Place::Lan3), Place::Lan1.socket(Family::V4, SCAN))?;
         http::get(&site.at(Place::Lan4), Place::Web.socket(Family::V4, HTTP), "/")?;
         held.say(b"while its network is forged")?;
-        until(Duration::from_secs(5), "pressure", || Ok(site.clinic.status()?.is_under_pressure().then_some(())))?;
+        until(Duration::from_secs(5), "pressure", || {
+            Ok(site.clinic.status()?.is_under_pressure().then_some(()))
+        })?;
         // Unanswered flows live shorter now: LAN1 has room again long before they would have expired.
         let (_, waited) = until(Duration::from_secs(25), "room for LAN1", || {
             Ok(tcp::ask(&site.at(Place::Lan1), Place::Lan3.socket(Family::V4, PRINT)).is_ok().then_some(()))
         })?;
         held.say(b"and after all of it")?;
-        let answered = udp::ask(
-            &site.at(Place::Lan1),
-            Place::Lan3.socket(Family::V4, PRINT),
-            Duration::from_secs(2),
-        )?;
+        let answered =
+            udp::ask(&site.at(Place::Lan1), Place::Lan3.socket(Family::V4, PRINT), Duration::from_secs(2))?;
         ensure!(answered.is_some(), "no answer by UDP");
         Ok(format!("others lived on; LAN1 had room again after {:.1} s", waited.as_secs_f64()))
     })
@@ -168,7 +171,9 @@ fn syn_flood(site: &mut Site) -> Result<String> {
         ensure!(left < 100, "{left} flows are left of it");
         ensure!(site.clinic.status()?.verdict("wan", "syn-challenge-answered") >= 2, "nobody answered");
         tcp::ask(&site.at(Place::Web), printer).context("after the flood")?;
-        Ok(format!("{FLOOD} forged SYNs were challenged, none reached the server, a client connected among them"))
+        Ok(format!(
+            "{FLOOD} forged SYNs were challenged, none reached the server, a client connected among them"
+        ))
     })
 }
 

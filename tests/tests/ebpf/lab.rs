@@ -40,6 +40,7 @@ use sekisho_abi::trace::Trace;
 use sekisho_abi::verdict::{Verdict, counter_index};
 use sekisho_abi::{Address, mapped};
 
+use crate::packet::Ip;
 use crate::{ebpf_build, test_run};
 
 /// Port ids.
@@ -238,6 +239,24 @@ impl Lab {
             ifindex,
         };
         self.insert("PORTS", PortKey { ifindex, vlan: if is_vpn { id } else { 0 }, reserved: 0 }, port);
+    }
+
+    /// SAs are the kernel's from now on, and what was the engine's device is the xfrm interface of [`VPN`].
+    pub(crate) fn use_kernel_sas(&mut self) {
+        let ifindex = self.ifindex(Device::Engine);
+        self.config.engine_ifindex = 0;
+        self.config.engine_mac = [0; 6];
+        self.write_config();
+        let port = Port {
+            id: VPN,
+            zone: zone(VPN),
+            flags: port_flags::VPN | port_flags::KERNEL_SAS,
+            mtu: VPN_MTU,
+            ifindex,
+            ..Port::default()
+        };
+        self.insert("PORTS", PortKey { ifindex, vlan: 0, reserved: 0 }, port);
+        self.insert("PORTS", PortKey { ifindex: 0, vlan: VPN, reserved: 0 }, port);
     }
 
     /// Removes a port, as a reload does.
@@ -651,9 +670,9 @@ impl Lab {
             .unwrap_or_else(|error| panic!("{device:?}, {} bytes: {error}", frame.len()));
         let (port, verdict) = self.rose(&before, frame.len());
         let expected = match verdict {
-            Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt => 4,
+            Verdict::Encrypt | Verdict::Decrypt if self.config.engine_ifindex == 0 => 2,
+            Verdict::Forward | Verdict::Encrypt | Verdict::Decrypt | Verdict::Challenge => 4,
             Verdict::Pass => 2,
-            Verdict::Challenge => 3,
             _ => 1,
         };
         assert_eq!(outcome.action, expected, "action of {verdict:?}");
@@ -674,6 +693,21 @@ impl Lab {
         if self.config.flags & config_flags::NAT == 0 || verdict.is_drop() {
             assert_eq!(outcome.frame, frame);
         }
+        Run { verdict, port, frame: outcome.frame }
+    }
+
+    /// A packet through `egress` on a device without Ethernet headers.
+    pub(crate) fn send_bare(&self, device: Device, packet: &Ip) -> Run {
+        let frame = packet.clone().frame([0; 6], [0; 6]);
+        let bare = &frame[14..];
+        let fd = self.program("egress");
+        let before = self.read_counters();
+        let outcome = test_run::skb(fd.as_fd(), self.ifindex(device), bare)
+            .unwrap_or_else(|error| panic!("{device:?}, {} bytes: {error}", bare.len()));
+        // Counted like frames of every other device.
+        let (port, verdict) = self.rose(&before, frame.len());
+        assert_eq!(outcome.action, if verdict == Verdict::Pass { 0 } else { 2 }, "action of {verdict:?}");
+        assert_eq!(outcome.frame, bare);
         Run { verdict, port, frame: outcome.frame }
     }
 

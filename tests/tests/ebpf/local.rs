@@ -128,8 +128,13 @@ fn messages_of_unknown_ike_sas_are_held_down() {
     // Some come after a restart: they are answered that they name nothing.
     let passed = flood(PEER, 400);
     assert!((40..=200).contains(&passed), "{passed}");
-    let unknown = from(PEER, &message(7, own, 0));
-    assert_eq!(lab.receive(Device::Wan, &unknown).verdict, Verdict::DropIkeUnknown, "not the responder's");
+    // Whose share is used up: one more every 50 ms may pass.
+    let mostly_refused = |frame: &[u8]| {
+        let passed = (0..100).filter(|_| lab.action("port", Device::Wan, frame) == 2).count();
+        assert!(passed < 50, "{passed} passed");
+    };
+    // Our SPI, but in the place of the responder's where the responder sends.
+    mostly_refused(&from(PEER, &message(7, own, 0)));
     for _ in 0..300 {
         // Ours is the responder's where the initiator sends, and the initiator's where the responder does.
         for known in [message(7, own, 0x08), message(own, 7, 0x20), message(own, 0, 0x20)] {
@@ -144,8 +149,9 @@ fn messages_of_unknown_ike_sas_are_held_down() {
     let marked = [&[0; 4][..], &message(7, own, 0x08)].concat();
     let frame = to(Device::Wan, ip(PEER, GATEWAY).udp(4500, 4500, &marked));
     assert_eq!(lab.receive(Device::Wan, &frame).verdict, Verdict::Pass);
-    let short = to(Device::Wan, ip(PEER, GATEWAY).udp(500, 500, &[1, 2, 3]));
-    assert_eq!(lab.receive(Device::Wan, &short).verdict, Verdict::DropIkeUnknown);
+    flood(PEER, 400);
+    mostly_refused(&from(PEER, &[1, 2, 3]));
+    assert_eq!(lab.receive(Device::Wan, &frame).verdict, Verdict::Pass);
 }
 
 #[test]

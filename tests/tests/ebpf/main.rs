@@ -25,6 +25,7 @@ mod forward;
 mod fragments;
 mod hostile;
 mod icmp;
+mod kernel_sas;
 mod lab;
 mod local;
 mod nat;

@@ -124,6 +124,11 @@ fn accelerated() -> bool {
     able && fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
+/// How many times as long as here something may take in a guest.
+pub(crate) fn patience() -> &'static str {
+    if accelerated() { "1" } else { "10" }
+}
+
 /// Where tests note what they could not do, and what the suites read: see `suites`.
 const SKIP_LOG: &str = "SEKISHO_SKIP_LOG";
 const SKIPS: &str = "skips";

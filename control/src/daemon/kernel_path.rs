@@ -1,0 +1,166 @@
+//! The kernel's XFRM as the data path: which of the two it is, and one xfrm interface for each VPN port.
+//!
+//! What goes into a VPN is routed to its interface, whether or not there is an SA. The interface sends nothing in clear:
+//! what finds no SA there is dropped, be the tunnel down or the daemon dead.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use sekisho_abi::port::{Port as FilterPort, PortKey, port_flags};
+
+use super::bringup::Ground;
+use crate::config::{Child, Config, Connection, Datapath, DpdAction, Start, VpnPort};
+use crate::kernel::xfrm::{Trap, XfrmTable};
+use crate::kernel::{Kernel, Link};
+use crate::status;
+
+/// What carries ESP.
+pub(super) struct Choice {
+    /// For status.
+    pub(super) status: status::Datapath,
+    /// The kernel's SAs, where they are it.
+    pub(super) table: Option<Arc<XfrmTable>>,
+}
+
+/// Chooses the data path. Where the kernel cannot, the reason is an error, or for `auto` the reason for the other one.
+pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
+    let (kind, why, table) = match config.gateway.datapath {
+        Datapath::Engine => ("engine", "configured".to_owned(), None),
+        Datapath::Auto if config.vpn_ports.is_empty() => ("engine", "there is no VPN zone".to_owned(), None),
+        Datapath::Auto => match open().await {
+            Ok(table) => (
+                "kernel",
+                format!("this kernel has ESP and xfrm interfaces, {}", table.features()),
+                Some(table),
+            ),
+            Err(error) => ("engine", format!("the kernel's own ESP cannot be used: {error}"), None),
+        },
+        Datapath::Kernel => {
+            let table = open().await.context("datapath = \"kernel\"")?;
+            ("kernel", format!("configured; {}", table.features()), Some(table))
+        }
+    };
+    tracing::info!(datapath = kind, why, "ESP data path");
+    Ok(Choice { status: status::Datapath { kind: kind.into(), why }, table })
+}
+
+/// Opens XFRM, once it is clear that the kernel has all that is needed.
+async fn open() -> anyhow::Result<Arc<XfrmTable>> {
+    let kernel = Kernel::open()?;
+    kernel.can_make_xfrm_interfaces().await?;
+    Ok(Arc::new(XfrmTable::open(kernel.has_ipv6())?))
+}
+
+/// The xfrm interface of a VPN port: within the 15 bytes of a name.
+pub(super) fn interface_name(port: u16) -> String {
+    format!("sekisho-vpn{port}")
+}
+
+impl Ground {
+    /// One xfrm interface for each VPN port, under the filter before it is up.
+    pub(super) async fn make_xfrm_interfaces(&mut self, config: &Config) -> anyhow::Result<()> {
+        let mut interfaces = BTreeMap::new();
+        // SAs outlive a crash, and their interfaces; the ledger remembers both.
+        self.kernel.note_xfrm(&mut self.ledger)?;
+        let mtu = self.links.iter().map(|link| link.mtu).max().unwrap_or(1500);
+        for port in &config.vpn_ports {
+            let name = interface_name(port.id);
+            let link = self.kernel.xfrm_interface(&mut self.ledger, &name, port.id).await?;
+            if self.kernel.has_ipv6() {
+                for (key, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("addr_gen_mode", "1")] {
+                    let key = format!("net/ipv6/conf/{name}/{key}");
+                    self.kernel.set_sysctl(&mut self.ledger, &key, value)?;
+                }
+            }
+            self.filter.attach_tunnel(&link)?;
+            let link = self.kernel.set_tunnel_up(&link, mtu).await?;
+            interfaces.insert(port.id, link);
+        }
+        self.xfrm_interfaces = interfaces;
+        Ok(())
+    }
+
+    /// Has the kernel tell of packets for connections that wait for them, and know whether addresses are translated.
+    pub(super) fn configure_xfrm(&self, config: &Config) -> anyhow::Result<()> {
+        let Some(table) = &self.xfrm else { return Ok(()) };
+        let waits = |connection: &&Connection| {
+            connection.start == Start::OnDemand || connection.life.dpd_action == DpdAction::Trap
+        };
+        let traps = config.connections.iter().filter(waits).flat_map(|connection| {
+            let port = config.vpn_port(&connection.name).map(|port| port.id);
+            let child = move |child: &Child| {
+                Some(Trap { port: port?, local: child.local.clone(), remote: child.remote.clone() })
+            };
+            connection.children.iter().filter_map(child)
+        });
+        table.configure(&traps.collect::<Vec<_>>(), config.nat.is_some())?;
+        Ok(())
+    }
+}
+
+/// The entries of VPN ports in the filter: by their interface, and by their number alone.
+pub(super) fn ports(
+    config: &Config,
+    interfaces: &BTreeMap<u16, Link>,
+    mtu: impl Fn(&VpnPort) -> u16,
+) -> Vec<(PortKey, FilterPort)> {
+    let mut all = Vec::new();
+    for port in &config.vpn_ports {
+        let Some(link) = interfaces.get(&port.id) else { continue };
+        let entry = FilterPort {
+            id: port.id,
+            zone: port.zone,
+            flags: port_flags::VPN | port_flags::KERNEL_SAS,
+            mtu: mtu(port),
+            ifindex: link.index,
+            ..FilterPort::default()
+        };
+        all.push((PortKey { ifindex: link.index, ..PortKey::default() }, entry));
+        all.push((PortKey { ifindex: 0, vlan: port.id, reserved: 0 }, entry));
+    }
+    all
+}
+
+/// What the kernel has dropped around IPsec, all of the namespace together (/proc/net/xfrm_stat).
+pub(super) fn statistics() -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string("/proc/net/xfrm_stat").unwrap_or_default();
+    read_statistics(&text)
+}
+
+fn read_statistics(text: &str) -> BTreeMap<String, u64> {
+    let fields = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    fields.filter_map(|(name, count)| Some((kebab(name), count.trim().parse().ok()?))).collect()
+}
+
+/// `XfrmInNoStates` as the other counters are written: `xfrm-in-no-states`.
+fn kebab(name: &str) -> String {
+    let mut out = String::new();
+    for character in name.chars() {
+        if character.is_ascii_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.push(character.to_ascii_lowercase());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_name_fits() {
+        assert!(interface_name(sekisho_abi::map::PORTS_MAX as u16 - 1).len() < libc::IFNAMSIZ);
+    }
+
+    #[test]
+    fn statistics_are_read_by_name() {
+        let read =
+            read_statistics("XfrmInError             \t0\nXfrmInNoStates    7\nbroken\nXfrmOutError x\n");
+        assert_eq!(
+            read.into_iter().collect::<Vec<_>>(),
+            [("xfrm-in-error".into(), 0), ("xfrm-in-no-states".into(), 7)]
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! xfrm interfaces: devices that encrypt what is routed to them, and give out what was decrypted for their interface id.
+
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkXfrm};
+use sekisho_esp::sa::PortId;
+
+use super::super::{Kernel, KernelError, Ledger, Link, Made};
+use super::interface_id;
+
+/// A device that is made and removed again, to see whether the kernel can.
+const PROBE: &str = "sekisho-probe";
+/// Its port: none has this number.
+const PROBE_PORT: PortId = PortId::MAX;
+
+impl Kernel {
+    /// Whether this kernel has xfrm interfaces.
+    pub async fn can_make_xfrm_interfaces(&self) -> Result<(), KernelError> {
+        // One that a predecessor left when it died here.
+        self.remove_probe().await?;
+        self.make(PROBE, PROBE_PORT).await?;
+        self.remove_probe().await
+    }
+
+    async fn remove_probe(&self) -> Result<(), KernelError> {
+        match self.remove_link(PROBE).await {
+            Err(KernelError::NoInterface(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Notes that SAs and policies will be ours.
+    pub fn note_xfrm(&self, ledger: &mut Ledger) -> Result<(), KernelError> {
+        Ok(ledger.note(Made::Xfrm)?)
+    }
+
+    /// Makes the xfrm interface of a VPN port, or finds the one a predecessor made. It is down at first.
+    pub async fn xfrm_interface(
+        &self,
+        ledger: &mut Ledger,
+        name: &str,
+        port: PortId,
+    ) -> Result<Link, KernelError> {
+        let made = Made::Link { name: name.to_owned() };
+        match self.any_link(name).await {
+            Ok((link, _)) if ledger.keep(&made) => return Ok(link),
+            Ok(_) => {
+                return Err(KernelError::Io {
+                    action: format!(
+                        "device {name} exists and is not this gateway's; remove it with `ip link del {name}`"
+                    ),
+                    source: std::io::Error::from_raw_os_error(libc::EEXIST),
+                });
+            }
+            Err(KernelError::NoInterface(_)) => {}
+            Err(error) => return Err(error),
+        }
+        ledger.note(made)?;
+        self.make(name, port).await?;
+        Ok(self.any_link(name).await?.0)
+    }
+
+    async fn make(&self, name: &str, port: PortId) -> Result<(), KernelError> {
+        let message = LinkMessageBuilder::<LinkXfrm>::new(name).if_id(interface_id(port)).build();
+        let made = self.handle.link().add(message).execute().await;
+        made.map_err(KernelError::netlink(format!(
+            "cannot make the xfrm interface {name}; load the module xfrm_interface (CONFIG_XFRM_INTERFACE), or write datapath \
+             = \"engine\""
+        )))
+    }
+
+    /// Sets it up, with the MTU of the largest LAN: the kernel's routes carry the tunnel's.
+    pub async fn set_tunnel_up(&self, link: &Link, mtu: u16) -> Result<Link, KernelError> {
+        let message = LinkUnspec::new_with_index(link.index).mtu(u32::from(mtu)).up().build();
+        self.change(message, &link.name).await?;
+        Ok(self.any_link(&link.name).await?.0)
+    }
+}

@@ -1,0 +1,174 @@
+//! A pair of SAs as the daemon remembers it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sekisho_esp::sa::{Lifetimes, Outer, PortId, SaCounters, SaError, SaPair};
+
+use super::algorithm;
+use super::plan::{self, Wanted};
+use super::selector::XfrmSelector;
+use super::state::{Direction, Sequence, State, StateId};
+
+/// Packets after which an SA without extended sequence numbers is worn out: nine tenths of the numbers there are, as in the
+/// user-space engine. At their end the kernel stops it (RFC 4303 section 3.3.3).
+const SEQUENCE_SOFT: u64 = u32::MAX as u64 / 10 * 9;
+
+/// The pair.
+pub(super) struct Pair {
+    sas: SaPair,
+    reqid: u32,
+    outbound: Vec<XfrmSelector>,
+    inbound: Vec<XfrmSelector>,
+    /// The outbound SA is in the kernel, and in use.
+    pub(super) active: bool,
+    /// What the outbound SA had counted when it was taken away.
+    pub(super) sent: SaCounters,
+    /// [`SaEvent::FirstInbound`](sekisho_esp::sa::SaEvent::FirstInbound) was told.
+    pub(super) first_told: bool,
+    /// The address last told in [`SaEvent::Remapped`](sekisho_esp::sa::SaEvent::Remapped).
+    remapped: Option<SocketAddr>,
+    /// When the inbound SA goes as well.
+    leaves: Option<Instant>,
+}
+
+impl Pair {
+    pub(super) fn new(
+        mut sas: SaPair,
+        reqid: u32,
+        outbound: Vec<XfrmSelector>,
+        inbound: Vec<XfrmSelector>,
+    ) -> Result<Pair, SaError> {
+        for keys in [&sas.keys_in, &sas.keys_out] {
+            algorithm::check(sas.transform, keys)?;
+        }
+        sas.outer = canonical(sas.outer);
+        Ok(Pair {
+            sas,
+            reqid,
+            outbound,
+            inbound,
+            active: false,
+            sent: SaCounters::default(),
+            first_told: false,
+            remapped: None,
+            leaves: None,
+        })
+    }
+
+    pub(super) fn spi_in(&self) -> u32 {
+        self.sas.spi_in
+    }
+
+    pub(super) fn port(&self) -> PortId {
+        self.sas.port
+    }
+
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.sas.name
+    }
+
+    pub(super) fn outer(&self) -> Outer {
+        self.sas.outer
+    }
+
+    pub(super) fn set_outer(&mut self, outer: Outer) {
+        self.sas.outer = outer;
+        self.remapped = None;
+    }
+
+    /// Nothing is sent any more; the inbound SA goes at this time.
+    pub(super) fn leave(&mut self, at: Instant) {
+        self.leaves = Some(at);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaves.is_some()
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.leaves.is_some_and(|at| at <= now)
+    }
+
+    /// Whether its first packet is still to be told of.
+    pub(super) fn awaits_first(&self) -> bool {
+        !self.active && !self.first_told && self.leaves.is_none()
+    }
+
+    /// Notes where authentic ESP came from; says whether it is news.
+    pub(super) fn remap(&mut self, remote: SocketAddr) -> bool {
+        let is_news = remote != self.sas.outer.remote && self.remapped != Some(remote);
+        if is_news {
+            self.remapped = Some(remote);
+        }
+        is_news
+    }
+
+    /// The SA that receives.
+    pub(super) fn inbound(&self) -> State<'_> {
+        let Outer { local, remote, .. } = self.sas.outer;
+        let id = StateId { destination: local.ip(), spi: self.sas.spi_in, source: remote.ip() };
+        State {
+            keys: &self.sas.keys_in,
+            udp: self.udp((remote.port(), local.port())),
+            ..self.state(id, Direction::In)
+        }
+    }
+
+    /// The SA that sends.
+    pub(super) fn outbound(&self) -> State<'_> {
+        let Outer { local, remote, .. } = self.sas.outer;
+        let id = StateId { destination: remote.ip(), spi: self.sas.spi_out, source: local.ip() };
+        let mut lifetimes = self.sas.lifetimes;
+        if !self.sas.esn {
+            let soft = lifetimes.soft_packets.map_or(SEQUENCE_SOFT, |packets| packets.min(SEQUENCE_SOFT));
+            lifetimes = Lifetimes { soft_packets: Some(soft), ..lifetimes };
+        }
+        State {
+            keys: &self.sas.keys_out,
+            udp: self.udp((local.port(), remote.port())),
+            lifetimes,
+            ..self.state(id, Direction::Out)
+        }
+    }
+
+    fn udp(&self, ports: (u16, u16)) -> Option<(u16, u16)> {
+        self.sas.outer.udp_encapsulation.then_some(ports)
+    }
+
+    fn state(&self, id: StateId, direction: Direction) -> State<'_> {
+        State {
+            id,
+            direction,
+            reqid: self.reqid,
+            if_id: plan::if_id(self.sas.port),
+            transform: self.sas.transform,
+            keys: &self.sas.keys_in,
+            esn: self.sas.esn,
+            window: self.sas.replay_window,
+            udp: None,
+            lifetimes: self.sas.lifetimes,
+            sequence: Sequence::default(),
+            directed: true,
+        }
+    }
+
+    /// The pair as far as policies go.
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            port: self.sas.port,
+            reqid: self.reqid,
+            outer: self.sas.outer,
+            outbound: &self.outbound,
+            inbound: &self.inbound,
+            active: self.active,
+        }
+    }
+}
+
+/// With plain addresses, not IPv4 in IPv6's clothes.
+pub(super) fn canonical(outer: Outer) -> Outer {
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    Outer { local: plain(outer.local), remote: plain(outer.remote), ..outer }
+}

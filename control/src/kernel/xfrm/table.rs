@@ -1,0 +1,421 @@
+//! The kernel's SAs behind [`SaTable`].
+//!
+//! The control plane's calls are carried out at once, over one socket; another thread reads the kernel's events. What the
+//! kernel has no event for is looked at a few times a second: the first packet of a new inbound SA, and what lingers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use sekisho_esp::sa::{Outer, PairCounters, PortId, SaError, SaEvent, SaPair, SaTable, Selector};
+
+use super::event::{self, XfrmEvent};
+use super::pair::Pair;
+use super::plan::{self, TRAP_SPI};
+use super::policy::{self, Policy, PolicyId};
+use super::refusal::explained;
+use super::selector::{self, POLICIES_MAX};
+use super::socket::Socket;
+use super::state::{self, Found, StateId};
+use super::wire::{group, message};
+use super::writer::Writer;
+
+/// How often what has no event is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the kernel keeps a packet's wish for an SA to itself before it may tell of the next one.
+const ACQUIRE_PERIOD: Duration = Duration::from_secs(1);
+/// First reqid: ties policies to SAs, and stands nowhere else on the machine.
+const REQID_FIRST: u32 = 0x5e50_0000;
+
+/// Packets from here to there open a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trap {
+    /// VPN port.
+    pub port: PortId,
+    /// Networks on our side.
+    pub local: Vec<IpNet>,
+    /// The peer's.
+    pub remote: Vec<IpNet>,
+}
+
+/// XFRM as a data path.
+pub struct XfrmTable {
+    inner: Mutex<Inner>,
+    events: Mutex<Socket>,
+}
+
+struct Inner {
+    writer: Writer,
+    /// By inbound SPI.
+    pairs: BTreeMap<u32, Pair>,
+    /// One for each name, for as long as this lives: a rekeyed pair takes its predecessor's place under the same policies.
+    reqids: BTreeMap<Arc<str>, u32>,
+    traps: Vec<Policy>,
+    translates: bool,
+    /// In the kernel.
+    policies: BTreeMap<PolicyId, Policy>,
+    /// The kernel's notes of acquires, and when they are to be forgotten.
+    acquired: Vec<(Instant, StateId)>,
+    looked: Instant,
+    pending: VecDeque<SaEvent>,
+}
+
+impl XfrmTable {
+    /// Opens the sockets and removes what a predecessor left under our interface ids.
+    pub fn open(has_ipv6: bool) -> Result<XfrmTable, SaError> {
+        let io = |error: io::Error| explained("cannot open a socket of XFRM", error.into());
+        let events = Socket::listen(&[group::ACQUIRE, group::EXPIRE, group::MAPPING]).map_err(io)?;
+        let mut writer = Writer::open(has_ipv6)?;
+        remove_all(writer.socket(), |id| plan::port(id).is_some())?;
+        let inner = Inner {
+            writer,
+            pairs: BTreeMap::new(),
+            reqids: BTreeMap::new(),
+            traps: Vec::new(),
+            translates: false,
+            policies: BTreeMap::new(),
+            acquired: Vec::new(),
+            looked: Instant::now(),
+            pending: VecDeque::new(),
+        };
+        Ok(XfrmTable { inner: Mutex::new(inner), events: Mutex::new(events) })
+    }
+
+    /// From now on packets of these are told of as [`SaEvent::Acquire`] where they have no SA. `translates`: the filter changes
+    /// destinations of what was decrypted, so that the kernel cannot hold them against selectors.
+    pub fn configure(&self, traps: &[Trap], translates: bool) -> Result<(), SaError> {
+        let any = |net: &IpNet| Selector {
+            addresses: net.network()..=net.broadcast(),
+            protocol: 0,
+            ports: 0..=u16::MAX,
+        };
+        let mut all = Vec::new();
+        for (number, trap) in (1..).zip(traps) {
+            let (local, remote): (Vec<_>, Vec<_>) =
+                (trap.local.iter().map(any).collect(), trap.remote.iter().map(any).collect());
+            let selectors = selector::between(&local, &remote).ok_or_else(too_many)?;
+            all.extend(selectors.into_iter().map(|selector| plan::trap(trap.port, selector, number)));
+        }
+        let mut inner = self.inner();
+        inner.traps = all;
+        inner.translates = translates;
+        inner.settle_policies()
+    }
+
+    /// What `status` says of this path: features of this kernel.
+    pub fn features(&self) -> &'static str {
+        if self.inner().writer.is_directed() { "SA direction" } else { "no SA direction (Linux 6.10)" }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves SAs that are removed as any others.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for XfrmTable {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = remove_all(inner.writer.socket(), |id| plan::port(id).is_some()) {
+            tracing::error!(%error, "SAs stay in the kernel; `ip xfrm state` lists them");
+        }
+    }
+}
+
+fn too_many() -> SaError {
+    SaError::Io {
+        context: format!(
+            "selectors that take more than {POLICIES_MAX} policies of the kernel; use networks instead of ranges, or write \
+             datapath = \"engine\""
+        ),
+        source: io::Error::from(io::ErrorKind::InvalidInput),
+    }
+}
+
+/// Removes every SA and policy whose interface id is meant. Nobody else's has one of ours.
+pub(super) fn remove_all(socket: &mut Socket, meant: impl Fn(u32) -> bool) -> Result<(), SaError> {
+    let mut policies = Vec::new();
+    let listed = socket.dump(policy::dump(), |received| {
+        if received.kind == message::NEWPOLICY {
+            policies.extend(PolicyId::read(received.body).filter(|id| meant(id.if_id)));
+        }
+    });
+    listed.map_err(|refusal| explained("cannot list the kernel's policies", refusal))?;
+    for id in policies {
+        gone(socket.tell(id.delete())).map_err(|refusal| explained("cannot remove a policy", refusal))?;
+    }
+    let mut states = Vec::new();
+    let listed = socket.dump(state::dump(), |received| {
+        if received.kind == message::NEWSA {
+            states
+                .extend(Found::read(received.body).filter(|found| meant(found.if_id)).map(|found| found.id));
+        }
+    });
+    listed.map_err(|refusal| explained("cannot list the kernel's SAs", refusal))?;
+    for id in states {
+        // What has no SPI is the kernel's own note of an acquire, and ends by itself.
+        if id.spi != 0 {
+            gone(socket.tell(id.delete())).map_err(|refusal| explained("cannot remove an SA", refusal))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is gone already counts as removed.
+pub(super) fn gone(outcome: Result<(), super::socket::Refusal>) -> Result<(), super::socket::Refusal> {
+    match outcome {
+        Err(refusal) if matches!(refusal.errno(), libc::ENOENT | libc::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+impl Inner {
+    /// Makes the kernel's policies those that the pairs and traps ask for: first what is new, then what is not wanted.
+    fn settle_policies(&mut self) -> Result<(), SaError> {
+        let wanted = plan::policies(self.pairs.values().map(Pair::wanted), &self.traps, self.translates);
+        for (id, policy) in &wanted {
+            if self.policies.get(id) != Some(policy) {
+                self.writer.put_policy(policy)?;
+                self.policies.insert(*id, *policy);
+            }
+        }
+        let unwanted: Vec<PolicyId> =
+            self.policies.keys().filter(|id| !wanted.contains_key(*id)).copied().collect();
+        for id in unwanted {
+            self.writer.remove_policy(&id)?;
+            self.policies.remove(&id);
+        }
+        Ok(())
+    }
+
+    fn reqid(&mut self, name: &Arc<str>) -> u32 {
+        let next = REQID_FIRST + u32::try_from(self.reqids.len()).unwrap_or(0);
+        *self.reqids.entry(name.clone()).or_insert(next)
+    }
+
+    fn install(&mut self, pair: SaPair, activate: bool) -> Result<(), SaError> {
+        let spi_in = pair.spi_in;
+        if self.pairs.contains_key(&spi_in) {
+            return Err(SaError::Exists(spi_in));
+        }
+        let outbound = selector::between(&pair.local, &pair.remote).ok_or_else(too_many)?;
+        let inbound = selector::between(&pair.remote, &pair.local).ok_or_else(too_many)?;
+        let reqid = self.reqid(&pair.name);
+        let pair = Pair::new(pair, reqid, outbound, inbound)?;
+        self.writer.add(&pair.inbound())?;
+        self.pairs.insert(spi_in, pair);
+        let rest = self.settle_policies();
+        let rest = rest.and_then(|()| if activate { self.activate(spi_in) } else { Ok(()) });
+        if rest.is_err() {
+            // What could not be made whole is not there.
+            let _ = self.remove(spi_in, Duration::ZERO);
+        }
+        rest
+    }
+
+    fn activate(&mut self, spi_in: u32) -> Result<(), SaError> {
+        let pair =
+            self.pairs.get(&spi_in).filter(|pair| !pair.is_leaving()).ok_or(SaError::Unknown(spi_in))?;
+        if pair.active {
+            return Ok(());
+        }
+        let (port, name) = (pair.port(), pair.name().clone());
+        // Both stand side by side for a moment, under the same policies: whichever the kernel takes, the peer has it.
+        self.writer.add(&pair.outbound())?;
+        let former: Vec<u32> = self
+            .pairs
+            .values()
+            .filter(|other| other.active && other.port() == port && *other.name() == name)
+            .map(Pair::spi_in)
+            .collect();
+        for spi in &former {
+            if let Some(pair) = self.pairs.get_mut(spi) {
+                pair.active = false;
+            }
+        }
+        if let Some(pair) = self.pairs.get_mut(&spi_in) {
+            pair.active = true;
+        }
+        self.settle_policies()?;
+        former.into_iter().try_for_each(|spi| self.stop_sending(spi))
+    }
+
+    /// Takes the outbound SA away, and keeps what it has counted.
+    fn stop_sending(&mut self, spi_in: u32) -> Result<(), SaError> {
+        let Some(pair) = self.pairs.get_mut(&spi_in) else { return Ok(()) };
+        let id = pair.outbound().id;
+        if let Some(counters) = self.writer.counters(&id)? {
+            pair.sent = counters;
+        }
+        self.writer.remove(&id)
+    }
+
+    fn remove(&mut self, spi_in: u32, linger: Duration) -> Result<(), SaError> {
+        let pair = self.pairs.get_mut(&spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let was_active = std::mem::replace(&mut pair.active, false);
+        pair.leave(Instant::now() + linger);
+        // With the policies first, what is sent meanwhile finds no SA in place of a dying one.
+        let mut outcome = self.settle_policies();
+        if was_active {
+            outcome = outcome.and(self.stop_sending(spi_in));
+        }
+        if linger.is_zero() { outcome.and(self.forget(spi_in)) } else { outcome }
+    }
+
+    /// Takes the inbound SA away, too.
+    fn forget(&mut self, spi_in: u32) -> Result<(), SaError> {
+        let Some(pair) = self.pairs.remove(&spi_in) else { return Ok(()) };
+        let removed = self.writer.remove(&pair.inbound().id);
+        self.settle_policies().and(removed)
+    }
+
+    fn repath(&mut self, spi_in: u32, outer: Outer) -> Result<(), SaError> {
+        let pair = self.pairs.get_mut(&spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let former = pair.outer();
+        let outer = super::pair::canonical(outer);
+        if former == outer {
+            return Ok(());
+        }
+        let (old_in, old_out) = (pair.inbound().id, pair.outbound().id);
+        pair.set_outer(outer);
+        let only_ports = former.local.ip() == outer.local.ip()
+            && former.remote.ip() == outer.remote.ip()
+            && former.udp_encapsulation
+            && outer.udp_encapsulation;
+        if only_ports {
+            self.writer.update(&pair.inbound())?;
+            return if pair.active { self.writer.update(&pair.outbound()) } else { Ok(()) };
+        }
+        let inbound = pair.inbound();
+        let (active, outbound) = (pair.active, pair.outbound());
+        self.writer.replace(&old_in, inbound)?;
+        if active {
+            self.writer.replace(&old_out, outbound)?;
+        }
+        self.settle_policies()
+    }
+
+    fn counters(&mut self, spi_in: u32) -> Result<PairCounters, SaError> {
+        let pair = self.pairs.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let inbound = self.writer.counters(&pair.inbound().id)?.unwrap_or_default();
+        let outbound = match pair.active {
+            true => self.writer.counters(&pair.outbound().id)?.unwrap_or_default(),
+            false => pair.sent,
+        };
+        Ok(PairCounters { inbound, outbound })
+    }
+
+    /// What the kernel has no event for.
+    fn look(&mut self, now: Instant) {
+        if now.duration_since(self.looked) < LOOK {
+            return;
+        }
+        self.looked = now;
+        let due: Vec<u32> = self.pairs.values().filter(|pair| pair.is_due(now)).map(Pair::spi_in).collect();
+        for spi_in in due {
+            if let Err(error) = self.forget(spi_in) {
+                tracing::error!(%error, spi_in = format!("{spi_in:#010x}"), "inbound SA stays in the kernel");
+            }
+        }
+        let waiting: Vec<u32> =
+            self.pairs.values().filter(|pair| pair.awaits_first()).map(Pair::spi_in).collect();
+        for spi_in in waiting {
+            let received = self.counters(spi_in).is_ok_and(|counters| counters.inbound.packets > 0);
+            if let (true, Some(pair)) = (received, self.pairs.get_mut(&spi_in)) {
+                pair.first_told = true;
+                self.pending.push_back(SaEvent::FirstInbound { spi_in });
+            }
+        }
+        let notes: Vec<StateId> =
+            self.acquired.iter().filter(|(due, _)| *due <= now).map(|(_, id)| *id).collect();
+        self.acquired.retain(|(due, _)| *due > now);
+        for id in notes {
+            // Without it the next packet is told of again, and late at worst: the kernel forgets it after 30 seconds.
+            let _ = self.writer.remove(&id);
+        }
+    }
+
+    /// What an event of the kernel means for the control plane, if it is about an SA of ours.
+    fn translate(&mut self, event: XfrmEvent) -> Option<SaEvent> {
+        match event {
+            XfrmEvent::Expired { id, hard } => {
+                let is_it = |known: &StateId| known.spi == id.spi && known.destination == id.destination;
+                let pair = self
+                    .pairs
+                    .values()
+                    .find(|pair| is_it(&pair.inbound().id) || (pair.active && is_it(&pair.outbound().id)))?;
+                let spi_in = pair.spi_in();
+                Some(if hard { SaEvent::HardExpired { spi_in } } else { SaEvent::SoftExpired { spi_in } })
+            }
+            XfrmEvent::Acquire { if_id, wanted, source, destination } => {
+                let port = plan::port(if_id)?;
+                if wanted.spi == TRAP_SPI {
+                    self.acquired.push((Instant::now() + ACQUIRE_PERIOD, wanted));
+                }
+                Some(SaEvent::Acquire { port, source, destination })
+            }
+            XfrmEvent::Remapped { id, remote } => {
+                let pair = self.pairs.get_mut(&id.spi)?;
+                let is_news = pair.inbound().id.destination == id.destination && pair.remap(remote);
+                is_news.then_some(SaEvent::Remapped { spi_in: id.spi, remote })
+            }
+        }
+    }
+}
+
+impl SaTable for XfrmTable {
+    fn name(&self) -> &'static str {
+        "kernel"
+    }
+
+    fn install(&self, pair: SaPair, activate: bool) -> Result<(), SaError> {
+        self.inner().install(pair, activate)
+    }
+
+    fn activate(&self, spi_in: u32) -> Result<(), SaError> {
+        self.inner().activate(spi_in)
+    }
+
+    fn repath(&self, spi_in: u32, outer: Outer) -> Result<(), SaError> {
+        self.inner().repath(spi_in, outer)
+    }
+
+    fn remove(&self, spi_in: u32, linger: Duration) -> Result<(), SaError> {
+        self.inner().remove(spi_in, linger)
+    }
+
+    fn counters(&self, spi_in: u32) -> Result<PairCounters, SaError> {
+        self.inner().counters(spi_in)
+    }
+
+    fn next_event(&self, timeout: Duration) -> Option<SaEvent> {
+        let deadline = Instant::now() + timeout;
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let now = Instant::now();
+            {
+                let mut inner = self.inner();
+                inner.look(now);
+                if let Some(event) = inner.pending.pop_front() {
+                    return Some(event);
+                }
+            }
+            if now >= deadline {
+                return None;
+            }
+            let patience = deadline.duration_since(now).min(LOOK).as_millis().try_into().unwrap_or(u16::MAX);
+            let mut read = Vec::new();
+            if let Err(error) = events.events(patience, |received| read.extend(event::read(received))) {
+                // ENOBUFS: some were lost. What they would have told is told again by the next packet, or by time.
+                tracing::warn!(%error, "events of the kernel's SAs were lost");
+            }
+            let mut inner = self.inner();
+            for event in read {
+                let told = inner.translate(event);
+                inner.pending.extend(told);
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Requests to the kernel about SAs and policies, each checked by what the kernel then shows.
+
+use sekisho_esp::sa::{Keys, Lifetimes, SaCounters, SaError, Transform};
+use zeroize::Zeroizing;
+
+use super::algorithm::Algorithm;
+use super::plan;
+use super::policy::{Policy, PolicyId};
+use super::refusal::{explained, otherwise};
+use super::socket::{Refusal, Socket};
+use super::state::{Direction, Found, Sequence, State, StateId};
+use super::table::gone;
+use super::wire::Received;
+
+/// Sequence numbers left out where an outbound SA moves: more than can be sent on the old one while the new one is made. No
+/// number goes out twice.
+const MOVED: u64 = 1 << 16;
+/// The port number of the SA that is made to see whether the kernel can: no port has it.
+const PROBE_PORT: u16 = u16::MAX;
+/// Its SPI: one that is never negotiated (RFC 4303 section 2.1).
+const PROBE_SPI: u32 = 0x5f;
+
+/// The socket, and what this kernel knows.
+pub(super) struct Writer {
+    socket: Socket,
+    directed: bool,
+}
+
+impl Writer {
+    /// Opens the socket and makes an SA for each family that leads nowhere, to see what this kernel can. They are gone
+    /// again when this returns.
+    pub(super) fn open(has_ipv6: bool) -> Result<Writer, SaError> {
+        let socket =
+            Socket::open().map_err(|error| explained("cannot open a socket of XFRM", error.into()))?;
+        let mut writer = Writer { socket, directed: true };
+        // Addresses for documentation (RFC 5737, RFC 3849).
+        let families = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
+        for (source, destination) in families.into_iter().take(if has_ipv6 { 2 } else { 1 }) {
+            if let (Ok(source), Ok(destination)) = (source.parse(), destination.parse()) {
+                writer.probe(StateId { destination, spi: PROBE_SPI, source })?;
+            }
+        }
+        Ok(writer)
+    }
+
+    fn probe(&mut self, id: StateId) -> Result<(), SaError> {
+        let transform = Transform::Aes256Gcm16;
+        let keys = Keys {
+            // Nothing is ever sealed with it.
+            encryption: Zeroizing::new(vec![0; transform.key_bytes().0]),
+            integrity: Zeroizing::default(),
+        };
+        let state = State {
+            id,
+            direction: Direction::Out,
+            reqid: 0,
+            if_id: plan::if_id(PROBE_PORT),
+            transform,
+            keys: &keys,
+            esn: true,
+            window: 64,
+            udp: None,
+            lifetimes: Lifetimes::default(),
+            sequence: Sequence::default(),
+            directed: true,
+        };
+        // One that a predecessor left when it died here.
+        self.remove(&id)?;
+        let added = self.add(&state);
+        let shown = self.found(&id, |found| found.direction.is_some());
+        self.remove(&id)?;
+        added?;
+        self.directed = shown?.unwrap_or(false);
+        Ok(())
+    }
+
+    pub(super) fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    /// Whether this kernel knows the direction of an SA.
+    pub(super) fn is_directed(&self) -> bool {
+        self.directed
+    }
+
+    /// Makes an SA, and reads it back.
+    pub(super) fn add(&mut self, state: &State<'_>) -> Result<(), SaError> {
+        let tried = || {
+            let (id, way) = (state.id, if state.direction == Direction::In { "in" } else { "out" });
+            let algorithm = Algorithm::of(state.transform).names();
+            format!(
+                "cannot make the SA {:#010x} ({way}bound, {} to {}, {algorithm})",
+                id.spi, id.source, id.destination
+            )
+        };
+        let mut state = State { directed: self.directed, ..state.clone() };
+        let mut outcome = self.socket.tell(state.add());
+        if state.directed && outcome.as_ref().is_err_and(|refusal| refusal.errno() == libc::EINVAL) {
+            // A kernel before 6.10 misses a window where extended sequence numbers leave.
+            state.directed = false;
+            outcome = self.socket.tell(state.add());
+        }
+        match outcome {
+            Ok(()) => {}
+            Err(refusal) if refusal.errno() == libc::EEXIST => return Err(SaError::Exists(state.id.spi)),
+            Err(refusal) => return Err(explained(tried(), refusal)),
+        }
+        let difference = match self.found(&state.id, |found| found.differs(&state))? {
+            Some(None) => return Ok(()),
+            Some(Some(difference)) => difference,
+            None => "nothing of it",
+        };
+        self.remove(&state.id)?;
+        Err(otherwise(&tried(), difference))
+    }
+
+    /// Gives an SA other ports, in place.
+    pub(super) fn update(&mut self, state: &State<'_>) -> Result<(), SaError> {
+        let state = State { directed: self.directed, ..state.clone() };
+        let told = self.socket.tell(state.update());
+        told.map_err(|refusal| explained(format!("cannot change the SA {:#010x}", state.id.spi), refusal))
+    }
+
+    /// Makes an SA that goes on where another one ends, which is then removed. One between other addresses stands beside
+    /// its predecessor until then; for the same destination the kernel has one place only.
+    pub(super) fn replace(&mut self, former: &StateId, mut state: State<'_>) -> Result<(), SaError> {
+        let Some(sequence) = self.found(former, |found| found.sequence.clone())? else {
+            return Err(SaError::Unknown(former.spi));
+        };
+        state.sequence = match state.direction {
+            Direction::In => Sequence { sent: 0, ..sequence },
+            Direction::Out => Sequence {
+                sent: sequence.sent.saturating_add(MOVED),
+                received: 0,
+                bitmap: vec![0; sequence.bitmap.len()],
+            },
+        };
+        if former.destination == state.id.destination {
+            self.remove(former)?;
+            return self.add(&state);
+        }
+        self.add(&state)?;
+        self.remove(former)
+    }
+
+    /// Removes an SA; one that is gone counts as removed.
+    pub(super) fn remove(&mut self, id: &StateId) -> Result<(), SaError> {
+        let tried = || format!("cannot remove the SA {:#010x}", id.spi);
+        gone(self.socket.tell(id.delete())).map_err(|refusal| explained(tried(), refusal))
+    }
+
+    /// What an SA has done; `None` if the kernel has none of that name.
+    pub(super) fn counters(&mut self, id: &StateId) -> Result<Option<SaCounters>, SaError> {
+        self.found(id, |found| found.counters)
+    }
+
+    fn found<T>(&mut self, id: &StateId, mut of: impl FnMut(&Found<'_>) -> T) -> Result<Option<T>, SaError> {
+        let read = |received: &Received<'_>| Found::read(received.body).map(|found| of(&found));
+        match self.socket.ask(id.get(), read) {
+            Ok(found) => Ok(found),
+            Err(refusal) if matches!(refusal.errno(), libc::ESRCH | libc::ENOENT) => Ok(None),
+            Err(refusal) => Err(explained(format!("cannot look up the SA {:#010x}", id.spi), refusal)),
+        }
+    }
+
+    /// Writes a policy, in place of the one with its name.
+    pub(super) fn put_policy(&mut self, policy: &Policy) -> Result<(), SaError> {
+        let tried = |refusal: Refusal| explained("cannot set a policy of the kernel", refusal);
+        self.socket.tell(policy.put()).map_err(tried)
+    }
+
+    /// Removes a policy; one that is gone counts as removed.
+    pub(super) fn remove_policy(&mut self, id: &PolicyId) -> Result<(), SaError> {
+        let tried = |refusal: Refusal| explained("cannot remove a policy of the kernel", refusal);
+        gone(self.socket.tell(id.delete())).map_err(tried)
+    }
+}
