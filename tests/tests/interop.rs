@@ -13,6 +13,7 @@ mod interop {
     pub(crate) mod matrix;
     pub(crate) mod page;
     pub(crate) mod paths;
+    pub(crate) mod pools;
     pub(crate) mod proofs;
     pub(crate) mod refusal;
     pub(crate) mod session;
@@ -25,7 +26,7 @@ use sekisho_tests::scenario::site::Site;
 use sekisho_tests::stage::{self, Stage};
 
 use interop::matrix::Matrix;
-use interop::{algorithms, control, endings, exchanges, keys, paths, proofs, refusal};
+use interop::{algorithms, control, endings, exchanges, keys, paths, pools, proofs, refusal};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         algorithms::rows(),
         exchanges::rows(),
         paths::rows(),
+        pools::rows(),
         keys::rows(),
         endings::rows(),
         refusal::rows(),
