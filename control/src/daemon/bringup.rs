@@ -437,7 +437,8 @@ impl Ground {
         }
         let devices: BTreeSet<String> =
             config.vpn_ports.iter().filter_map(|port| Some(self.vpn_device(port.id)?.name.clone())).collect();
-        let of_tunnels = |made: &&Made| matches!(made, Made::Route(route) if devices.contains(&route.interface));
+        let of_tunnels =
+            |made: &&Made| matches!(made, Made::Route(route) if devices.contains(&route.interface));
         let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
         self.route_into_tunnels(config).await?;
         let now: Vec<u16> =

@@ -173,7 +173,9 @@ fn end(way: &Way<'_>, explanation: &Explanation, reaches: bool) -> String {
         return "Refused: the filter lets it through, the ESP engine does not.".into();
     }
     if verdict == Verdict::Challenge {
-        return format!("Allowed ({name}), once its sender has answered a challenge: TCP clients do so by themselves.");
+        return format!(
+            "Allowed ({name}), once its sender has answered a challenge: TCP clients do so by themselves."
+        );
     }
     match &explanation.to_port {
         Some(port) if port == "gateway" => format!("Allowed ({name}): it gets to the gateway."),

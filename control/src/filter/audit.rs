@@ -69,7 +69,9 @@ impl Look {
     }
 
     fn off(self, after: &HashMap<Counter, i64>) -> HashMap<Counter, i64> {
-        let of = |counts: &HashMap<Counter, i64>, counter: &Counter| counts.get(counter).copied().unwrap_or_default();
+        let of = |counts: &HashMap<Counter, i64>, counter: &Counter| {
+            counts.get(counter).copied().unwrap_or_default()
+        };
         let counters: HashSet<Counter> = self.before.keys().chain(self.seen.keys()).copied().collect();
         counters
             .into_iter()

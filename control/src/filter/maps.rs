@@ -138,7 +138,8 @@ impl Maps {
     /// Makes the ports exactly these.
     pub fn set_ports(&mut self, ports: &[(PortKey, Port)]) -> Result<(), FilterError> {
         reconcile_hash(&mut self.ports, ports).map_err(error("PORTS"))?;
-        let wanted: Vec<u32> = ports.iter().map(|(key, _)| key.ifindex).filter(|ifindex| *ifindex != 0).collect();
+        let wanted: Vec<u32> =
+            ports.iter().map(|(key, _)| key.ifindex).filter(|ifindex| *ifindex != 0).collect();
         let present: Vec<u32> = self.devices.keys().filter_map(Result::ok).collect();
         for gone in present.into_iter().filter(|ifindex| !wanted.contains(ifindex)) {
             self.devices.remove(gone).map_err(error("DEVICES"))?;

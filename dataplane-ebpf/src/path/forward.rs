@@ -103,8 +103,7 @@ pub(crate) fn leave(
         nat::stays(scratch);
         translate(frame, scratch)?;
         let passed = pass(frame, config, entered)?;
-        let is_encrypted =
-            exit.flags & port_flags::KERNEL_SAS != 0 && scratch.seen.packet.length <= exit.mtu;
+        let is_encrypted = exit.flags & port_flags::KERNEL_SAS != 0 && scratch.seen.packet.length <= exit.mtu;
         return Ok(if is_encrypted { Verdict::Encrypt } else { passed });
     }
     let verdict = by_hop(frame, config, &scratch.seen.packet, &scratch.hop)?;

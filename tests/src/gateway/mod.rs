@@ -208,7 +208,12 @@ impl Sekishod {
         if Path::new("/proc/net/xfrm_stat").exists() {
             for kind in ["state", "policy"] {
                 let listed = topology::ip_show(&self.namespace, &["xfrm", kind, "list"])?;
-                left.extend(listed.lines().filter(|line| line.starts_with("src")).map(|line| format!("{kind} {line}")));
+                left.extend(
+                    listed
+                        .lines()
+                        .filter(|line| line.starts_with("src"))
+                        .map(|line| format!("{kind} {line}")),
+                );
             }
         }
         Ok(left)

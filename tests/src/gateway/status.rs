@@ -55,7 +55,11 @@ impl Status {
     /// Flows that were opened from a zone.
     pub fn zone_flows(&self, zone: &str) -> u64 {
         let zones = self.0.pointer("/zones").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        zones.iter().filter(|status| text(status, "/name") == zone).map(|status| number(status, "/flows")).sum()
+        zones
+            .iter()
+            .filter(|status| text(status, "/name") == zone)
+            .map(|status| number(status, "/flows"))
+            .sum()
     }
 
     /// Failures of the IKE engine of one kind.

@@ -49,7 +49,8 @@ fn smurf() {
         let frame = ip("10.1.0.2", destination).echo(true, 1).frame([0xff; 6], NEIGHBOUR_MAC);
         assert_eq!(lab.receive(Device::Lan1, &frame).verdict, Verdict::DropMulticast, "{destination}");
     }
-    let all_nodes = ip("2001:db8:1::2", "ff02::1").echo(true, 1).frame([0x33, 0x33, 0, 0, 0, 1], NEIGHBOUR_MAC);
+    let all_nodes =
+        ip("2001:db8:1::2", "ff02::1").echo(true, 1).frame([0x33, 0x33, 0, 0, 0, 1], NEIGHBOUR_MAC);
     assert_eq!(lab.receive(Device::Lan1, &all_nodes).verdict, Verdict::DropMulticast);
     // A frame to everybody around a packet to one.
     let wrapped = ip("10.1.0.2", "10.2.0.2").echo(true, 1).frame([0xff; 6], NEIGHBOUR_MAC);

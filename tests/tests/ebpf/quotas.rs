@@ -93,9 +93,8 @@ fn a_destination_has_a_quota_of_half_open_flows() {
         quotas.half_open_per_source = 1;
         quotas.flows_per_source = 1;
     });
-    let frame = |host, server: &str| {
-        to(Device::Wan, ip(&format!("198.51.100.{host}"), server).tcp(1000, 443, SYN))
-    };
+    let frame =
+        |host, server: &str| to(Device::Wan, ip(&format!("198.51.100.{host}"), server).tcp(1000, 443, SYN));
     let verdicts: Vec<_> =
         (1..=20).map(|host| lab.receive(Device::Wan, &frame(host, "10.1.0.2")).verdict).collect();
     assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Forward).count(), 8);
