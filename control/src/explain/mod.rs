@@ -229,7 +229,7 @@ fn answer(twin: &mut Twin, context: &Context, question: &Question) -> Result<Exp
     let packet = Packet {
         macs: match is_vpn {
             true => (in_force.engine_mac, engine_mac(port.id)),
-            false => (port.mac, SENDER_MAC),
+            false => (port.mac, twin.bound(port.id, question.source).unwrap_or(SENDER_MAC)),
         },
         vlan: if is_vpn { 0 } else { key.vlan },
         source: question.source,

@@ -14,6 +14,7 @@ use sekisho_abi::explain::{COPIED, Findings, OWN, REMEMBERED, SHARED};
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::{Config, Counter, Rate};
 use sekisho_abi::nat::{Translated, translated_kind};
+use sekisho_abi::neighbour::{Neighbour, NeighbourKey};
 use sekisho_abi::port::{Network, Port, PortKey};
 use sekisho_abi::quota::{Bucket, ZoneQuota};
 use sekisho_abi::rule::RuleRateKey;
@@ -46,6 +47,10 @@ pub(crate) struct Twin {
     rule_rates: Remembered<RuleRateKey, Rate>,
     rates: Remembered<Address, Rate>,
     shares: Remembered<ShareKey, Rate>,
+    neighbours: Remembered<NeighbourKey, Neighbour>,
+    routers: Array<MapData, Address>,
+    /// How many bindings each port has learned: the programs' own count, and that in force.
+    learned: [Array<MapData, u32>; 2],
     /// The counts that the programs change, and those in force.
     counts: [Counts; 2],
 }
@@ -103,7 +108,7 @@ impl Twin {
             loader.map_max_entries(name, size);
         }
         let pinned = |name| MapData::from_pin(directory.join(name)).map_err(error(name));
-        let [quotas, zones] = COPIED;
+        let [quotas, zones, learned] = COPIED;
         let (live_quotas, live_zones) = (pinned(quotas)?, pinned(zones)?);
         loader.map_max_entries(quotas, live_quotas.info().map_err(error(quotas))?.max_entries());
         let mut ebpf = loader.load(OBJECT).map_err(|error| FilterError::Load(Box::new(error)))?;
@@ -112,6 +117,7 @@ impl Twin {
         let pin = |name| directory.join(name);
         let (own_quotas, own_zones): (Array<_, Bucket>, Array<_, ZoneQuota>) =
             (take(&mut ebpf, quotas)?, take(&mut ebpf, zones)?);
+        let live_learned = pinned(learned).and_then(|map| map_of(learned, map))?;
         let own = Counts::of(IterableMap::map(&own_quotas), IterableMap::map(&own_zones))?;
         Ok(Twin {
             counts: [own, Counts::of(&live_quotas, &live_zones)?],
@@ -125,6 +131,9 @@ impl Twin {
             rule_rates: Remembered::of(&mut ebpf, "RULE_RATES", pin("RULE_RATES"))?,
             rates: Remembered::of(&mut ebpf, "RATES", pin("RATES"))?,
             shares: Remembered::of(&mut ebpf, "SHARES", pin("SHARES"))?,
+            neighbours: Remembered::of(&mut ebpf, "NEIGHBOURS", pin("NEIGHBOURS"))?,
+            routers: take(&mut ebpf, "ROUTERS")?,
+            learned: [take(&mut ebpf, learned)?, live_learned],
             ebpf,
         })
     }
@@ -142,6 +151,17 @@ impl Twin {
     /// Whose an address is.
     pub(crate) fn network(&self, address: std::net::IpAddr) -> Option<Network> {
         self.networks.get(&aya::maps::lpm_trie::Key::new(128, bytes(address)), 0).ok()
+    }
+
+    /// The MAC address that an address on a port is bound to, or that of the router before it.
+    pub(crate) fn bound(&self, port: u16, address: std::net::IpAddr) -> Option<[u8; 6]> {
+        let router = self.network(address).map(|network| network.router).filter(|router| *router != 0);
+        let neighbour = match router {
+            Some(router) => self.routers.get(&router.into(), 0).ok()?,
+            None => bytes(address),
+        };
+        let key = NeighbourKey { address: neighbour, port, reserved: 0 };
+        self.neighbours.live.get(&key, 0).ok().map(|bound| bound.mac)
     }
 
     /// The flow in force that has these ends, where its packets enter or leave; with its key.
@@ -169,6 +189,7 @@ impl Twin {
         self.rule_rates.taken.clear();
         self.rates.taken.clear();
         self.shares.taken.clear();
+        self.neighbours.taken.clear();
         if let Some(key) = &about.known {
             self.flows.take_over(key, |flow| {
                 // The way is looked for anew, as it is every moment: only so it is seen.
@@ -181,7 +202,7 @@ impl Twin {
             self.translations.take_over(&about.ends, |_| {});
         }
         for _ in 0..RUNS_MAX {
-            self.begin()?;
+            self.begin(about.port)?;
             let outcome = self.run(ifindex, frame, about)?;
             // What the packet's way has written stands for what it has looked for: if there is such an entry in force, it
             // would have found it.
@@ -192,6 +213,7 @@ impl Twin {
             more |= self.rule_rates.take_over_written(|_| true);
             more |= self.rates.take_over_written(|_| true);
             more |= self.shares.take_over_written(|_| true);
+            more |= self.neighbours.take_over_written(|_| true);
             if !more {
                 return Ok(outcome);
             }
@@ -200,7 +222,11 @@ impl Twin {
     }
 
     /// Nothing is left of the run before.
-    fn begin(&mut self) -> Result<(), FilterError> {
+    fn begin(&mut self, port: u16) -> Result<(), FilterError> {
+        let [own, live] = &mut self.learned;
+        let port = port.into();
+        let count = live.get(&port, 0).map_err(error("NEIGHBOUR_COUNTS"))?;
+        own.set(port, count, 0).map_err(error("NEIGHBOUR_COUNTS"))?;
         self.scratch.clear()?;
         let [own, live] = &self.counts;
         own.copy_from(live);
@@ -208,7 +234,8 @@ impl Twin {
         self.translations.begin()?;
         self.rule_rates.begin()?;
         self.rates.begin()?;
-        self.shares.begin()
+        self.shares.begin()?;
+        self.neighbours.begin()
     }
 
     fn run(&mut self, ifindex: u32, frame: &[u8], about: &About) -> Result<Outcome, FilterError> {
@@ -244,6 +271,10 @@ impl Twin {
         }
         Ok(counted)
     }
+}
+
+fn map_of(name: &'static str, map: MapData) -> Result<Array<MapData, u32>, FilterError> {
+    Map::from_map_data(map).and_then(Array::try_from).map_err(error(name))
 }
 
 /// A table that the programs write, and the one in force.

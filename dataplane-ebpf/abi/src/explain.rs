@@ -6,10 +6,11 @@ use crate::pod;
 use crate::rule::Asked;
 
 /// Maps that the programs only read: an explanation asks those in force.
-pub const SHARED: [&str; 13] = [
+pub const SHARED: [&str; 14] = [
     "CONFIG",
     "PORTS",
     "NETWORKS",
+    "ROUTERS",
     "LISTS",
     "ADDRESSES",
     "RULES",
@@ -23,15 +24,21 @@ pub const SHARED: [&str; 13] = [
 ];
 
 /// Arrays of counts that the programs change: their own begin as a copy of those in force, of the same size.
-pub const COPIED: [&str; 2] = ["QUOTAS", "ZONES"];
+pub const COPIED: [&str; 3] = ["QUOTAS", "ZONES", "NEIGHBOUR_COUNTS"];
 
 /// Tables that the programs write and find again by a key, with the capacity that is enough for one question. Of those in
 /// force the entries are copied that the question is about.
-pub const REMEMBERED: [(&str, u32); 5] =
-    [("FLOWS", 64), ("TRANSLATIONS", 64), ("RULE_RATES", 1024), ("RATES", 1024), ("SHARES", 1024)];
+pub const REMEMBERED: [(&str, u32); 6] = [
+    ("FLOWS", 64),
+    ("TRANSLATIONS", 64),
+    ("NEIGHBOURS", 64),
+    ("RULE_RATES", 1024),
+    ("RATES", 1024),
+    ("SHARES", 1024),
+];
 
 /// Maps that the programs write, and that begin empty for a question, with the capacity that is enough.
-pub const OWN: [(&str, Option<u32>); 19] = [
+pub const OWN: [(&str, Option<u32>); 20] = [
     ("RULE_COUNTERS", Some(1)),
     ("COUNTERS", None),
     ("EVENTS", None),
@@ -42,6 +49,7 @@ pub const OWN: [(&str, Option<u32>); 19] = [
     ("NEW_FLOW", None),
     ("CLAIMED", None),
     ("CLOCK", None),
+    ("ALARM_RATE", None),
     ("EVENT_RATES", None),
     ("TRACE", None),
     ("TRACE_RATES", None),

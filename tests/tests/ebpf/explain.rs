@@ -13,6 +13,7 @@ use sekisho_abi::explain::{COPIED, OWN, REMEMBERED, SHARED};
 use sekisho_abi::flow::{Flow, FlowKey};
 use sekisho_abi::map::Counter;
 use sekisho_abi::nat::{DestinationNat, SourceNat, Translated, source_nat_kind};
+use sekisho_abi::neighbour::{Neighbour, NeighbourKey};
 use sekisho_abi::port::network_kind;
 use sekisho_abi::quota::{Bucket, ZoneQuota};
 use sekisho_abi::verdict::{Verdict, counter_index};
@@ -75,9 +76,11 @@ impl Twin {
         let mut twin = Twin { ebpf };
         twin.remember::<FlowKey, Flow>(lab, "FLOWS");
         twin.remember::<FlowKey, Translated>(lab, "TRANSLATIONS");
-        let [quotas, zones] = COPIED;
+        let [quotas, zones, learned] = COPIED;
         twin.copy::<Bucket>(lab, quotas);
         twin.copy::<ZoneQuota>(lab, zones);
+        twin.copy::<u32>(lab, learned);
+        twin.remember::<NeighbourKey, Neighbour>(lab, "NEIGHBOURS");
         twin
     }
 

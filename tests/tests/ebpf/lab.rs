@@ -319,6 +319,7 @@ impl Lab {
             vlan,
             reserved: 0,
         };
+        self.set_zone_quota(id, u64::MAX);
         for key in [(nic_ifindex, vlan), (ifindex, 0), (handover_ifindex, 0)] {
             self.insert("PORTS", PortKey { ifindex: key.0, vlan: key.1, reserved: 0 }, port);
         }
