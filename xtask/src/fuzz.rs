@@ -25,8 +25,6 @@ use crate::{
 const CRATE: &str = "tests/fuzz";
 /// Seconds for each target, unless told otherwise.
 pub(crate) const SECONDS: u64 = 30;
-/// The same in the ordinary test run: every seed and a little more, a minute in all.
-pub(crate) const SHORT_SECONDS: u64 = 4;
 /// What a target may take beyond its time: reading a grown corpus.
 const SLACK: Duration = Duration::from_secs(120);
 /// Seconds for one input: a parser that takes this long for one can be kept busy by a few.

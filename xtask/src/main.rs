@@ -78,7 +78,7 @@ enum Task {
     ///
     /// Suites other than lint and unit need root, or sudo: they lay networks of namespaces.
     Test {
-        /// Also run what takes long: tests marked as slow (`#[ignore]`), the suites kernels and xfrm, and fuzz targets for half a minute each
+        /// Also run what takes long: tests marked as slow (`#[ignore]`), and the suites kernels, xfrm and fuzz
         #[arg(long)]
         all: bool,
         /// Write docs/interop.md from what the suite interop shows: all of it runs, and every cell must pass
