@@ -30,7 +30,9 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
         Datapath::Auto if config.vpn_ports.is_empty() => ("engine", "there is no VPN zone".to_owned(), None),
         // Over the kernel no rekey has been seen yet that lost nothing: until then nobody gets it who has not asked for it.
         Datapath::Auto => match open().await {
-            Ok(_) => ("engine", "preferred; this kernel could do it too (datapath = \"kernel\")".to_owned(), None),
+            Ok(_) => {
+                ("engine", "preferred; this kernel could do it too (datapath = \"kernel\")".to_owned(), None)
+            }
             Err(error) => ("engine", format!("the kernel's own ESP cannot be used: {error}"), None),
         },
         Datapath::Kernel => {
