@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use sekisho_ike::crypto::suite::Group;
 use sekisho_tests::gateway::Sekishod;
 use sekisho_tests::gateway::certificates::{Authority, KeyType, write_psk};
-use sekisho_tests::gateway::settings::{CENTRE_ID, Credentials};
+use sekisho_tests::gateway::settings::CENTRE_ID;
 use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::Place;
