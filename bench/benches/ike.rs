@@ -5,13 +5,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::Criterion;
-use sekisho_bench::cpu_time;
-use sekisho_bench::tunnels::{Auth, Tunnels, key_pair};
+use sekisho_bench::bare::{asymmetric, mean};
+use sekisho_bench::tunnels::{Auth, Tunnels};
 use sekisho_ike::crypto::dh::{KeyShare, respond};
 use sekisho_ike::crypto::keys::{Exchanged, IkeKeys};
 use sekisho_ike::crypto::negotiate::{choose_ike, offer_ike};
 use sekisho_ike::crypto::random::SystemRandom;
-use sekisho_ike::crypto::signature::{HASH_ALGORITHMS, PrivateKey, sign_auth, verify_auth};
 use sekisho_ike::crypto::suite::{Group, IkeProposal, IkeSuite};
 use sekisho_ike::wire::ke::KeyExchange;
 use sekisho_ike::wire::nonce::Nonce;
@@ -30,43 +29,6 @@ const SETUPS: [(&str, Auth, &str, &[Group]); 4] = [
     ),
 ];
 
-/// Mean CPU time of one call.
-fn mean(calls: u32, mut work: impl FnMut()) -> Duration {
-    let began = cpu_time();
-    for _ in 0..calls {
-        work();
-    }
-    (cpu_time() - began) / calls
-}
-
-/// The asymmetric operations of one handshake, both sides: each makes a key and the secret of every key exchange, and
-/// with certificates each signs once and verifies the peer's signature and the root's on its certificate.
-fn raw(auth: Auth, groups: &[Group]) -> Duration {
-    let mut random = SystemRandom::new();
-    let exchanges: Duration = groups
-        .iter()
-        .map(|group| {
-            mean(100, || {
-                let share = KeyShare::generate(*group, &mut random).unwrap();
-                let (response, theirs) = respond(*group, share.public(), &mut random).unwrap();
-                black_box((share.agree(&response).unwrap(), theirs));
-            })
-        })
-        .sum();
-    if auth == Auth::Psk {
-        return exchanges;
-    }
-    let key = PrivateKey::from_pkcs8_der(key_pair(auth).serialized_der()).unwrap();
-    let signed = sign_auth(&key, Some(&HASH_ALGORITHMS), b"octets").unwrap();
-    let sign = mean(100, || {
-        black_box(sign_auth(&key, Some(&HASH_ALGORITHMS), b"octets").unwrap());
-    });
-    let verify = mean(100, || {
-        verify_auth(signed.method, &signed.data, key.public_key(), b"octets").unwrap();
-    });
-    exchanges + 2 * sign + 4 * verify
-}
-
 fn handshakes() {
     const HANDSHAKES: u32 = 300;
     println!(
@@ -79,7 +41,7 @@ fn handshakes() {
         let (mut engine, mut bare) = (Duration::ZERO, Duration::ZERO);
         const ROUND: u32 = 100;
         for round in 0..HANDSHAKES / ROUND {
-            bare += raw(auth, groups);
+            bare += asymmetric(auth, groups);
             let mut number = round * ROUND;
             engine += mean(ROUND, || {
                 tunnels.connect(number);

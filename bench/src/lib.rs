@@ -1,5 +1,7 @@
 //! Benchmarks of Sekisho; `bench/README.md` says what each figure means. The library holds what several of them need.
 
+pub mod bare;
+pub mod perf;
 pub mod tunnels;
 
 use std::time::Duration;

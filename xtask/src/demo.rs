@@ -77,7 +77,7 @@ pub(crate) fn down() -> Result<()> {
 }
 
 /// Where the built programs are. Built for release, as what is shown is also measured.
-fn programs() -> Result<PathBuf> {
+pub(crate) fn programs() -> Result<PathBuf> {
     path::absolute(target_dir(Path::new(".")).join("release")).context("the folder of the built programs")
 }
 

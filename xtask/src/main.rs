@@ -11,6 +11,7 @@ mod leftovers;
 mod lint;
 mod object;
 mod packages;
+mod perf;
 mod process;
 mod setup;
 mod suites;
@@ -65,6 +66,12 @@ enum Task {
     Lab(LabTask),
     /// Check formatting, clippy's lints, and the dependencies' licences, sources and known vulnerabilities
     Lint,
+    /// Measure real gateways in the lab: `cargo xtask perf -- --help` lists the scenarios
+    Perf {
+        /// The scenario, with its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Install what building, testing and demonstrating need and this machine lacks
     ///
     /// Debian packages (no service is started or enabled), Rust's library sources, bpf-linker and cargo-deny. Tools
@@ -198,6 +205,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             lint::run(&mut tally)?;
             return Ok(tally.conclude());
         }
+        Task::Perf { arguments } => perf::run(&arguments)?,
         Task::Setup { check: true } => setup::check()?,
         Task::Setup { check: false } => setup::ensure(Purpose::Everything, true)?,
         Task::Test { all, write, suites } => {

@@ -68,19 +68,21 @@ impl Sekishod {
 
     /// Writes the configuration, and starts nothing yet.
     pub fn prepare(lab: &Lab, place: Place, settings: &Settings) -> Result<Self> {
+        Self::with_file(lab, place, |name| settings.toml(name), settings.log_level)
+    }
+
+    /// The same with a configuration that the caller has written, once it knows the gateway's name.
+    pub fn with_file(
+        lab: &Lab,
+        place: Place,
+        file: impl FnOnce(&str) -> String,
+        log_level: &'static str,
+    ) -> Result<Self> {
         let name = format!("{}-{}", lab.name(), place.name());
         let config = lab.dir().join(format!("{name}.toml"));
-        fs::write(&config, settings.toml(&name)).with_context(|| format!("writing {}", config.display()))?;
+        fs::write(&config, file(&name)).with_context(|| format!("writing {}", config.display()))?;
         let log = lab.dir().join(format!("{name}.log"));
-        Ok(Self {
-            namespace: lab.at(place),
-            name,
-            place,
-            config,
-            log,
-            log_level: settings.log_level,
-            process: None,
-        })
+        Ok(Self { namespace: lab.at(place), name, place, config, log, log_level, process: None })
     }
 
     /// Starts the daemon with the configuration that stands; returns once it answers.

@@ -67,6 +67,13 @@ impl Status {
         number(&self.0, &format!("/ike/failures/{kind}"))
     }
 
+    /// Connections that are up.
+    pub fn connections_up(&self) -> usize {
+        let all =
+            self.0.pointer("/connections").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        all.iter().filter(|connection| text(connection, "/state") == "up").count()
+    }
+
     /// IKE SAs whose peer has not authenticated.
     pub fn half_open(&self) -> u64 {
         number(&self.0, "/ike/half_open")

@@ -1,0 +1,251 @@
+//! Many tunnels at once between two gateways over their sockets: how long until all are up, and what each costs the
+//! gateway that answers, beside the cryptography in it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sekisho_ike::crypto::suite::Group;
+use sekisho_tests::gateway::Sekishod;
+use sekisho_tests::gateway::certificates::{Authority, KeyType, write_psk};
+use sekisho_tests::gateway::settings::CENTRE_ID;
+use sekisho_tests::lab::Lab;
+use sekisho_tests::lab::patience::until;
+use sekisho_tests::lab::plan::Place;
+
+use crate::bare::asymmetric;
+use crate::tunnels::Auth;
+
+/// Name of the scenario's lab.
+const LAB: &str = "perf";
+/// Until all tunnels are up, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Of the clock in which the kernel tells CPU time to user space (`USER_HZ`, on every architecture).
+const TICKS: f64 = 100.0;
+
+/// One way to prove who one is, with the key exchange that goes with it.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    title: &'static str,
+    auth: Auth,
+    ike: &'static str,
+    group: Group,
+}
+
+const SETUPS: [Setup; 3] = [
+    Setup {
+        title: "psk, x25519",
+        auth: Auth::Psk,
+        ike: "aes128gcm16-prfsha256-x25519",
+        group: Group::X25519,
+    },
+    Setup {
+        title: "ecdsa-p256, x25519",
+        auth: Auth::EcdsaP256,
+        ike: "aes128gcm16-prfsha256-x25519",
+        group: Group::X25519,
+    },
+    Setup {
+        title: "rsa-2048, modp2048",
+        auth: Auth::Rsa2048,
+        ike: "aes128gcm16-prfsha256-modp2048",
+        group: Group::Modp2048,
+    },
+];
+
+/// What a process has used so far.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    /// User and system, all threads.
+    cpu: Duration,
+    /// Resident set, bytes.
+    memory: u64,
+}
+
+/// Of the process with this number.
+fn used(pid: u64) -> Result<Used> {
+    let read = |file: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        fs::read_to_string(&path).with_context(|| format!("reading {path}"))
+    };
+    let stat = read("stat")?;
+    // The second field, in parentheses, is a name of any characters. Fields 14 and 15 are utime and stime.
+    let after = stat.rsplit_once(')').context("a stat without a name")?.1;
+    let ticks: f64 =
+        after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    let status = read("status")?;
+    let resident =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a status without VmRSS")?;
+    let kib: u64 = resident.trim().trim_end_matches("kB").trim().parse().context("VmRSS is no number")?;
+    Ok(Used { cpu: Duration::from_secs_f64(ticks / TICKS), memory: kib * 1024 })
+}
+
+/// One side's configuration: no policies, as nothing but the tunnels is wanted.
+fn configuration(name: &str, side: Side, setup: Setup, proofs: &[[String; 2]]) -> String {
+    let (ours, theirs, port, start) = match side {
+        Side::Clinic => (Place::Clinic, Place::Centre, CLINIC_PORTS, "always"),
+        Side::Centre => (Place::Centre, Place::Clinic, CENTRE_PORTS, "answer"),
+    };
+    let mut out = format!("[gateway]\nname = \"{name}\"\n{port}\n[zones.far]\nvpn = [");
+    for number in 0..proofs.len() {
+        let _ = write!(out, "\"c{number}\", ");
+    }
+    out.push_str("]\n");
+    let address = |place: Place| place.address(sekisho_tests::lab::plan::Family::V4);
+    for (number, [proof, demand]) in proofs.iter().enumerate() {
+        let clinic = format!("clinic-{number}.example");
+        let ((own, near), (peer, far)) = match side {
+            Side::Clinic => ((clinic.as_str(), "fd00:1"), (CENTRE_ID, "fd10:2")),
+            Side::Centre => ((CENTRE_ID, "fd10:2"), (clinic.as_str(), "fd00:1")),
+        };
+        let _ = writeln!(
+            out,
+            "\n[connections.c{number}]\nstart = \"{start}\"\nike = [\"{ike}\"]\nesp = [\"aes128gcm16\"]\n\
+             local = {{ address = \"{}\", id = \"{own}\", {proof} }}\n\
+             remote = {{ address = \"{}\", id = \"{peer}\", {demand} }}\n\
+             [[connections.c{number}.child]]\nname = \"main\"\n\
+             local = [\"{near}::1:{number:x}/128\"]\nremote = [\"{far}::1:{number:x}/128\"]",
+            address(ours),
+            address(theirs),
+            ike = setup.ike,
+        );
+    }
+    out
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Clinic,
+    Centre,
+}
+
+const CLINIC_PORTS: &str = r#"
+[ports.lan1]
+interface = "lan1"
+addresses = ["192.168.1.1/24", "fd00:1::1/64"]
+
+[ports.wan]
+interface = "wan"
+addresses = ["198.51.100.2/30"]
+uplink = true
+gateways = ["198.51.100.1"]
+"#;
+
+const CENTRE_PORTS: &str = r#"
+[ports.lan]
+interface = "lan"
+addresses = ["10.2.0.1/24", "fd10:2::1/64"]
+
+[ports.wan]
+interface = "wan"
+addresses = ["203.0.113.2/30"]
+uplink = true
+gateways = ["203.0.113.1"]
+"#;
+
+/// How each side of every connection proves itself, and what it demands: keys of the configuration. First the clinic's
+/// connections, then the centre's.
+fn proofs(lab: &Lab, setup: Setup, count: u32) -> Result<[Vec<[String; 2]>; 2]> {
+    let keys = match setup.auth {
+        Auth::Psk => {
+            let file: PathBuf = lab.dir().join("psk");
+            write_psk(&file, "correct horse battery staple")?;
+            let psk = format!("psk = \"{}\"", file.display());
+            let all = vec![[psk.clone(), psk]; count as usize];
+            return Ok([all.clone(), all]);
+        }
+        Auth::EcdsaP256 => KeyType::Ecdsa,
+        Auth::Rsa2048 => KeyType::Rsa,
+    };
+    let authority = Authority::create(&lab.dir().join("pki"))?;
+    let demand = format!("ca = \"{}\"", authority.root().display());
+    let proof = |id: &str, name: &str| -> Result<String> {
+        let issued = authority.issue(id, keys, name)?;
+        Ok(format!("certificate = \"{}\", key = \"{}\"", issued.chain.display(), issued.key.display()))
+    };
+    let centre = proof(CENTRE_ID, "centre")?;
+    let clinics: Result<Vec<_>> = (0..count)
+        .map(|number| {
+            Ok([proof(&format!("clinic-{number}.example"), &format!("clinic-{number}"))?, demand.clone()])
+        })
+        .collect();
+    Ok([clinics?, vec![[centre, demand]; count as usize]])
+}
+
+/// What one run has measured.
+struct Figures {
+    seconds: f64,
+    /// Of the centre, for each tunnel, microseconds.
+    cpu: f64,
+    /// The asymmetric operations of one side, microseconds.
+    bare: f64,
+    /// Of the centre, for each tunnel, bytes.
+    memory: f64,
+}
+
+fn measure(setup: Setup, count: u32) -> Result<Figures> {
+    let lab = Lab::up(LAB)?;
+    let [clinics, centres] = proofs(&lab, setup, count)?;
+    let file = |side, proofs: Vec<[String; 2]>| move |name: &str| configuration(name, side, setup, &proofs);
+    let mut centre = Sekishod::with_file(&lab, Place::Centre, file(Side::Centre, centres), "info")?;
+    centre.launch(&lab)?;
+    let pid = centre.status()?.pid();
+    let before = used(pid)?;
+    let bare = asymmetric(setup.auth, &[setup.group]).as_secs_f64() * 1e6 / 2.0;
+    let mut clinic = Sekishod::with_file(&lab, Place::Clinic, file(Side::Clinic, clinics), "info")?;
+    clinic.launch(&lab)?;
+    let ((), time) = until(PATIENCE, "every tunnel", || {
+        Ok((clinic.status()?.connections_up() == count as usize).then_some(()))
+    })?;
+    let after = used(pid)?;
+    let each = |total: f64| total / f64::from(count);
+    Ok(Figures {
+        seconds: time.as_secs_f64(),
+        cpu: each((after.cpu - before.cpu).as_secs_f64() * 1e6),
+        bare,
+        memory: each(after.memory.saturating_sub(before.memory) as f64),
+    })
+}
+
+/// Lowest, median and highest.
+fn spread(mut samples: Vec<f64>) -> String {
+    samples.sort_by(f64::total_cmp);
+    match (samples.first(), samples.get(samples.len() / 2), samples.last()) {
+        (Some(lowest), Some(median), Some(highest)) => format!("{median:.0} ({lowest:.0}–{highest:.0})"),
+        _ => "none".to_owned(),
+    }
+}
+
+/// Measures every setup `rounds` times, in turn, with `count` tunnels each, and prints a table.
+pub fn run(count: u32, rounds: u32) -> Result<()> {
+    let mut all: Vec<Vec<Figures>> = SETUPS.iter().map(|_| Vec::new()).collect();
+    for round in 1..=rounds {
+        for (setup, figures) in SETUPS.into_iter().zip(&mut all) {
+            println!("round {round} of {rounds}: {count} tunnels, {}", setup.title);
+            figures.push(measure(setup, count).with_context(|| setup.title.to_owned())?);
+        }
+    }
+    println!("\nsekishod answers; median of {rounds} rounds (lowest–highest)");
+    println!(
+        "{:<20} {:>18} {:>24} {:>20} {:>14} {:>20}",
+        "", "all up after s", "CPU µs each", "crypto µs each", "per s and core", "bytes each"
+    );
+    for (setup, figures) in SETUPS.iter().zip(&all) {
+        let column = |of: fn(&Figures) -> f64| spread(figures.iter().map(of).collect());
+        println!(
+            "{:<20} {:>18} {:>24} {:>20} {:>14} {:>20}",
+            setup.title,
+            column(|figures| figures.seconds),
+            column(|figures| figures.cpu),
+            column(|figures| figures.bare),
+            spread(figures.iter().map(|figures| 1e6 / figures.cpu).collect())
+                .split(' ')
+                .next()
+                .unwrap_or("none"),
+            column(|figures| figures.memory),
+        );
+    }
+    Ok(())
+}
