@@ -83,7 +83,7 @@ fn traces(site: &Site) -> Result<BTreeMap<String, Value>> {
         let verdicts = port["verdicts"].as_object().context("no verdicts")?;
         for (verdict, count) in verdicts {
             // Neighbours are asked for at any time, and groups told.
-            if !["pass", "multicast", "decrypt"].contains(&verdict.as_str()) {
+            if !["pass", "multicast", "decrypt", "no-port"].contains(&verdict.as_str()) {
                 traces.insert(format!("{name} {verdict}"), count.clone());
             }
         }

@@ -167,6 +167,18 @@ fn tunnel(site: &mut Site) -> Result<String> {
     let mut told = Vec::new();
     for mtu in [ETHERNET, UPLINK] {
         narrow(line, mtu)?;
+        // The gateway looks at its links once in a while. A host that asks before would be told of the former MTU, and
+        // fragment by it from then on.
+        for family in Family::BOTH {
+            until(
+                SOON,
+                &format!("the tunnel's MTU over a line of {mtu} in the gateway's {family} route"),
+                || {
+                    let inside = known(&gateway, Place::Server.address(family))?;
+                    Ok((inside < mtu && inside > mtu - 100).then_some(()))
+                },
+            )?;
+        }
         forget(site)?;
         for family in Family::BOTH {
             let server = Place::Server.socket(family, ECHO);
