@@ -10,10 +10,10 @@ use anyhow::{Context, Result};
 use sekisho_ike::crypto::suite::Group;
 use sekisho_tests::gateway::Sekishod;
 use sekisho_tests::gateway::certificates::{Authority, KeyType, write_psk};
-use sekisho_tests::gateway::settings::CENTRE_ID;
+use sekisho_tests::gateway::settings::{CENTRE_ID, Side, ports};
 use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::patience::until;
-use sekisho_tests::lab::plan::Place;
+use sekisho_tests::lab::plan::{Family, Place};
 
 use crate::bare::asymmetric;
 use crate::tunnels::Auth;
@@ -84,16 +84,16 @@ fn used(pid: u64) -> Result<Used> {
 
 /// One side's configuration: no policies, as nothing but the tunnels is wanted.
 fn configuration(name: &str, side: Side, setup: Setup, proofs: &[[String; 2]]) -> String {
-    let (ours, theirs, port, start) = match side {
-        Side::Clinic => (Place::Clinic, Place::Centre, CLINIC_PORTS, "always"),
-        Side::Centre => (Place::Centre, Place::Clinic, CENTRE_PORTS, "answer"),
+    let (ours, theirs, start) = match side {
+        Side::Clinic => (Place::Clinic, Place::Centre, "always"),
+        Side::Centre => (Place::Centre, Place::Clinic, "answer"),
     };
-    let mut out = format!("[gateway]\nname = \"{name}\"\n{port}\n[zones.far]\nvpn = [");
+    let mut out = format!("[gateway]\nname = \"{name}\"\n{}\n[zones.far]\nvpn = [", ports(side, &[]));
     for number in 0..proofs.len() {
         let _ = write!(out, "\"c{number}\", ");
     }
     out.push_str("]\n");
-    let address = |place: Place| place.address(sekisho_tests::lab::plan::Family::V4);
+    let address = |place: Place| place.address(Family::V4);
     for (number, [proof, demand]) in proofs.iter().enumerate() {
         let clinic = format!("clinic-{number}.example");
         let ((own, near), (peer, far)) = match side {
@@ -114,36 +114,6 @@ fn configuration(name: &str, side: Side, setup: Setup, proofs: &[[String; 2]]) -
     }
     out
 }
-
-#[derive(Clone, Copy)]
-enum Side {
-    Clinic,
-    Centre,
-}
-
-const CLINIC_PORTS: &str = r#"
-[ports.lan1]
-interface = "lan1"
-addresses = ["192.168.1.1/24", "fd00:1::1/64"]
-
-[ports.wan]
-interface = "wan"
-addresses = ["198.51.100.2/30"]
-uplink = true
-gateways = ["198.51.100.1"]
-"#;
-
-const CENTRE_PORTS: &str = r#"
-[ports.lan]
-interface = "lan"
-addresses = ["10.2.0.1/24", "fd10:2::1/64"]
-
-[ports.wan]
-interface = "wan"
-addresses = ["203.0.113.2/30"]
-uplink = true
-gateways = ["203.0.113.1"]
-"#;
 
 /// How each side of every connection proves itself, and what it demands: keys of the configuration. First the clinic's
 /// connections, then the centre's.

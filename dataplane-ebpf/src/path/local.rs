@@ -19,8 +19,8 @@ use crate::path::{forward, pass, rule, share, trunk};
 use crate::scratch::Scratch;
 use crate::subprogram::{self, Subprograms};
 
-/// ESP of a known SA goes to the engine, or to the kernel where that has the SAs, before anything else is asked: the SA's own integrity check
-/// says more about the sender than its address. `None` for everything that is no such ESP.
+/// ESP of a known SA goes to the engine, or to the kernel where that has the SAs, before anything else is asked: the SA's
+/// own integrity check says more about the sender than its address. `None` for everything that is no such ESP.
 #[inline(always)]
 pub(crate) fn esp(
     frame: &XdpFrame,

@@ -205,25 +205,7 @@ impl Settings {
             "[gateway]\nname = \"{name}\"\nmetrics = \"127.0.0.1:{METRICS_PORT}\"\ndatapath = \"{}\"\n",
             self.datapath
         );
-        let (ports, next_hops): (&[Interface], _) = match self.side {
-            Side::Clinic => (&CLINIC_PORTS, CLINIC_NEXT_HOPS),
-            Side::Centre => (&CENTRE_PORTS, CENTRE_NEXT_HOPS),
-        };
-        for port in ports {
-            let Interface { device, v4, v6 } = port;
-            let more = match *device == "wan" {
-                true => self.more_wan.iter().map(|address| format!(", \"{address}\"")).collect(),
-                false => String::new(),
-            };
-            let _ = writeln!(
-                out,
-                "\n[ports.{device}]\ninterface = \"{device}\"\naddresses = [\"{v4}\", \"{v6}\"{more}]"
-            );
-            if *device == "wan" {
-                let _ =
-                    writeln!(out, "uplink = true\ngateways = [\"{}\", \"{}\"]", next_hops[0], next_hops[1]);
-            }
-        }
+        out += &ports(self.side, &self.more_wan);
         if self.second_uplink {
             out.push_str(
                 "\n[ports.wan2]\ninterface = \"wan2\"\naddresses = [\"198.51.100.10/30\"]\nuplink = true\n\
@@ -331,6 +313,30 @@ impl Settings {
             );
         }
     }
+}
+
+/// The ports of a gateway, each with its addresses of the plan; the WAN port with these as well.
+pub fn ports(side: Side, more_wan: &[String]) -> String {
+    let mut out = String::new();
+    let (ports, next_hops): (&[Interface], _) = match side {
+        Side::Clinic => (&CLINIC_PORTS, CLINIC_NEXT_HOPS),
+        Side::Centre => (&CENTRE_PORTS, CENTRE_NEXT_HOPS),
+    };
+    for port in ports {
+        let Interface { device, v4, v6 } = port;
+        let more = match *device == "wan" {
+            true => more_wan.iter().map(|address| format!(", \"{address}\"")).collect(),
+            false => String::new(),
+        };
+        let _ = writeln!(
+            out,
+            "\n[ports.{device}]\ninterface = \"{device}\"\naddresses = [\"{v4}\", \"{v6}\"{more}]"
+        );
+        if *device == "wan" {
+            let _ = writeln!(out, "uplink = true\ngateways = [\"{}\", \"{}\"]", next_hops[0], next_hops[1]);
+        }
+    }
+    out
 }
 
 /// A TOML array of strings without anything to escape.
