@@ -6,7 +6,6 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use aya_ebpf::maps::lpm_trie::Key as TrieKey;
 use sekisho_abi::flow::Flow;
 use sekisho_abi::nat::{
     DestinationNat, DestinationNatKey, HAIRPIN, NAT_POOL_MAX, SourceNat, SourceNatKey, Translated,
@@ -226,15 +225,16 @@ fn destination_rule(generation: u32, port: u16, packet: &Packet) -> Option<&'sta
         generation_be: generation.to_be_bytes(),
         port_be: port.to_be_bytes(),
         protocol: packet.protocol,
+        reserved: 0,
         address: packet.destination,
         service_be: packet.destination_port_be.to_ne_bytes(),
     };
     let bits = 8 * size_of::<DestinationNatKey>() as u32;
-    if let Some(rule) = maps::DESTINATION_NAT.get(TrieKey::new(bits, key)) {
+    if let Some(rule) = maps::longest::<4, _, _>(&maps::DESTINATION_NAT, bits, key) {
         return Some(rule);
     }
     key.protocol = 0;
-    maps::DESTINATION_NAT.get(TrieKey::new(bits, key))
+    maps::longest::<4, _, _>(&maps::DESTINATION_NAT, bits, key)
 }
 
 /// The rule for a new flow's source.
@@ -246,7 +246,7 @@ fn source_rule(generation: u32, from: u16, port: u16, source: &[u8; 16]) -> Opti
         port_be: port.to_be_bytes(),
         address: *source,
     };
-    maps::SOURCE_NAT.get(TrieKey::new(8 * size_of::<SourceNatKey>() as u32, key))
+    maps::longest::<4, _, _>(&maps::SOURCE_NAT, 8 * size_of::<SourceNatKey>() as u32, key)
 }
 
 /// Finds the rule for the source of the new flow, the one in `NEW_FLOW`.

@@ -14,6 +14,7 @@ use sekisho_abi::map::Config;
 use sekisho_abi::neighbour::{NEIGHBOURS_PER_PORT, Neighbour, NeighbourKey};
 use sekisho_abi::port::{Port, port_flags};
 use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::frame::Aligned;
 use sekisho_dataplane::neighbour::{self, Standing};
 use sekisho_dataplane::parse::{Ethernet, Packet};
 use sekisho_dataplane::spoof::{self, Scope};
@@ -52,11 +53,11 @@ pub(crate) fn discovery(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), V
     if message.router && port.flags & port_flags::UPLINK == 0 {
         return Err(Verdict::DropNeighbour);
     }
-    if let Some(source) = message.source {
-        neighbour::claim(maps::network(&source), port)?;
+    if let Some(Aligned(source)) = &message.source {
+        neighbour::claim(maps::network(source), port)?;
     }
-    if let Some(target) = message.target {
-        let owner = maps::network(&target);
+    if let Some(Aligned(target)) = &message.target {
+        let owner = maps::network(target);
         if message.claims {
             neighbour::claim(owner, port)?;
         } else {
