@@ -22,7 +22,7 @@ use sekisho_dataplane::{icmp, rewrite::Change};
 use crate::context::{SkbFrame, XdpFrame, now_ns};
 use crate::maps;
 use crate::path::flow::End;
-use crate::scratch::Scratch;
+use crate::scratch::{Looked, Scratch};
 use crate::subprogram;
 
 /// What is found out about a packet's translation, in the program's scratch.
@@ -63,6 +63,16 @@ impl Nat {
         self.destination_rule = 0;
     }
 
+    /// Finds the key of a packet that is not translated.
+    #[inline(always)]
+    pub(crate) fn find_key(&mut self, packet: &Packet) {
+        if self.active == 0 {
+            let (key, from_low) = flow::key(packet);
+            self.key = key;
+            self.from_low = u8::from(from_low);
+        }
+    }
+
     /// Whether the packet is to be rewritten.
     #[inline(always)]
     pub(crate) const fn changes(&self) -> bool {
@@ -73,8 +83,11 @@ impl Nat {
 /// The flow of a reply to ends that the gateway has given, on the short way; what it's rewritten to is in `scratch`.
 #[inline(always)]
 pub(crate) fn reply(scratch: &mut Scratch, key: &Key, from_low: bool) -> Option<&'static mut Flow> {
-    let Scratch { seen, nat, .. } = scratch;
-    let translated = maps::translated(key)?;
+    let Scratch { seen, nat, flow: looked, .. } = scratch;
+    let Some(translated) = maps::translated(key) else {
+        *looked = Looked::Absent;
+        return None;
+    };
     if translated.kind != translated_kind::LEAVING || (translated.opener_is_low != 0) == from_low {
         return None;
     }
@@ -104,7 +117,7 @@ pub(crate) enum Progress {
 /// Finds the packet's translation, if it has one. From here on the packet's destination is the real one.
 #[inline(always)]
 pub(crate) fn arrive(scratch: &mut Scratch) -> Result<(), Verdict> {
-    let Scratch { seen, nat, .. } = scratch;
+    let Scratch { seen, nat, flow: looked, .. } = scratch;
     let config = maps::config().ok_or(Verdict::DropInternal)?;
     let packet = &mut seen.packet;
     nat.begin(packet);
@@ -115,6 +128,10 @@ pub(crate) fn arrive(scratch: &mut Scratch) -> Result<(), Verdict> {
     let (key, from_low) = flow::key(packet);
     nat.key = key;
     nat.from_low = u8::from(from_low);
+    if *looked == Looked::Absent {
+        nat.progress = Progress::New;
+        return Ok(());
+    }
     let (known, original) = if let Some(known) = maps::flow(&key) {
         if !known.translation.is_some() {
             return Ok(());

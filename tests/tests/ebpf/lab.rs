@@ -194,6 +194,8 @@ impl Lab {
             engine_ifindex: self.ifindex(Device::Engine),
             engine_mac: mac(Device::Engine),
             flags: 0,
+            uplink_zone: zone(WAN),
+            uplink: WAN,
             lifetimes: LIFETIMES_DEFAULT,
             quotas: Quotas {
                 bucket_mask: BUCKETS - 1,
