@@ -1,5 +1,6 @@
 //! What is measured. Each scenario can be run alone: `cargo xtask perf --scenario NAME`.
 
+pub mod goodput;
 pub mod ike;
 
 use anyhow::Result;
@@ -18,8 +19,15 @@ pub struct Scenario {
 }
 
 /// In the order in which they run.
-pub const ALL: &[Scenario] = &[Scenario {
-    name: "ike",
-    about: "handshakes: time until many tunnels are up, CPU time and memory for each",
-    run: ike::run,
-}];
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "goodput",
+        about: "through the tunnel: TCP, UDP, latency under load, CPU; against strongSwan's and WireGuard's user space",
+        run: goodput::run,
+    },
+    Scenario {
+        name: "ike",
+        about: "handshakes: time until many tunnels are up, CPU time and memory for each",
+        run: ike::run,
+    },
+];
