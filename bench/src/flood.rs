@@ -66,7 +66,7 @@ impl Flooded {
 pub fn flood(lab: &Lab, lengths: &[usize], rate: Option<f64>, time: Duration) -> Result<Flooded> {
     ensure!(!lengths.is_empty() && time <= MOST, "nothing to send, or for too long");
     let server = lab.at(Place::Server);
-    let sink = server.run(|| sink())?;
+    let sink = server.run(sink)?;
     let injector = Injector::open(&lab.at(Place::Lan1), "eth0")?;
     let link = Addressing {
         mac: (injector.mac(), lab.at(Place::Clinic).mac("lan1")?),
