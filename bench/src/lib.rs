@@ -1,6 +1,8 @@
 //! Benchmarks of Sekisho; `bench/README.md` says what each figure means. The library holds what several of them need.
 
 pub mod bare;
+pub mod forwarder;
+pub mod generator;
 pub mod perf;
 pub mod scenario;
 pub mod tunnels;

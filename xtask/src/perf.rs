@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     demo::programs,
-    ebpf_build::target_dir,
+    ebpf_build::{self, target_dir},
     process,
     setup::{self, Purpose},
 };
@@ -47,6 +47,9 @@ pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
     let programs = programs()?;
     let mut perf = process::as_root(programs.join(PERF));
     perf.env("SEKISHO_BIN_DIR", &programs);
+    // Built by whoever has the tool chain, which root may not.
+    perf.env("SEKISHO_EBPF_OBJECT", ebpf_build::build(root)?);
+    perf.env("SEKISHO_MEASURING_OBJECT", ebpf_build::build_measuring(root)?);
     if args.quick {
         perf.arg("--quick");
     }

@@ -1,5 +1,6 @@
 //! What is measured. Each scenario can be run alone: `cargo xtask perf --scenario NAME`.
 
+pub mod forwarding;
 pub mod ike;
 
 use anyhow::Result;
@@ -18,8 +19,15 @@ pub struct Scenario {
 }
 
 /// In the order in which they run.
-pub const ALL: &[Scenario] = &[Scenario {
-    name: "ike",
-    about: "handshakes: time until many tunnels are up, CPU time and memory for each",
-    run: ike::run,
-}];
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "forwarding",
+        about: "packets forwarded in clear, known flows and new ones: beside nftables, the bare kernel, a bare redirect",
+        run: forwarding::run,
+    },
+    Scenario {
+        name: "ike",
+        about: "handshakes: time until many tunnels are up, CPU time and memory for each",
+        run: ike::run,
+    },
+];
