@@ -3,6 +3,8 @@
 pub mod bare;
 pub mod contender;
 pub mod flood;
+pub mod forwarder;
+pub mod generator;
 pub mod iperf;
 pub mod perf;
 pub mod scenario;

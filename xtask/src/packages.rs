@@ -34,6 +34,8 @@ const LAB: &[Package] = &[
     package("ethtool", "ethtool"),
     package("iperf3", "iperf3"),
     package("iproute2", "ip"),
+    // What users filter with where they have no Sekisho: the performance suite measures it, too.
+    package("nftables", "nft"),
     package("procps", "ps"),
     package("tcpdump", "tcpdump"),
     // The foreign peer.

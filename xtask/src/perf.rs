@@ -8,7 +8,7 @@ use clap::Args;
 use crate::{
     crates::Rival,
     demo::programs,
-    ebpf_build::target_dir,
+    ebpf_build::{self, target_dir},
     packages::DebianPackages,
     process,
     setup::{self, Part as _, Purpose},
@@ -57,6 +57,9 @@ pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
             Err(error) => eprintln!("perf: {} will not take part: {error:#}", rival.name()),
         }
     }
+    // Built by whoever has the tool chain, which root may not.
+    perf.env("SEKISHO_EBPF_OBJECT", ebpf_build::build(root)?);
+    perf.env("SEKISHO_MEASURING_OBJECT", ebpf_build::build_measuring(root)?);
     if args.quick {
         perf.arg("--quick");
     }

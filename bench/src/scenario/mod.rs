@@ -1,5 +1,6 @@
 //! What is measured. Each scenario can be run alone: `cargo xtask perf --scenario NAME`.
 
+pub mod forwarding;
 pub mod goodput;
 pub mod ike;
 
@@ -20,6 +21,11 @@ pub struct Scenario {
 
 /// In the order in which they run.
 pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "forwarding",
+        about: "packets forwarded in clear, known flows and new ones: beside nftables, the bare kernel, a bare redirect",
+        run: forwarding::run,
+    },
     Scenario {
         name: "goodput",
         about: "through the tunnel: TCP, UDP, latency under load, CPU; against strongSwan's and WireGuard's user space",

@@ -46,7 +46,7 @@ use sekisho_abi::{Address, mapped};
 
 use devices::{DEVICES, WIRES, af_xdp_socket, enter_namespace, make_devices};
 pub use devices::{Device, mac};
-pub use object::object;
+pub use object::{measuring_object, object};
 pub use rules::Service;
 pub use run::{Run, with_tag, without_tag};
 
