@@ -1,14 +1,15 @@
 //! How the cost grows with what the gateway knows: flows, rules, addresses, zones.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::mpsc::channel;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use sekisho_abi::map::FLOWS_MAX;
 use sekisho_abi::mapped;
 use sekisho_abi::rule::{ADDRESS_KEY_BITS, AddressKey, CLASS_ANY, List, ListKey, Rule, action, list_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_tests::filter::packet::{UDP, ip};
-use sekisho_tests::filter::{Device, LAN1, Lab, Service, Setup, WAN, zone};
+use sekisho_tests::filter::{Device, LAN1, Lab, RULE_ID, Service, Setup, WAN, zone};
 
 use super::clock::Clock;
 use super::{HOSTS, PAYLOAD, RUNS, figure, in_namespace, to};
@@ -28,16 +29,58 @@ pub(super) fn run(session: &mut Session) -> Result<()> {
     ] {
         in_namespace(session, |session| flows(session, case, table, &counts))?;
     }
-    for (rules, addresses) in pick(&[10, 100, 1000, 10_000]).into_iter().map(|rules| (rules, 0)) {
-        in_namespace(session, |session| policy(session, "rules", rules, rules, addresses))?;
-    }
-    for addresses in pick(&[10, 1000, 10_000, 100_000]) {
-        in_namespace(session, |session| policy(session, "addresses in sets", addresses, 10, addresses))?;
-    }
-    for count in pick(&[2, 10, 50, 200]) {
-        in_namespace(session, |session| zones(session, count))?;
-    }
-    Ok(())
+    curve(session, "rules", &pick(&[10, 100, 1000, 10_000]), |rules| policy(rules, 0))?;
+    curve(session, "addresses in sets", &pick(&[10, 1000, 10_000, 100_000]), |count| policy(10, count))?;
+    curve(session, "zones, each with a rule for every other", &pick(&[2, 10, 50, 200]), zones)
+}
+
+/// Takes one sample: figures by what the packet is.
+type Sample = Box<dyn FnMut() -> Result<Vec<(&'static str, f64)>>>;
+
+/// Every point of a curve is a gateway of its own, on a thread of its own. They take turns, so that what else happens on the
+/// machine is not taken for growth.
+fn curve(
+    session: &mut Session,
+    case: &str,
+    points: &[usize],
+    prepare: impl Fn(usize) -> Result<Sample> + Sync,
+) -> Result<()> {
+    session.progress(case);
+    let prepare = &prepare;
+    std::thread::scope(|scope| {
+        let gateways: Vec<_> = points
+            .iter()
+            .map(|&at| {
+                let (ask, asked) = channel::<()>();
+                let (answer, answers) = channel();
+                scope.spawn(move || {
+                    let mut sample = prepare(at);
+                    // Ends when nobody asks any more, or nobody listens.
+                    while asked.recv().is_ok() {
+                        let found = match &mut sample {
+                            Ok(sample) => sample(),
+                            Err(error) => Err(anyhow!("{error:#}")),
+                        };
+                        if answer.send(found).is_err() {
+                            break;
+                        }
+                    }
+                });
+                (at, ask, answers)
+            })
+            .collect();
+        for index in session.turns(&(0..points.len()).collect::<Vec<_>>()).into_iter().map(|(_, index)| index)
+        {
+            let (at, ask, answers) = &gateways[index];
+            // A gateway that could not be made has told why, and is gone.
+            let gone = || format!("{case}: the gateway with {at}");
+            ask.send(()).with_context(gone)?;
+            for (packet, time) in answers.recv().with_context(gone)?? {
+                session.record(&figure(case, packet, Some(*at as f64)), time);
+            }
+        }
+        Ok(())
+    })
 }
 
 /// The first packet of flow number so-and-so; source port, then host, then server change.
@@ -75,9 +118,9 @@ fn flows(session: &mut Session, case: &str, table: u32, counts: &[usize]) -> Res
             session.record(&figure(case, "known flow", Some(count as f64)), time);
             let first = next_new;
             next_new += RUNS;
-            let before = lab.rule_counter(sekisho_tests::filter::RULE_ID).flows;
+            let before = lab.rule_counter(RULE_ID).flows;
             let time = clock.median(&lab, Device::Lan1, RUNS, |run| frame(first + run))?;
-            let opened = lab.rule_counter(sekisho_tests::filter::RULE_ID).flows - before;
+            let opened = lab.rule_counter(RULE_ID).flows - before;
             ensure!(opened == RUNS as u64, "{opened} of {RUNS} new flows were opened");
             session.record(&figure(case, "new flow", Some(count as f64)), time);
         }
@@ -87,8 +130,7 @@ fn flows(session: &mut Session, case: &str, table: u32, counts: &[usize]) -> Res
 
 /// A new flow by the last of so many rules, and what no rule allows. Where sets have addresses, that rule asks for the
 /// source and the destination, and three lists are asked before it.
-fn policy(session: &mut Session, case: &str, at: usize, rules: usize, addresses: usize) -> Result<()> {
-    session.progress(format_args!("{case}: {at}"));
+fn policy(rules: usize, addresses: usize) -> Result<Sample> {
     let mut lab = Lab::with(Setup { flows: FLOWS_MAX, ..Setup::default() });
     let last = u32::try_from(rules)?;
     let rule =
@@ -117,55 +159,47 @@ fn policy(session: &mut Session, case: &str, at: usize, rules: usize, addresses:
         }
     }
     let stray = to(Device::Lan1, ip(HOSTS[0].0, HOSTS[0].1).udp(5000, 60_000, PAYLOAD[0]));
-    let clock = Clock::new()?;
     ensure!(lab.receive(Device::Lan1, &stray).verdict == Verdict::DropPolicy, "what no rule allows");
-    let mut next_new = 0;
-    for _ in 0..session.rounds() {
+    let (clock, mut next_new) = (Clock::new()?, 0);
+    Ok(Box::new(move || {
         let first = next_new;
         next_new += RUNS;
-        let time = clock.median(&lab, Device::Lan1, RUNS, |run| frame(first + run))?;
-        session.record(&figure(case, "new flow", Some(at as f64)), time);
-        let time = clock.median(&lab, Device::Lan1, RUNS, |_| stray.clone())?;
-        session.record(&figure(case, "refused", Some(at as f64)), time);
-    }
-    let opened = lab.rule_counter(last).flows;
-    ensure!(opened == next_new as u64, "{opened} flows were opened by the last rule");
-    Ok(())
+        let new = clock.median(&lab, Device::Lan1, RUNS, |run| frame(first + run))?;
+        let opened = lab.rule_counter(last).flows;
+        ensure!(opened == next_new as u64, "{opened} flows were opened by the last rule");
+        let refused = clock.median(&lab, Device::Lan1, RUNS, |_| stray.clone())?;
+        Ok(vec![("new flow", new), ("refused", refused)])
+    }))
 }
 
 /// A new flow where so many zones have a rule towards each other.
-fn zones(session: &mut Session, count: usize) -> Result<()> {
-    const CASE: &str = "zones, each with a rule for every other";
-    session.progress(format_args!("{CASE}: {count}"));
+fn zones(count: usize) -> Result<Sample> {
     let mut lab = Lab::with(Setup { flows: FLOWS_MAX, ..Setup::default() });
     lab.allow(LAN1, WAN, Service::Port(UDP, 53));
     let generation = lab.generation();
-    let count_of = u16::try_from(count)?;
+    let count = u16::try_from(count)?;
     let rule = Rule { order: 1, id: 7, action: action::ALLOW, flags: 0, interval_us: 0, burst_us: 0 };
-    // Numbered behind those of the gateway's own ports; LAN1 and the WAN are two of them.
+    // LAN1 and the WAN are two of them; the others are numbered behind those of the gateway's own ports.
     let number = |index: u16| match index {
         0 => zone(LAN1),
         1 => zone(WAN),
         index => 300 + index,
     };
-    let mut list = 1_u32;
-    for (from, to) in (0..count_of).flat_map(|from| (0..count_of).map(move |to| (from, to))) {
-        if from == to || (from, to) == (0, 1) {
-            continue;
-        }
+    let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+    for (list, (from, to)) in (1..).zip(pairs.filter(|(from, to)| from != to && (*from, *to) != (0, 1))) {
         let key = ListKey { generation, from: number(from), to: number(to), ..ListKey::default() };
         lab.insert("LISTS", key, List { list, first: 1, flags: 0 });
         lab.add_rule(list, Service::Port(UDP, 53), rule);
-        list += 1;
     }
-    let clock = Clock::new()?;
-    for round in 0..session.rounds() {
-        let time = clock.median(&lab, Device::Lan1, RUNS, |run| frame(round * RUNS + run))?;
-        session.record(&figure(CASE, "new flow", Some(count as f64)), time);
-    }
-    let opened = lab.rule_counter(sekisho_tests::filter::RULE_ID).flows;
-    ensure!(opened == (session.rounds() * RUNS) as u64, "{opened} new flows were opened");
-    Ok(())
+    let (clock, mut next_new) = (Clock::new()?, 0);
+    Ok(Box::new(move || {
+        let first = next_new;
+        next_new += RUNS;
+        let new = clock.median(&lab, Device::Lan1, RUNS, |run| frame(first + run))?;
+        let opened = lab.rule_counter(RULE_ID).flows;
+        ensure!(opened == next_new as u64, "{opened} new flows were opened");
+        Ok(vec![("new flow", new)])
+    }))
 }
 
 #[cfg(test)]

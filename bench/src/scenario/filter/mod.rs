@@ -3,6 +3,7 @@
 
 mod clock;
 mod curves;
+mod instructions;
 mod programs;
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +18,7 @@ use sekisho_tests::filter::{
 use crate::perf::report::{Better, Figure};
 use crate::perf::session::Session;
 use clock::Clock;
+use instructions::Instructions;
 
 const SCENARIO: &str = "filter";
 /// Test runs of one sample, each by itself.
@@ -38,7 +40,6 @@ const PAYLOAD: [&[u8]; 2] = [&[0; 22], &[0; 2]];
 /// When what is measured is not what happens.
 pub fn run(session: &mut Session) -> Result<()> {
     in_namespace(session, programs::record)?;
-    instructions(session);
     in_namespace(session, in_a_row)?;
     in_namespace(session, alone)?;
     curves::run(session)
@@ -71,19 +72,6 @@ fn figure<'a>(case: &'a str, packet: &'a str, at: Option<f64>) -> Figure<'a> {
         better: Better::Lower,
         at,
     }
-}
-
-/// Instructions are counted by the processor, where it lets us.
-fn instructions(session: &mut Session) {
-    let has_counters = std::path::Path::new("/sys/bus/event_source/devices/cpu").exists();
-    session.skip(
-        "instructions a packet",
-        if has_counters {
-            "the scenario counts time only"
-        } else {
-            "the kernel offers no hardware counters of this processor (perf_event_open)"
-        },
-    );
 }
 
 /// Known flows, whose frames leave so that they can come in again: the next hop has the port's own MAC address. And what is
@@ -128,6 +116,14 @@ fn in_a_row(session: &mut Session) -> Result<()> {
         let device = if *verdict == Verdict::DropPolicy { Device::Wan } else { Device::Lan1 };
         ensure!(lab.receive(device, frame).verdict == *verdict, "{name}");
     }
+    let mut instructions = match Instructions::open() {
+        Ok(counter) => Some(counter),
+        Err(error) => {
+            let why = format!("this processor's counters are not ours to read (perf_event_open): {error}");
+            session.skip("instructions a packet", why);
+            None
+        }
+    };
     for _ in 0..session.rounds() {
         for (name, frame, verdict) in &cases {
             let device = if *verdict == Verdict::DropPolicy { Device::Wan } else { Device::Lan1 };
@@ -137,6 +133,13 @@ fn in_a_row(session: &mut Session) -> Result<()> {
             let expected = if *verdict == Verdict::Forward { CALLS as u64 * u64::from(IN_A_ROW) } else { 0 };
             ensure!(passed == expected, "{name}: {passed} of {expected} were let through");
             session.record(&figure(CASE, name, None), best.as_nanos() as f64);
+            if let Some(counter) = &mut instructions {
+                let count = counter.of_a_run(IN_A_ROW, |runs| {
+                    lab.cost(device, frame, runs);
+                })?;
+                let figure = Figure { name: "instructions", unit: "", ..figure(CASE, name, None) };
+                session.record(&figure, count);
+            }
         }
     }
     Ok(())
