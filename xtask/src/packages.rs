@@ -50,6 +50,9 @@ const LAB: &[Package] = &[
     package("prometheus", "promtool"),
 ];
 
+/// Who is measured beside us.
+const PERF: &[Package] = &[package("wireguard-go", "wireguard-go"), package("wireguard-tools", "wg")];
+
 /// For guests with another kernel.
 const VM: &[Package] = &[
     package("busybox-static", "busybox"),
@@ -72,6 +75,8 @@ pub(crate) struct DebianPackages(&'static [Package]);
 impl DebianPackages {
     /// What the lab, the tests and the demo use.
     pub(crate) const LAB: Self = Self(LAB);
+    /// What `cargo xtask perf` uses besides.
+    pub(crate) const PERF: Self = Self(PERF);
     /// What `cargo xtask vm` uses.
     pub(crate) const VM: Self = Self(VM);
 

@@ -6,10 +6,12 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
+    crates::Rival,
     demo::programs,
     ebpf_build::{self, target_dir},
+    packages::DebianPackages,
     process,
-    setup::{self, Purpose},
+    setup::{self, Part as _, Purpose},
 };
 
 /// The measuring program, of package sekisho-bench.
@@ -40,6 +42,7 @@ pub(crate) struct PerfArgs {
 /// Builds, measures and reports.
 pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
     setup::ensure(Purpose::Lab, false)?;
+    setup::bring(&DebianPackages::PERF)?;
     process::authenticate()?;
     // Together, so that libraries which both use are built once.
     let packages = ["--package", "sekisho", "--package", "sekisho-bench"];
@@ -47,6 +50,13 @@ pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
     let programs = programs()?;
     let mut perf = process::as_root(programs.join(PERF));
     perf.env("SEKISHO_BIN_DIR", &programs);
+    for rival in Rival::ALL {
+        // One that can't be had is a skip that the report tells, and no reason to measure nothing.
+        match setup::bring(&rival) {
+            Ok(()) => drop(perf.env(rival.variable, rival.program())),
+            Err(error) => eprintln!("perf: {} will not take part: {error:#}", rival.name()),
+        }
+    }
     // Built by whoever has the tool chain, which root may not.
     perf.env("SEKISHO_EBPF_OBJECT", ebpf_build::build(root)?);
     perf.env("SEKISHO_MEASURING_OBJECT", ebpf_build::build_measuring(root)?);

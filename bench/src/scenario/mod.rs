@@ -2,6 +2,7 @@
 
 pub mod filter;
 pub mod forwarding;
+pub mod goodput;
 pub mod ike;
 
 use anyhow::Result;
@@ -30,6 +31,11 @@ pub const ALL: &[Scenario] = &[
         name: "forwarding",
         about: "packets forwarded in clear, known flows and new ones: beside nftables, the bare kernel, a bare redirect",
         run: forwarding::run,
+    },
+    Scenario {
+        name: "goodput",
+        about: "through the tunnel: TCP, UDP, latency under load, CPU; against strongSwan's and WireGuard's user space",
+        run: goodput::run,
     },
     Scenario {
         name: "ike",

@@ -70,6 +70,11 @@ impl Charon {
 
     /// Replaces configuration and credentials.
     pub fn load(&self, connection: &Connection) -> Result<()> {
+        self.load_files(|swanctl| write_files(swanctl, connection))
+    }
+
+    /// The same by files that the caller writes into swanctl's folder, whose subfolders are there.
+    pub fn load_files(&self, files: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let swanctl = self.dir.join("swanctl");
         if swanctl.exists() {
             fs::remove_dir_all(&swanctl).with_context(|| format!("removing {}", swanctl.display()))?;
@@ -78,30 +83,13 @@ impl Charon {
             let dir = swanctl.join(sub);
             fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         }
-        if let Demand::Authority(root) = &connection.demand {
-            copy(root, &swanctl.join("x509ca/root.pem"))?;
-        }
-        for (index, crl) in connection.crls.iter().enumerate() {
-            copy(crl, &swanctl.join(format!("x509crl/{index}.crl")))?;
-        }
-        if let Proof::Certificate(own) = &connection.proof {
-            copy(&own.key, &swanctl.join("private/own.pem"))?;
-            // strongSwan reads one certificate a file.
-            let chain =
-                fs::read_to_string(&own.chain).with_context(|| format!("reading {}", own.chain.display()))?;
-            for (index, certificate) in chain.split_inclusive("-----END CERTIFICATE-----").enumerate() {
-                if certificate.contains("BEGIN CERTIFICATE") {
-                    let place = if index == 0 {
-                        "x509/own.pem".into()
-                    } else {
-                        format!("x509ca/intermediate{index}.pem")
-                    };
-                    write(&swanctl.join(place), certificate.trim_start())?;
-                }
-            }
-        }
-        write(&swanctl.join("swanctl.conf"), &connection.configuration())?;
+        files(&swanctl)?;
         self.swanctl(&["--load-all", "--clear"]).map(drop)
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Opens the connection; an error with charon's own words if it doesn't come up.
@@ -192,6 +180,33 @@ impl Charon {
         command.env("SWANCTL_DIR", self.dir.join("swanctl"));
         self.namespace.run(|| output(&mut command))
     }
+}
+
+/// Of the one connection: credentials and `swanctl.conf`.
+fn write_files(swanctl: &Path, connection: &Connection) -> Result<()> {
+    if let Demand::Authority(root) = &connection.demand {
+        copy(root, &swanctl.join("x509ca/root.pem"))?;
+    }
+    for (index, crl) in connection.crls.iter().enumerate() {
+        copy(crl, &swanctl.join(format!("x509crl/{index}.crl")))?;
+    }
+    if let Proof::Certificate(own) = &connection.proof {
+        copy(&own.key, &swanctl.join("private/own.pem"))?;
+        // strongSwan reads one certificate a file.
+        let chain =
+            fs::read_to_string(&own.chain).with_context(|| format!("reading {}", own.chain.display()))?;
+        for (index, certificate) in chain.split_inclusive("-----END CERTIFICATE-----").enumerate() {
+            if certificate.contains("BEGIN CERTIFICATE") {
+                let place = if index == 0 {
+                    "x509/own.pem".into()
+                } else {
+                    format!("x509ca/intermediate{index}.pem")
+                };
+                write(&swanctl.join(place), certificate.trim_start())?;
+            }
+        }
+    }
+    write(&swanctl.join("swanctl.conf"), &connection.configuration())
 }
 
 /// Starts the daemon and waits until it listens.
