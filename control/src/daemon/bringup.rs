@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use sekisho_abi::map::{Config as FilterConfig, config_flags};
+use sekisho_abi::map::{Config as FilterConfig, SOCKETS_MAX, config_flags};
 use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
 use sekisho_ike::crypto::random::SystemRandom;
@@ -246,13 +246,12 @@ impl Ground {
             (None, none_needed) => none_needed,
             (Some(_), true) => false,
             (Some(engine), false) => {
-                let now: BTreeSet<u32> = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).collect();
                 let device = self.tunnel.iter().map(|(_, device)| device.index);
                 let outer = config.ports.iter().filter(|port| takes_ike(config, port)).filter_map(|port| {
                     let device = port.device();
                     self.links.iter().find(|link| *link.name == *device).map(|link| link.index)
                 });
-                now == device.chain(outer).collect()
+                engine.carriers() == device.chain(outer).collect()
             }
         }
     }
@@ -395,9 +394,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
                 answer_for(config, port, &ground.kernel, &mut ground.ledger).await?;
                 ground.replace_link(position, now);
                 ground.modes.insert(port.id, mode.name());
-                if takes_ike(config, port) {
-                    ground.hand_to_engine(position)?;
-                }
+                ground.hand_to_engine(position, takes_ike(config, port))?;
             }
             Err(KernelError::NoInterface(_)) if known.index == GONE => continue,
             Err(KernelError::NoInterface(interface)) => {
@@ -469,18 +466,26 @@ impl Ground {
         Ok(())
     }
 
-    /// An outer device of the engine is back as another interface. The SAs stay as they are.
-    pub(super) fn hand_to_engine(&mut self, position: usize) -> anyhow::Result<()> {
+    /// A device of the engine is back as another interface. The SAs stay as they are. `carries`: ESP goes by it.
+    pub(super) fn hand_to_engine(&mut self, position: usize, carries: bool) -> anyhow::Result<()> {
         let (Some(engine), Some(link)) = (&self.engine, self.links.get(position)) else { return Ok(()) };
+        let carriers = engine.carriers();
         let known: BTreeSet<u32> = self.links.iter().map(|link| link.index).collect();
         let device = self.tunnel.as_ref().map_or(GONE, |(_, device)| device.index);
         let former = engine
             .sockets()
             .into_iter()
             .map(|(ifindex, ..)| ifindex)
-            .find(|ifindex| *ifindex != device && !known.contains(ifindex));
+            .find(|ifindex| {
+                *ifindex != device && !known.contains(ifindex) && carriers.contains(ifindex) == carries
+            });
         let Some(former) = former else { return Ok(()) };
-        engine.replace_device(former, engine_link(link)).context("ESP does not follow to the interface")?;
+        match engine.replace_device(former, engine_link(link)) {
+            Err(error) if !carries => {
+                tracing::warn!(%error, interface = link.name, "plaintext does not come straight from it any more");
+            }
+            replaced => replaced.context("ESP does not follow to the interface")?,
+        }
         self.sockets = hand_over_sockets(engine, &mut self.maps)?;
         Ok(())
     }
@@ -712,15 +717,17 @@ fn engine_link(link: &Link) -> EngineLink {
 }
 
 fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) -> anyhow::Result<Engine> {
-    let outer = config
-        .ports
-        .iter()
-        .zip(links)
-        .filter(|(port, _)| takes_ike(config, port))
-        .map(|(_, link)| engine_link(link));
-    let engine = Engine::start(EngineConfig::new(engine_link(device), inner.mac, outer.collect()))
-        .context("the user-space ESP engine does not start")?;
-    Ok(engine)
+    let (outer, others): (Vec<_>, Vec<_>) =
+        config.ports.iter().zip(links).partition(|(port, _)| takes_ike(config, port));
+    let all = |ports: Vec<(&Port, &Link)>| ports.into_iter().map(|(_, link)| engine_link(link)).collect();
+    let mut settings = EngineConfig::new(engine_link(device), inner.mac, all(outer));
+    // A VLAN's frames come by the NIC of all of them, with a tag.
+    settings.direct = all(others.into_iter().filter(|(port, _)| port.vlan.is_none()).collect());
+    let queues = |links: &[EngineLink]| links.iter().map(|link| link.queues).sum::<u32>();
+    if queues(&settings.outer) + queues(&settings.direct) + settings.inner.queues > SOCKETS_MAX {
+        settings.direct.clear();
+    }
+    Engine::start(settings).context("the user-space ESP engine does not start")
 }
 
 /// Whether a connection ends on this port, or may come to.

@@ -51,11 +51,17 @@ pub(crate) fn esp(
 /// Redirects the frame to the engine's socket on the receive queue it came by.
 #[inline(always)]
 pub(crate) fn to_engine(frame: &XdpFrame, port: &Port, verdict: Verdict) -> Result<Verdict, Verdict> {
+    to_socket(frame, u32::from(port.xsk_base), u32::from(port.xsk_queues), verdict)
+}
+
+/// The same by the first of a device's sockets and how many it has: one for each queue.
+#[inline(always)]
+pub(crate) fn to_socket(frame: &XdpFrame, first: u32, count: u32, verdict: Verdict) -> Result<Verdict, Verdict> {
     let queue = frame.rx_queue();
-    if queue >= u32::from(port.xsk_queues) {
+    if queue >= count {
         return Err(Verdict::DropInternal);
     }
-    match maps::SOCKETS.redirect(u32::from(port.xsk_base) + queue, u64::from(xdp_action::XDP_DROP)) {
+    match maps::SOCKETS.redirect(first + queue, u64::from(xdp_action::XDP_DROP)) {
         Ok(_) => Ok(verdict),
         Err(_) => Err(Verdict::DropInternal),
     }

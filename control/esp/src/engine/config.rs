@@ -48,6 +48,9 @@ pub struct EngineConfig {
     pub inner: Link,
     /// MAC address of the other end of that pair: destination of every decrypted frame.
     pub inner_peer_mac: MacAddress,
+    /// Devices from which plaintext comes straight, without the veth pair between: the filter has judged it there. Nothing is
+    /// sent by them.
+    pub direct: Vec<Link>,
     /// Devices that carry ESP.
     pub outer: Vec<Link>,
     /// Frames in the packet memory, for all sockets together.
@@ -68,6 +71,7 @@ impl EngineConfig {
         Self {
             inner,
             inner_peer_mac,
+            direct: Vec::new(),
             outer,
             frames: 16_384,
             frame_size: 2048,

@@ -12,6 +12,9 @@
 //!                                             └─ one worker, one memory, all SAs
 //! ```
 //!
+//! Plaintext need not take the veth pair on its way in: a socket on the device by which it came gets it where the filter has
+//! judged it, one hop sooner. What was decrypted does, for it is judged behind the pair.
+//!
 //! [`Engine`] is the control plane's handle: it never touches a packet. The worker's thread owns everything a packet
 //! needs, so no packet waits for a lock. Commands go to it through a channel and an eventfd and are answered when in
 //! force.
@@ -30,7 +33,7 @@ mod xsk;
 pub use config::{EngineConfig, EngineError, L2Path, Link, MacAddress, XskMode};
 pub use counters::{DropReason, EngineStatistics, SocketStatistics};
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -71,6 +74,7 @@ pub struct Engine {
 struct Handle {
     ifindex: u32,
     name: String,
+    side: Side,
     queue: u32,
     zero_copy: bool,
     fd: Arc<OwnedFd>,
@@ -86,6 +90,15 @@ impl Engine {
         let mut stations = Vec::new();
         let mut handles = Vec::new();
         let inner = open_device(&config, &config.inner, Side::Inner, &umem, &mut stations, &mut handles)?;
+        for link in &config.direct {
+            let before = stations.len();
+            if let Err(error) = open_device(&config, link, Side::Direct, &umem, &mut stations, &mut handles) {
+                // Its plaintext comes by the veth pair.
+                tracing::warn!(%error, device = link.name, "plaintext does not come straight from a device");
+                stations.truncate(before);
+                handles.truncate(before);
+            }
+        }
         let mut outer = Vec::new();
         for link in &config.outer {
             outer.push(open_device(&config, link, Side::Outer, &umem, &mut stations, &mut handles)?);
@@ -144,6 +157,12 @@ impl Engine {
     pub fn sockets(&self) -> Vec<(u32, u32, Arc<OwnedFd>)> {
         let handles = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         handles.iter().map(|socket| (socket.ifindex, socket.queue, socket.fd.clone())).collect()
+    }
+
+    /// The devices it cannot do without, by ifindex: its end of the veth pair, and those that carry ESP.
+    pub fn carriers(&self) -> BTreeSet<u32> {
+        let handles = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.iter().filter(|socket| socket.side != Side::Direct).map(|socket| socket.ifindex).collect()
     }
 
     /// A device that was gone is back, as another interface: the engine receives from it and sends through it in place of
@@ -325,18 +344,20 @@ fn open_device(
     let first = stations.len();
     for queue in 0..link.queues {
         let sibling = stations.get(first).map(|station| &station.socket);
-        let socket = Socket::open(umem, link, queue, config.ring_size, config.mode, sibling)?;
+        let socket = Socket::open(umem, link, queue, config.ring_size, side.mode(config.mode), sibling)?;
         let cells = Arc::<SocketCells>::default();
         handles.push(Handle {
             ifindex: link.ifindex,
             name: link.name.clone(),
+            side,
             queue,
             zero_copy: socket.zero_copy(),
             fd: socket.fd().clone(),
             cells: cells.clone(),
         });
         let queue = stations.len() - first;
-        stations.push(Station { socket, side, queue, cells, failing: false, gone: false });
+        let ifindex = link.ifindex;
+        stations.push(Station { socket, ifindex, side, queue, cells, failing: false, gone: false });
     }
     Ok(first..stations.len())
 }
@@ -346,7 +367,7 @@ fn check(config: &EngineConfig) -> Result<(), EngineError> {
     if config.outer.is_empty() {
         return refuse("it needs at least one outer device");
     }
-    if config.outer.iter().chain([&config.inner]).any(|link| link.queues == 0) {
+    if config.outer.iter().chain(&config.direct).chain([&config.inner]).any(|link| link.queues == 0) {
         return refuse("every device needs at least one receive queue");
     }
     if !matches!(config.frame_size, 2048 | 4096) {

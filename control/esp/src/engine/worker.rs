@@ -88,14 +88,29 @@ pub(crate) struct Opened {
 pub(crate) enum Side {
     /// Plaintext, to and from the kernel and the XDP filter.
     Inner,
+    /// Plaintext, straight from a device's filter.
+    Direct,
     /// ESP.
     Outer,
+}
+
+impl Side {
+    /// How its sockets are bound. A device in zero-copy mode has all its frames in our memory, and copies those that go
+    /// elsewhere: most of a LAN's do.
+    pub(crate) fn mode(self, configured: XskMode) -> XskMode {
+        match self {
+            Side::Direct => XskMode::Copy,
+            Side::Inner | Side::Outer => configured,
+        }
+    }
 }
 
 /// A socket with what the worker keeps beside it.
 #[derive(Debug)]
 pub(crate) struct Station {
     pub(crate) socket: Socket,
+    /// Its device.
+    pub(crate) ifindex: u32,
     pub(crate) side: Side,
     /// Index of the queue among its device's.
     pub(crate) queue: usize,
@@ -188,11 +203,13 @@ impl Worker {
     /// Opens sockets on a device in place of those on a former one that is gone.
     fn replace(&mut self, former: u32, link: &Link) -> Result<Vec<Opened>, EngineError> {
         let refuse = |what: String| EngineError::Config(what);
-        let device = self.pipeline.table.device(former);
-        let device = device.ok_or_else(|| refuse(format!("interface {former} is none of its devices")))?;
-        let stations = self.outer.get(device).cloned().unwrap_or_default();
-        if stations.len() != link.queues as usize {
-            let (before, now) = (stations.len(), link.queues);
+        let on_it = |station: &&mut Station| station.ifindex == former;
+        let mut places: Vec<&mut Station> = self.stations.iter_mut().filter(on_it).collect();
+        let Some(side) = places.first().map(|station| station.side) else {
+            return Err(refuse(format!("interface {former} is none of its devices")));
+        };
+        if places.len() != link.queues as usize {
+            let (before, now) = (places.len(), link.queues);
             return Err(refuse(format!("{} had {before} receive queues and has {now} now", link.name)));
         }
         // Before the new sockets are bound: binding waits for a device that is just being taken down (both hold the
@@ -205,12 +222,13 @@ impl Worker {
         }
         let mut sockets: Vec<Socket> = Vec::new();
         for queue in 0..link.queues {
-            let socket = Socket::open(&self.umem, link, queue, self.ring_size, self.mode, sockets.first())?;
+            let mode = side.mode(self.mode);
+            let socket = Socket::open(&self.umem, link, queue, self.ring_size, mode, sockets.first())?;
             sockets.push(socket);
         }
         let mut opened = Vec::new();
-        let places = self.stations.get_mut(stations).unwrap_or_default();
         for (station, socket) in places.iter_mut().zip(sockets) {
+            station.ifindex = link.ifindex;
             opened.push(Opened { fd: socket.fd().clone(), zero_copy: socket.zero_copy() });
             let before = mem::replace(&mut station.socket, socket);
             (station.failing, station.gone) = (false, false);
@@ -221,7 +239,9 @@ impl Worker {
             // handle holds the descriptor until this has been answered.
             unsafe { self.umem.recover(closed) };
         }
-        self.pipeline.table.replace_device(device, link.ifindex, link.mtu);
+        if let Some(device) = self.pipeline.table.device(former) {
+            self.pipeline.table.replace_device(device, link.ifindex, link.mtu);
+        }
         Ok(opened)
     }
 
@@ -241,7 +261,7 @@ impl Worker {
         for Received { mut frame, place } in batch.drain(..) {
             let buffer = self.umem.buffer(&mut frame);
             let turned = match side {
-                Side::Inner => self.pipeline.encrypt(buffer, place).map(|departure| {
+                Side::Inner | Side::Direct => self.pipeline.encrypt(buffer, place).map(|departure| {
                     let stations = self.outer.get(departure.device).cloned().unwrap_or_default();
                     (departure.frame, stations)
                 }),
