@@ -2,6 +2,7 @@
 
 pub mod bare;
 pub mod perf;
+pub mod scenario;
 pub mod tunnels;
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The black-box laboratory: a clinic, the internet and a centre as network namespaces, real traffic between them, and
 //! the scenarios that the demonstration and the end-to-end suites share.
 //!
-//! Nothing here links the product. It starts `sekishod` and `sekisho` as an administrator would and believes only what
+//! Nothing of this links the product. It starts `sekishod` and `sekisho` as an administrator would and believes only what
 //! can be seen from outside: `sekisho status --json`, `/metrics`, logs, and packets on the wires.
 //!
 //! - [`lab`]: namespaces, cables, processes, and the certainty that all of it goes away again
@@ -10,10 +10,14 @@
 //! - [`strongswan`]: the foreign peer
 //! - [`scenario`]: what must hold, each as one function that returns the figure it measured
 //! - [`demo`]: the table of `cargo xtask demo`
+//!
+//! Apart from these stands [`filter`], which the eBPF tests and the measurements share: the programs by themselves, in this
+//! kernel, with maps that it fills as the daemon does.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod demo;
+pub mod filter;
 pub mod gateway;
 pub mod lab;
 pub mod scenario;

@@ -30,6 +30,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    perf::PerfArgs,
     setup::Purpose,
     suites::{Extent, Suite},
     tally::Tally,
@@ -67,12 +68,11 @@ enum Task {
     Lab(LabTask),
     /// Check formatting, clippy's lints, and the dependencies' licences, sources and known vulnerabilities
     Lint,
-    /// Measure real gateways in the lab: `cargo xtask perf -- --help` lists the scenarios
-    Perf {
-        /// The scenario, with its arguments
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
+    /// Measure Sekisho and what a user would pick instead, side by side in the lab
+    ///
+    /// Writes report.json, report.md and report.html with plots to target/perf; bench/README.md says what each figure
+    /// means. Takes the machine for itself: what else runs shows in the figures.
+    Perf(PerfArgs),
     /// Install what building, testing and demonstrating need and this machine lacks
     ///
     /// Debian packages (no service is started or enabled), Rust's library sources, bpf-linker and cargo-deny. Tools
@@ -207,7 +207,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             lint::run(&mut tally)?;
             return Ok(tally.conclude());
         }
-        Task::Perf { arguments } => perf::run(&arguments)?,
+        Task::Perf(args) => perf::run(&root, &args)?,
         Task::Setup { check: true } => setup::check()?,
         Task::Setup { check: false } => setup::ensure(Purpose::Everything, true)?,
         Task::Test { all, write, suites } => {

@@ -1,41 +1,159 @@
 //! `sekisho-perf`: measures real gateways in a lab of namespaces; `cargo xtask perf` calls it.
 
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use sekisho_bench::perf::bring_up;
+use anyhow::{Result, bail, ensure};
+use clap::Parser;
+use sekisho_bench::perf::compare::{Change, Verdict, changes};
+use sekisho_bench::perf::render::{self, table};
+use sekisho_bench::perf::report::Report;
+use sekisho_bench::perf::session::Session;
+use sekisho_bench::scenario::{ALL, Scenario};
 use sekisho_tests::lab::require_root;
 
-/// What Sekisho's gateways can do, measured.
+/// What Sekisho and its peers can do, measured.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    #[command(subcommand)]
-    scenario: Scenario,
-}
-
-#[derive(Subcommand)]
-enum Scenario {
-    /// Many tunnels at once: time until all are up, CPU time and memory for each.
-    BringUp {
-        /// How many.
-        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        tunnels: u32,
-        /// How often.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-        rounds: u32,
-    },
+    /// All scenarios in less than 5 minutes: fewer rounds, shorter samples, fewer cases.
+    #[arg(long)]
+    quick: bool,
+    /// Only this one; may be given again.
+    #[arg(long, value_name = "NAME")]
+    scenario: Vec<String>,
+    /// Compare with the report.json of an earlier run; fails if a figure has become worse.
+    #[arg(long, value_name = "BASE.json")]
+    compare: Option<PathBuf>,
+    /// Where report.json, report.md, report.html and the plots go.
+    #[arg(long, value_name = "DIR", default_value = "target/perf")]
+    out: PathBuf,
+    /// Only name the scenarios.
+    #[arg(long)]
+    list: bool,
 }
 
 fn main() -> ExitCode {
-    let done = require_root().and_then(|()| match Arguments::parse().scenario {
-        Scenario::BringUp { tunnels, rounds } => bring_up::run(tunnels, rounds),
-    });
-    match done {
+    match perform(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sekisho-perf: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn perform(arguments: &Arguments) -> Result<()> {
+    if arguments.list {
+        for Scenario { name, about, .. } in ALL {
+            println!("{name:<12} {about}");
+        }
+        return Ok(());
+    }
+    let chosen = chosen(&arguments.scenario)?;
+    // Read first: a base that is none is told before the measuring, not after it.
+    let base = arguments.compare.as_deref().map(Report::read).transpose()?;
+    require_root()?;
+    let mut session = Session::new(arguments.quick);
+    if let Some(base) = &base {
+        comparable(base, session.report())?;
+    }
+    for scenario in chosen {
+        session.enter(scenario.name);
+        if let Err(error) = (scenario.run)(&mut session) {
+            session.failed("the scenario", format_args!("{error:#}"));
+        }
+        // After each, so that an interrupted run leaves what it had.
+        render::write(session.report(), None, &arguments.out)?;
+    }
+    let report = session.report();
+    let compared = base.as_ref().map(|base| changes(base, report));
+    render::write(report, compared.as_deref(), &arguments.out)?;
+    println!("\n{}report: {}", told(report), arguments.out.join("report.md").display());
+    if let Some(compared) = &compared {
+        print!("{}", told_changes(compared));
+    }
+    conclude(report, compared.as_deref().unwrap_or_default(), &arguments.out)
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
+    for name in names {
+        if !ALL.iter().any(|scenario| scenario.name == name) {
+            let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+            bail!("there is no scenario {name}; there are {}", known.join(", "));
+        }
+    }
+    Ok(ALL
+        .iter()
+        .filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
+        .collect())
+}
+
+/// Figures of another machine, or of a run of another kind, are no base.
+fn comparable(base: &Report, now: &Report) -> Result<()> {
+    let differs = now.machine.differs(&base.machine);
+    ensure!(differs.is_empty(), "the base was measured on another machine: {}", differs.join("; "));
+    ensure!(
+        base.quick == now.quick,
+        "one of the runs is quick and the other is not: they measure other cases"
+    );
+    Ok(())
+}
+
+/// The tables of what was measured, for the terminal.
+fn told(report: &Report) -> String {
+    let mut out = String::new();
+    for scenario in report.scenarios() {
+        for case in report.cases(scenario) {
+            for table in table::of_case(report, scenario, case) {
+                out += &columns(&format!("{scenario}: {}", table.title), &table);
+            }
+        }
+    }
+    out
+}
+
+fn told_changes(changes: &[Change<'_>]) -> String {
+    let (summary, table) = table::of_changes(changes);
+    columns(&summary, &table)
+}
+
+fn columns(title: &str, table: &table::Table) -> String {
+    let mut out = format!("{title}\n");
+    let all = || std::iter::once(&table.head).chain(&table.rows);
+    let width = |column: usize| {
+        all().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
+    for row in all() {
+        for (index, cell) in row.iter().enumerate() {
+            let width = width(index);
+            let _ = match index {
+                0 => write!(out, "  {cell:<width$}"),
+                _ => write!(out, "  {cell:>width$}"),
+            };
+        }
+        out.push('\n');
+    }
+    out.push('\n');
+    out
+}
+
+fn conclude(report: &Report, changes: &[Change<'_>], out: &Path) -> Result<()> {
+    for remark in &report.skipped {
+        println!("skipped: {}, {}: {}", remark.scenario, remark.what, remark.why);
+    }
+    for remark in &report.failed {
+        println!("FAILED: {}, {}: {}", remark.scenario, remark.what, remark.why);
+    }
+    ensure!(
+        report.failed.is_empty(),
+        "{} of what was tried failed; see {}",
+        report.failed.len(),
+        out.display()
+    );
+    ensure!(!report.series.is_empty(), "nothing was measured");
+    let worse = changes.iter().filter(|change| change.verdict == Verdict::Worse).count();
+    ensure!(worse == 0, "{worse} figures have become worse since the base");
+    Ok(())
 }

@@ -10,10 +10,6 @@
 //!
 //! The object is built by the workspace's one way to build it; `SEKISHO_EBPF_OBJECT` names another.
 
-#[path = "../../../xtask/src/ebpf_build.rs"]
-#[allow(dead_code, reason = "the build is one function of it; the rest serves xtask")]
-mod ebpf_build;
-
 mod attacks;
 mod bindings;
 mod cost;
@@ -27,11 +23,9 @@ mod fragments;
 mod hostile;
 mod icmp;
 mod kernel_sas;
-mod lab;
 mod local;
 mod nat;
 mod neighbours;
-mod packet;
 mod quotas;
 mod races;
 mod refused;
@@ -39,5 +33,6 @@ mod rules;
 mod scans;
 mod syn_challenge;
 mod tcp;
-mod test_run;
 mod vlan;
+
+use sekisho_tests::filter::{self as lab, packet, test_run};

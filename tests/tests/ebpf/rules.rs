@@ -1,13 +1,13 @@
 //! Rules: which list is asked, which rule of several decides, what is counted and limited.
 
 use sekisho_abi::rule::{
-    AddressKey, CLASS_ANY, LIST_EMPTY, LIST_SOURCE_PORTS, List, ListKey, RULE_KEY_BITS, Rule, RuleKey,
-    action, list_flags, rule_flags,
+    CLASS_ANY, LIST_EMPTY, LIST_SOURCE_PORTS, List, RULE_KEY_BITS, Rule, RuleKey, action, list_flags,
+    rule_flags,
 };
 use sekisho_abi::verdict::Verdict;
 
 use crate::forward::to;
-use crate::lab::{Device, LAN1, Lab, RULE_ID, Service, WAN, address, zone};
+use crate::lab::{Device, LAN1, Lab, RULE_ID, Service, WAN};
 use crate::packet::ip;
 
 const TCP: u8 = 6;
@@ -16,27 +16,6 @@ const SYN: u8 = 2;
 
 fn rule(order: u32, action: u16) -> Rule {
     Rule { order, id: order, action, flags: 0, interval_us: 0, burst_us: 0 }
-}
-
-impl Lab {
-    /// A list between LAN1 and the WAN for these classes.
-    fn list(&mut self, source_class: u32, destination_class: u32, list: List) {
-        let key = ListKey {
-            generation: self.generation(),
-            from: zone(LAN1),
-            to: zone(WAN),
-            source_class,
-            destination_class,
-        };
-        self.insert("LISTS", key, list);
-    }
-
-    fn class(&mut self, prefix: &str, bits: u32, class: u32) {
-        let address = address(prefix);
-        let bits = if prefix.contains(':') { bits } else { bits + 96 };
-        let key = AddressKey { generation_be: self.generation().to_be_bytes(), address };
-        self.add_prefix("ADDRESSES", 32 + bits, key, class);
-    }
 }
 
 const BY_ALL: u32 = list_flags::BY_SOURCE | list_flags::BY_DESTINATION | list_flags::BY_BOTH;

@@ -29,17 +29,17 @@ struct Attributes {
 }
 
 /// What a run gave back.
-pub(crate) struct Outcome {
+pub struct Outcome {
     /// The program's return value.
-    pub(crate) action: u32,
+    pub action: u32,
     /// The frame as the program left it.
-    pub(crate) frame: Vec<u8>,
+    pub frame: Vec<u8>,
     /// Mean time of one run.
-    pub(crate) duration: Duration,
+    pub duration: Duration,
 }
 
 /// Runs a frame through an XDP program as if received by the device.
-pub(crate) fn xdp(
+pub fn xdp(
     program: BorrowedFd<'_>,
     ifindex: u32,
     rx_queue: u32,
@@ -53,7 +53,7 @@ pub(crate) fn xdp(
 }
 
 /// Runs a frame through a tc program as if about to leave by the device.
-pub(crate) fn skb(program: BorrowedFd<'_>, ifindex: u32, frame: &[u8]) -> io::Result<Outcome> {
+pub fn skb(program: BorrowedFd<'_>, ifindex: u32, frame: &[u8]) -> io::Result<Outcome> {
     // struct __sk_buff; `ifindex` is its eleventh word.
     let mut context = [0; 48];
     context[10] = ifindex;

@@ -2,32 +2,45 @@
 
 use std::net::IpAddr;
 
-pub(crate) const ICMP: u8 = 1;
-pub(crate) const TCP: u8 = 6;
-pub(crate) const UDP: u8 = 17;
-pub(crate) const ESP: u8 = 50;
-pub(crate) const ICMPV6: u8 = 58;
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// Of TCP.
+pub const TCP: u8 = 6;
+/// Of UDP.
+pub const UDP: u8 = 17;
+/// Of ESP.
+pub const ESP: u8 = 50;
+/// Of ICMPv6.
+pub const ICMPV6: u8 = 58;
 
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const RST: u8 = 0x04;
-pub(crate) const ACK: u8 = 0x10;
+/// TCP flag: no more data.
+pub const FIN: u8 = 0x01;
+/// TCP flag: synchronise sequence numbers.
+pub const SYN: u8 = 0x02;
+/// TCP flag: reset.
+pub const RST: u8 = 0x04;
+/// TCP flag: the acknowledgment number counts.
+pub const ACK: u8 = 0x10;
 
 /// An IP packet to be.
 #[derive(Clone, Debug)]
-pub(crate) struct Ip {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) protocol: u8,
-    pub(crate) hop_limit: u8,
+pub struct Ip {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address, of the same family.
+    pub destination: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
     /// Transport header and payload, its checksum not yet filled in.
-    pub(crate) payload: Vec<u8>,
+    pub payload: Vec<u8>,
     /// Of a fragment: identification, offset in bytes, whether more follow.
-    pub(crate) fragment: Option<(u16, u16, bool)>,
+    pub fragment: Option<(u16, u16, bool)>,
 }
 
 /// From one address to another: GRE, until something else is put in.
-pub(crate) fn ip(source: &str, destination: &str) -> Ip {
+pub fn ip(source: &str, destination: &str) -> Ip {
     Ip {
         source: source.parse().expect("an address"),
         destination: destination.parse().expect("an address"),
@@ -40,12 +53,12 @@ pub(crate) fn ip(source: &str, destination: &str) -> Ip {
 
 impl Ip {
     /// TCP without options; 20 bytes of payload follow an ACK. Both sides begin at number 9.
-    pub(crate) fn tcp(self, source: u16, destination: u16, flags: u8) -> Self {
+    pub fn tcp(self, source: u16, destination: u16, flags: u8) -> Self {
         self.tcp_with(source, destination, flags, &[])
     }
 
     /// TCP with options, a multiple of four bytes.
-    pub(crate) fn tcp_with(mut self, source: u16, destination: u16, flags: u8, options: &[u8]) -> Self {
+    pub fn tcp_with(mut self, source: u16, destination: u16, flags: u8, options: &[u8]) -> Self {
         let offset = u8::try_from((20 + options.len()) / 4).expect("at most 60 bytes") << 4;
         self.protocol = TCP;
         self.payload = [source.to_be_bytes(), destination.to_be_bytes()].concat();
@@ -60,19 +73,20 @@ impl Ip {
     }
 
     /// Other sequence and acknowledgment numbers.
-    pub(crate) fn numbers(mut self, sequence: u32, ack: u32) -> Self {
+    pub fn numbers(mut self, sequence: u32, ack: u32) -> Self {
         self.payload[4..8].copy_from_slice(&sequence.to_be_bytes());
         self.payload[8..12].copy_from_slice(&ack.to_be_bytes());
         self
     }
 
     /// Another window.
-    pub(crate) fn window(mut self, window: u16) -> Self {
+    pub fn window(mut self, window: u16) -> Self {
         self.payload[14..16].copy_from_slice(&window.to_be_bytes());
         self
     }
 
-    pub(crate) fn udp(mut self, source: u16, destination: u16, payload: &[u8]) -> Self {
+    /// UDP with this payload.
+    pub fn udp(mut self, source: u16, destination: u16, payload: &[u8]) -> Self {
         let length = u16::try_from(8 + payload.len()).expect("short");
         self.protocol = UDP;
         self.payload =
@@ -82,14 +96,14 @@ impl Ip {
     }
 
     /// ICMP or ICMPv6 with these first bytes (type, code) and the rest of its header and payload.
-    pub(crate) fn icmp(mut self, kind: u8, code: u8, rest: &[u8]) -> Self {
+    pub fn icmp(mut self, kind: u8, code: u8, rest: &[u8]) -> Self {
         self.protocol = if self.source.is_ipv4() { ICMP } else { ICMPV6 };
         self.payload = [&[kind, code, 0, 0][..], rest].concat();
         self
     }
 
     /// Echo request or reply.
-    pub(crate) fn echo(self, request: bool, identifier: u16) -> Self {
+    pub fn echo(self, request: bool, identifier: u16) -> Self {
         let kind = match (self.source.is_ipv4(), request) {
             (true, true) => 8,
             (true, false) => 0,
@@ -101,19 +115,20 @@ impl Ip {
     }
 
     /// ESP with this SPI.
-    pub(crate) fn esp(mut self, spi: u32) -> Self {
+    pub fn esp(mut self, spi: u32) -> Self {
         self.protocol = ESP;
         self.payload = [&spi.to_be_bytes()[..], &[0, 0, 0, 1], &[0xa5; 40]].concat();
         self
     }
 
-    pub(crate) fn hop_limit(mut self, hop_limit: u8) -> Self {
+    /// Another hop limit.
+    pub fn hop_limit(mut self, hop_limit: u8) -> Self {
         self.hop_limit = hop_limit;
         self
     }
 
     /// One fragment of the packet: so many bytes of its payload from an offset on.
-    pub(crate) fn fragment(mut self, id: u16, offset: u16, length: u16, more: bool) -> Self {
+    pub fn fragment(mut self, id: u16, offset: u16, length: u16, more: bool) -> Self {
         self.fill_checksum();
         let end = usize::from(offset + length).min(self.payload.len());
         let bytes = self.payload[usize::from(offset)..end].to_vec();
@@ -121,7 +136,7 @@ impl Ip {
     }
 
     /// The packet in fragments of at most so many bytes, a multiple of eight.
-    pub(crate) fn fragments(self, id: u16, cut: u16) -> Vec<Self> {
+    pub fn fragments(self, id: u16, cut: u16) -> Vec<Self> {
         let total = u16::try_from(self.payload.len()).expect("a packet");
         (0..total.div_ceil(cut))
             .map(|number| self.clone().fragment(id, number * cut, cut, (number + 1) * cut < total))
@@ -129,7 +144,7 @@ impl Ip {
     }
 
     /// Puts an IPv6 extension header before the payload.
-    pub(crate) fn extended(mut self, kind: u8, options: [u8; 6]) -> Self {
+    pub fn extended(mut self, kind: u8, options: [u8; 6]) -> Self {
         self.fill_checksum();
         self.payload = [&[self.protocol, 0][..], &options, &self.payload].concat();
         self.protocol = kind;
@@ -137,7 +152,7 @@ impl Ip {
     }
 
     /// The packet's bytes.
-    pub(crate) fn bytes(mut self) -> Vec<u8> {
+    pub fn bytes(mut self) -> Vec<u8> {
         if self.fragment.is_none() {
             self.fill_checksum();
         }
@@ -175,7 +190,7 @@ impl Ip {
     }
 
     /// The packet in a frame.
-    pub(crate) fn frame(self, destination: [u8; 6], source: [u8; 6]) -> Vec<u8> {
+    pub fn frame(self, destination: [u8; 6], source: [u8; 6]) -> Vec<u8> {
         let ethertype = if self.source.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
         [&destination[..], &source, &ethertype, &self.bytes()].concat()
     }
@@ -196,7 +211,7 @@ impl Ip {
 
 /// Panics unless the checksums of a frame's IPv4 header and of its TCP, UDP or ICMP are right.
 #[track_caller]
-pub(crate) fn assert_checksums(frame: &[u8]) {
+pub fn assert_checksums(frame: &[u8]) {
     let packet = &frame[14..];
     let (source, destination, protocol, payload) = if packet[0] >> 4 == 4 {
         assert_eq!(sum(&packet[..20]), 0xffff, "IPv4 header checksum");

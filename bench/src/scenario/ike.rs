@@ -2,7 +2,6 @@
 //! gateway that answers, beside the cryptography in it.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,14 +15,17 @@ use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
 
 use crate::bare::asymmetric;
+use crate::perf::cpu::used;
+use crate::perf::report::{Better, Figure, OURS};
+use crate::perf::session::Session;
 use crate::tunnels::Auth;
 
 /// Name of the scenario's lab.
 const LAB: &str = "perf";
 /// Until all tunnels are up, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Of the clock in which the kernel tells CPU time to user space (`USER_HZ`, on every architecture).
-const TICKS: f64 = 100.0;
+/// Tunnels that are brought up at once, in a quick run and in a full one.
+const TUNNELS: [u32; 2] = [50, 200];
 
 /// One way to prove who one is, with the key exchange that goes with it.
 #[derive(Clone, Copy, Debug)]
@@ -54,33 +56,6 @@ const SETUPS: [Setup; 3] = [
         group: Group::Modp2048,
     },
 ];
-
-/// What a process has used so far.
-#[derive(Clone, Copy, Debug)]
-struct Used {
-    /// User and system, all threads.
-    cpu: Duration,
-    /// Resident set, bytes.
-    memory: u64,
-}
-
-/// Of the process with this number.
-fn used(pid: u64) -> Result<Used> {
-    let read = |file: &str| {
-        let path = format!("/proc/{pid}/{file}");
-        fs::read_to_string(&path).with_context(|| format!("reading {path}"))
-    };
-    let stat = read("stat")?;
-    // The second field, in parentheses, is a name of any characters. Fields 14 and 15 are utime and stime.
-    let after = stat.rsplit_once(')').context("a stat without a name")?.1;
-    let ticks: f64 =
-        after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
-    let status = read("status")?;
-    let resident =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a status without VmRSS")?;
-    let kib: u64 = resident.trim().trim_end_matches("kB").trim().parse().context("VmRSS is no number")?;
-    Ok(Used { cpu: Duration::from_secs_f64(ticks / TICKS), memory: kib * 1024 })
-}
 
 /// One side's configuration: no policies, as nothing but the tunnels is wanted.
 fn configuration(name: &str, side: Side, setup: Setup, proofs: &[[String; 2]]) -> String {
@@ -161,7 +136,7 @@ fn measure(setup: Setup, count: u32) -> Result<Figures> {
     let file = |side, proofs: Vec<[String; 2]>| move |name: &str| configuration(name, side, setup, &proofs);
     let mut centre = Sekishod::with_file(&lab, Place::Centre, file(Side::Centre, centres), "info")?;
     centre.launch(&lab)?;
-    let pid = centre.status()?.pid();
+    let pid = u32::try_from(centre.status()?.pid()).context("a pid beyond the kernel's range")?;
     let before = used(pid)?;
     let bare = asymmetric(setup.auth, &[setup.group]).as_secs_f64() * 1e6 / 2.0;
     let mut clinic = Sekishod::with_file(&lab, Place::Clinic, file(Side::Clinic, clinics), "info")?;
@@ -179,43 +154,31 @@ fn measure(setup: Setup, count: u32) -> Result<Figures> {
     })
 }
 
-/// Lowest, median and highest.
-fn spread(mut samples: Vec<f64>) -> String {
-    samples.sort_by(f64::total_cmp);
-    match (samples.first(), samples.get(samples.len() / 2), samples.last()) {
-        (Some(lowest), Some(median), Some(highest)) => format!("{median:.0} ({lowest:.0}–{highest:.0})"),
-        _ => "none".to_owned(),
-    }
-}
-
-/// Measures every setup `rounds` times, in turn, with `count` tunnels each, and prints a table.
-pub fn run(count: u32, rounds: u32) -> Result<()> {
-    let mut all: Vec<Vec<Figures>> = SETUPS.iter().map(|_| Vec::new()).collect();
-    for round in 1..=rounds {
-        for (setup, figures) in SETUPS.into_iter().zip(&mut all) {
-            println!("round {round} of {rounds}: {count} tunnels, {}", setup.title);
-            figures.push(measure(setup, count).with_context(|| setup.title.to_owned())?);
-        }
-    }
-    println!("\nsekishod answers; median of {rounds} rounds (lowest–highest)");
-    println!(
-        "{:<20} {:>18} {:>24} {:>20} {:>14} {:>20}",
-        "", "all up after s", "CPU µs each", "crypto µs each", "per s and core", "bytes each"
-    );
-    for (setup, figures) in SETUPS.iter().zip(&all) {
-        let column = |of: fn(&Figures) -> f64| spread(figures.iter().map(of).collect());
-        println!(
-            "{:<20} {:>18} {:>24} {:>20} {:>14} {:>20}",
-            setup.title,
-            column(|figures| figures.seconds),
-            column(|figures| figures.cpu),
-            column(|figures| figures.bare),
-            spread(figures.iter().map(|figures| 1e6 / figures.cpu).collect())
-                .split(' ')
-                .next()
-                .unwrap_or("none"),
-            column(|figures| figures.memory),
-        );
+/// Measures every setup in turn.
+///
+/// # Errors
+/// When a tunnel does not come up.
+pub fn run(session: &mut Session) -> Result<()> {
+    let [few, many] = TUNNELS;
+    let count = if session.is_quick() { few } else { many };
+    for (round, setup) in session.turns(&SETUPS) {
+        session.progress(format_args!("round {}: {count} tunnels, {}", round + 1, setup.title));
+        let figures = measure(setup, count).with_context(|| setup.title.to_owned())?;
+        let case = format!("{count} tunnels at once, {}", setup.title);
+        let figure = |name, unit, better| Figure {
+            scenario: "ike",
+            case: &case,
+            contender: OURS,
+            name,
+            unit,
+            better,
+            at: None,
+        };
+        session.record(&figure("all up after", "s", Better::Lower), figures.seconds);
+        session.record(&figure("CPU time each", "µs", Better::Lower), figures.cpu);
+        session.record(&figure("asymmetric operations each", "µs", Better::Lower), figures.bare);
+        session.record(&figure("handshakes a core", "1/s", Better::Higher), 1e6 / figures.cpu);
+        session.record(&figure("memory each", "bytes", Better::Lower), figures.memory);
     }
     Ok(())
 }
