@@ -135,11 +135,19 @@ pub(crate) fn by_hop(
     packet: &Packet,
     hop: &Hop,
 ) -> Result<Verdict, Verdict> {
+    // First what may be refused: such a frame stays as it was.
+    let verdict = redirect(frame, config, hop.ifindex)?;
     count_hop(frame, packet)?;
     frame.write_macs(&hop.macs).ok_or(Verdict::DropMalformed)?;
-    let mut device = hop.ifindex;
-    if device & HOP_SOCKETS != 0 {
-        let (first, count) = (device & 0xffff, device >> 16 & 0x7fff);
+    Ok(verdict)
+}
+
+/// To a NIC, or to the engine: by its veth pair, or straight to a socket of the device the frame came by.
+#[inline(always)]
+fn redirect(frame: &XdpFrame, config: &Config, hop: u32) -> Result<Verdict, Verdict> {
+    let mut device = hop;
+    if hop & HOP_SOCKETS != 0 {
+        let (first, count) = (hop & 0xffff, hop >> 16 & 0x7fff);
         if frame.rx_queue() < count {
             return local::to_socket(frame, first, count, Verdict::Encrypt);
         }

@@ -10,7 +10,7 @@ use sekisho_abi::neighbour::{Neighbour, NeighbourKey};
 use sekisho_abi::port::{Network, Port, PortKey, TRUNK, port_flags};
 
 use super::devices::{colons, run_ip};
-use super::{Device, Lab, VLAN10, VPN, VPN_MTU, XSK_BASE, address, mac, octets, zone};
+use super::{Device, Lab, VLAN10, VPN, VPN_MTU, WITH_SOCKETS, XSK_BASE, address, mac, octets, zone};
 
 impl Lab {
     pub(super) fn add_port(&mut self, device: Device, id: u16, flags: u32) {
@@ -26,7 +26,7 @@ impl Lab {
             zone: zone(id),
             flags,
             xsk_base: u16::try_from(XSK_BASE).expect("small") + id,
-            xsk_queues: 1,
+            xsk_queues: u16::from(WITH_SOCKETS.contains(&id)),
             mtu: if is_vpn { VPN_MTU } else { 1500 },
             mac,
             ifindex,
