@@ -59,6 +59,8 @@ pub(super) struct Ground {
     pub(super) tunnel: Option<(Link, Link)>,
     /// Addresses that peers have given us.
     pub(super) given: Given,
+    /// Largest packet that gets through to the peers of a VPN port, bytes, where less than its links carry.
+    narrow: BTreeMap<u16, u16>,
     sockets: SocketRanges,
     /// The engine, if there is a VPN zone and it is the data path.
     pub(super) engine: Option<Arc<Engine>>,
@@ -98,6 +100,7 @@ pub(super) async fn bring_up(
         modes: BTreeMap::new(),
         tunnel: None,
         given: Given::new(),
+        narrow: BTreeMap::new(),
         sockets: SocketRanges::new(),
         engine: None,
         xfrm,
@@ -424,6 +427,31 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
 pub(super) const GONE: u32 = 0;
 
 impl Ground {
+    fn tunnel_mtu(&self, config: &Config, port: &VpnPort) -> u16 {
+        tunnel_mtu(config, port, &self.links, self.narrow.get(&port.id).copied())
+    }
+
+    /// The paths to the peers carry packets of these sizes now, by VPN port, where less than the links.
+    pub(super) async fn follow_paths(
+        &mut self,
+        config: &Config,
+        narrow: BTreeMap<u16, u16>,
+    ) -> anyhow::Result<()> {
+        if self.narrow == narrow {
+            return Ok(());
+        }
+        for port in config.vpn_ports.iter().filter(|port| narrow.get(&port.id) != self.narrow.get(&port.id)) {
+            let mtu = narrow.get(&port.id);
+            tracing::info!(zone = port.zone, mtu, "largest packet that gets through to the peers");
+        }
+        self.narrow = narrow;
+        self.resize_tunnels(config).await?;
+        self.maps.set_ports(&self.ports(config))?;
+        // Known flows are held against the ports only when they are judged again.
+        self.maps.set_rules(&config.rules(SystemTime::now())?)?;
+        Ok(())
+    }
+
     /// The tunnels' packets are as large as the links outside carry now: the engine sends no larger ones, and the kernel
     /// tells senders so.
     async fn resize_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
@@ -438,8 +466,7 @@ impl Ground {
             |made: &&Made| matches!(made, Made::Route(route) if devices.contains(&route.interface));
         let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
         self.route_into_tunnels(config).await?;
-        let now: Vec<u16> =
-            config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
+        let now: Vec<u16> = config.vpn_ports.iter().map(|port| self.tunnel_mtu(config, port)).collect();
         for made in former {
             // The same route with another MTU has taken its place.
             if matches!(&made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu))) {
@@ -458,9 +485,10 @@ impl Ground {
     pub(super) async fn route_into_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
         for port in &config.vpn_ports {
             if let Some(inner) = self.vpn_device(port.id).cloned() {
+                let mtu = self.tunnel_mtu(config, port);
                 let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
-                let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
-                routes_behind_vpn(config, port, given, links, &inner, kernel, ledger).await?;
+                let (kernel, ledger) = (&self.kernel, &mut self.ledger);
+                routes_behind_vpn(config, port, given, mtu, &inner, kernel, ledger).await?;
             }
         }
         Ok(())
@@ -472,13 +500,9 @@ impl Ground {
         let carriers = engine.carriers();
         let known: BTreeSet<u32> = self.links.iter().map(|link| link.index).collect();
         let device = self.tunnel.as_ref().map_or(GONE, |(_, device)| device.index);
-        let former = engine
-            .sockets()
-            .into_iter()
-            .map(|(ifindex, ..)| ifindex)
-            .find(|ifindex| {
-                *ifindex != device && !known.contains(ifindex) && carriers.contains(ifindex) == carries
-            });
+        let former = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).find(|ifindex| {
+            *ifindex != device && !known.contains(ifindex) && carriers.contains(ifindex) == carries
+        });
         let Some(former) = former else { return Ok(()) };
         match engine.replace_device(former, engine_link(link)) {
             Err(error) if !carries => {
@@ -647,7 +671,7 @@ async fn routes_behind_vpn(
     config: &Config,
     port: &VpnPort,
     given: &[IpAddr],
-    links: &[Link],
+    mtu: u16,
     inner: &Link,
     kernel: &Kernel,
     ledger: &mut Ledger,
@@ -679,7 +703,7 @@ async fn routes_behind_vpn(
             onlink: true,
             source: source.or_else(|| given.next().copied()),
             rank: 0,
-            mtu: Some(tunnel_mtu(config, port, links)),
+            mtu: Some(mtu),
         };
         kernel.add_route(ledger, &route).await?;
     }
@@ -687,8 +711,9 @@ async fn routes_behind_vpn(
 }
 
 /// Largest packet that fits a tunnel whatever was negotiated: outer IPv6 (40), UDP (8), ESP header (8), the longest IV
-/// (16) and ICV (16); the rest is whole cipher blocks of 16 with the two trailer bytes in the last.
-fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link]) -> u16 {
+/// (16) and ICV (16); the rest is whole cipher blocks of 16 with the two trailer bytes in the last. `narrow`: what is
+/// known of the paths to its peers.
+fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link], narrow: Option<u16>) -> u16 {
     let outside: BTreeSet<IpAddr> = port
         .connections
         .iter()
@@ -701,6 +726,7 @@ fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link]) -> u16 {
         .zip(links)
         .filter(|(port, _)| port.addresses.iter().any(|net| outside.contains(&net.addr())))
         .map(|(_, link)| link.mtu)
+        .chain(narrow)
         .min()
         .unwrap_or(1500);
     let payload = wan.saturating_sub(40 + 8 + 8 + 16 + 16);
@@ -800,7 +826,7 @@ impl Ground {
             };
             all.extend(trunk::entries(port, entry, trunk.as_ref()));
         }
-        let mtu = |port: &VpnPort| tunnel_mtu(config, port, &self.links);
+        let mtu = |port: &VpnPort| self.tunnel_mtu(config, port);
         all.extend(kernel_path::ports(config, &self.xfrm_interfaces, mtu));
         let Some((inner, engine)) = &self.tunnel else { return all };
         for port in &config.vpn_ports {
@@ -810,7 +836,7 @@ impl Ground {
                     id: port.id,
                     zone: port.zone,
                     flags: port_flags::VPN,
-                    mtu: tunnel_mtu(config, port, &self.links),
+                    mtu: self.tunnel_mtu(config, port),
                     mac: inner.mac,
                     ifindex: inner.index,
                     nic_ifindex: inner.index,

@@ -137,7 +137,13 @@ impl Lab {
     /// An SA of the VPN receives under this SPI.
     pub fn add_spi(&mut self, destination: &str, spi: u32, udp_encapsulated: bool) {
         let key = SpiKey { destination: address(destination), spi_be: spi.to_be() };
-        self.insert("SPIS", key, Spi { port: VPN, udp_encapsulated: udp_encapsulated.into() });
+        self.insert("SPIS", key, Spi { port: VPN, udp_encapsulated: udp_encapsulated.into(), outbound: 0 });
+    }
+
+    /// An SA by which ESP is sent to a peer.
+    pub fn add_spi_out(&mut self, peer: &str, spi: u32) {
+        let key = SpiKey { destination: address(peer), spi_be: spi.to_be() };
+        self.insert("SPIS", key, Spi { port: VPN, udp_encapsulated: 0, outbound: 1 });
     }
 
     /// Takes the engine's socket of a port away.

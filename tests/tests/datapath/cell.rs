@@ -163,7 +163,10 @@ impl Cell {
         let cipher = self.algorithm.esp.trim_end_matches("-noesn");
         let suites = connection.child_suites();
         ensure!(suites.iter().all(|suite| suite == cipher), "{cipher} was asked for, there is {suites:?}");
-        ensure!(connection.udp_encapsulation() == self.outside.udp, "UDP around ESP, or none, against what was asked for");
+        ensure!(
+            connection.udp_encapsulation() == self.outside.udp,
+            "UDP around ESP, or none, against what was asked for"
+        );
         Ok(())
     }
 

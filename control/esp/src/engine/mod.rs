@@ -30,7 +30,7 @@ mod umem;
 mod worker;
 mod xsk;
 
-pub use config::{EngineConfig, EngineError, L2Path, Link, MacAddress, XskMode};
+pub use config::{EngineConfig, EngineError, L2Path, Link, MacAddress, Reassembled, XskMode};
 pub use counters::{DropReason, EngineStatistics, SocketStatistics};
 
 use std::collections::{BTreeSet, HashMap};
@@ -38,7 +38,8 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ use xsk::Socket;
 
 /// Events that may wait for the control plane.
 const EVENTS_MAX: usize = 1024;
+/// Packets that came in fragments and wait for the worker: few do, and what is too many is lost as on any line.
+const REASSEMBLED_MAX: usize = 256;
 /// How long the worker may take to answer: it answers within a batch, unless its thread is starved or dead.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
@@ -65,6 +68,9 @@ pub struct Engine {
     pairs: Mutex<HashMap<u32, Arc<PairCells>>>,
     events: Mutex<Receiver<SaEvent>>,
     requests: Sender<Request>,
+    reassembled: SyncSender<Reassembled>,
+    /// Those that were too many. The other counters are the worker's own.
+    unheard: AtomicU64,
     wake: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -114,6 +120,7 @@ impl Engine {
             .collect();
         let (event_sender, events) = mpsc::sync_channel(EVENTS_MAX);
         let (requests, request_receiver) = mpsc::channel();
+        let (reassembled, reassembled_receiver) = mpsc::sync_channel(REASSEMBLED_MAX);
         let wake =
             Arc::new(eventfd().map_err(|source| EngineError::Io { context: "eventfd".into(), source })?);
         let drops = Arc::<DropCells>::default();
@@ -135,6 +142,7 @@ impl Engine {
             ring_size: config.ring_size,
             mode: config.mode,
             requests: request_receiver,
+            reassembled: reassembled_receiver,
             wake: wake.clone(),
             drops: drops.clone(),
         };
@@ -148,6 +156,8 @@ impl Engine {
             pairs: Mutex::default(),
             events: Mutex::new(events),
             requests,
+            reassembled,
+            unheard: AtomicU64::new(0),
             wake,
             thread: Some(thread),
         })
@@ -201,6 +211,16 @@ impl Engine {
         self.ask(Command::SetMtu { ifindex, mtu })
     }
 
+    /// Decrypts ESP that came in fragments, for the sockets see frames only. What the worker has no room for is counted as
+    /// `ring-full`.
+    pub fn take_reassembled(&self, packet: Reassembled) {
+        match self.reassembled.try_send(packet) {
+            // A worker that cannot be woken looks by itself within a second.
+            Ok(()) => drop(self.wake_worker()),
+            Err(_) => drop(self.unheard.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
     /// Whether the worker's thread lives. It ends with the engine, or by a fault of ours: then nothing is carried.
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
@@ -208,6 +228,10 @@ impl Engine {
 
     /// The state in numbers.
     pub fn statistics(&self) -> EngineStatistics {
+        let mut drops = self.drops.snapshot();
+        for (_, count) in drops.iter_mut().filter(|(reason, _)| *reason == DropReason::RingFull) {
+            *count += self.unheard.load(Ordering::Relaxed);
+        }
         EngineStatistics {
             sockets: self
                 .sockets
@@ -216,7 +240,7 @@ impl Engine {
                 .iter()
                 .map(Handle::statistics)
                 .collect(),
-            drops: self.drops.snapshot(),
+            drops,
         }
     }
 

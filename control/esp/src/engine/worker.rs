@@ -14,17 +14,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::config::{EngineError, L2Path, Link, XskMode};
+use super::config::{EngineError, L2Path, Link, Reassembled, XskMode};
 use super::counters::{DropCells, DropReason, SocketCells};
 use super::pipeline::Pipeline;
 use super::table::Pair;
 use super::umem::{Frame, Umem};
 use super::xsk::{Received, Socket};
 use crate::sa::{Outer, SaError};
-use crate::transform::OuterHeader;
+use crate::transform::{OuterHeader, OuterPacket};
 
 /// Frames taken from a socket before the next one has its turn.
 const BATCH: usize = 64;
+/// Bytes before ESP that did not come in a frame: room for the Ethernet header.
+const HEADROOM: usize = 64;
 /// Longest sleep without traffic.
 const IDLE: Duration = Duration::from_secs(1);
 /// Sleep while a device has not taken all it was given.
@@ -137,6 +139,7 @@ pub(crate) struct Worker {
     pub(crate) ring_size: u32,
     pub(crate) mode: XskMode,
     pub(crate) requests: Receiver<Request>,
+    pub(crate) reassembled: Receiver<Reassembled>,
     pub(crate) wake: Arc<OwnedFd>,
     pub(crate) drops: Arc<DropCells>,
 }
@@ -155,7 +158,7 @@ impl Worker {
                 return;
             }
             self.pipeline.table.expire(self.pipeline.now);
-            let mut received = 0;
+            let mut received = self.take_reassembled();
             for index in 0..self.stations.len() {
                 received += self.serve(index, &mut batch);
             }
@@ -243,6 +246,31 @@ impl Worker {
             self.pipeline.table.replace_device(device, link.ifindex, link.mtu);
         }
         Ok(opened)
+    }
+
+    /// A batch of what came in fragments; returns how many packets there were.
+    fn take_reassembled(&mut self) -> usize {
+        let mut taken = 0;
+        while taken < BATCH
+            && let Ok(packet) = self.reassembled.try_recv()
+        {
+            taken += 1;
+            let Some(mut frame) = self.umem.take() else {
+                self.drops.count(DropReason::RingFull);
+                continue;
+            };
+            match reassembled(&mut self.pipeline, self.umem.buffer(&mut frame), &packet) {
+                Ok(place) => {
+                    let inner = self.inner.clone();
+                    send(&mut self.stations, &mut self.umem, &self.drops, frame, &place, inner, 0);
+                }
+                Err(reason) => {
+                    self.drops.count(reason);
+                    self.umem.give(frame);
+                }
+            }
+        }
+        taken
     }
 
     /// One batch of one socket; returns how many frames there were.
@@ -343,6 +371,24 @@ impl Worker {
             tracing::warn!("the engine's eventfd cannot be read");
         }
     }
+}
+
+/// Decrypts in a frame's buffer what came in fragments.
+fn reassembled(
+    pipeline: &mut Pipeline,
+    buffer: &mut [u8],
+    packet: &Reassembled,
+) -> Result<Range<usize>, DropReason> {
+    let place = HEADROOM..HEADROOM.saturating_add(packet.esp.len());
+    buffer.get_mut(place.clone()).ok_or(DropReason::TooLarge)?.copy_from_slice(&packet.esp);
+    let outer = OuterPacket {
+        source: packet.source,
+        destination: packet.destination,
+        udp: packet.source.port() != 0,
+        ecn: packet.ecn,
+        esp: 0..packet.esp.len(),
+    };
+    pipeline.decrypt_esp(buffer, place, &outer)
 }
 
 /// Whether an interface has this index in our network namespace.
