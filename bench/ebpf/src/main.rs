@@ -1,6 +1,6 @@
 //! The measurements' own programs: `generate` makes frames out of nothing (XDP, run as `BPF_F_TEST_XDP_LIVE_FRAMES`), `sink`
 //! and `sink_skb` count and drop what arrives (XDP and tc ingress), `bare` hands every frame to another device without any
-//! question, which no gateway can beat. Linux 6.1 or later.
+//! question, which no gateway can beat; `nothing` does nothing. Linux 6.1 or later.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(missing_docs, reason = "aya's program macros expand to entry points without the docstring")]
 
@@ -140,6 +140,12 @@ fn bare(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel passes a valid context.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     ACROSS.redirect(ifindex, 0).unwrap_or(xdp_action::XDP_PASS)
+}
+
+/// XDP: what a test run costs by itself.
+#[xdp]
+fn nothing(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 /// The verifier refuses a program from which this could be reached.

@@ -1,5 +1,6 @@
 //! What is measured. Each scenario can be run alone: `cargo xtask perf --scenario NAME`.
 
+pub mod filter;
 pub mod forwarding;
 pub mod goodput;
 pub mod ike;
@@ -22,6 +23,11 @@ pub struct Scenario {
 
 /// In the order in which they run.
 pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "filter",
+        about: "what the XDP program costs a packet, and how that grows with flows, rules, addresses and zones",
+        run: filter::run,
+    },
     Scenario {
         name: "forwarding",
         about: "packets forwarded in clear, known flows and new ones: beside nftables, the bare kernel, a bare redirect",
