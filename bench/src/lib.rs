@@ -1,6 +1,11 @@
 //! Benchmarks of Sekisho; `bench/README.md` says what each figure means. The library holds what several of them need.
 
 pub mod bare;
+pub mod contender;
+pub mod flood;
+pub mod forwarder;
+pub mod generator;
+pub mod iperf;
 pub mod perf;
 pub mod scenario;
 pub mod tunnels;

@@ -54,8 +54,8 @@ pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, quoted: &mut Packet)
             return Err(Verdict::DropIcmpError);
         }
         quoted.protocol = next;
-        quoted.source = frame.read_at::<16>(start + 8).ok_or(Verdict::DropMalformed)?;
-        quoted.destination = frame.read_at::<16>(start + 24).ok_or(Verdict::DropMalformed)?;
+        quoted.source = frame.address_at(start + 8).ok_or(Verdict::DropMalformed)?;
+        quoted.destination = frame.address_at(start + 24).ok_or(Verdict::DropMalformed)?;
         start + IPV6_BYTES
     };
     // RFC 792 and RFC 4443 promise at least eight bytes of the quoted packet's payload. They must be part of this

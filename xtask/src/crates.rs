@@ -118,3 +118,53 @@ impl Part for CargoFuzz {
         })
     }
 }
+
+/// WireGuard in user space by others, which the performance suite measures beside us: built as their authors release them,
+/// for a rival that was built for speed of building would prove nothing.
+pub(crate) struct Rival {
+    name: &'static str,
+    version: &'static str,
+    program: &'static str,
+    /// Where the measuring program looks for it.
+    pub(crate) variable: &'static str,
+}
+
+impl Rival {
+    pub(crate) const ALL: [Self; 2] = [
+        Self { name: "gotatun-cli", version: "0.10.2", program: "gotatun", variable: "SEKISHO_GOTATUN" },
+        Self {
+            name: "boringtun-cli",
+            version: "0.7.1",
+            program: "boringtun-cli",
+            variable: "SEKISHO_BORINGTUN",
+        },
+    ];
+
+    pub(crate) fn program(&self) -> PathBuf {
+        self.place().join("bin").join(self.program)
+    }
+
+    fn place(&self) -> PathBuf {
+        tools_dir().join(format!("{}-{}", self.name, self.version))
+    }
+}
+
+impl Part for Rival {
+    fn name(&self) -> String {
+        format!("{} {}", self.name, self.version)
+    }
+
+    fn missing(&self) -> Result<Option<String>> {
+        let works = process::output(Command::new(self.program()).arg("--version")).is_ok();
+        Ok((!works).then(|| self.name()))
+    }
+
+    fn install(&self) -> Result<()> {
+        let krate = Crate { name: self.name, version: self.version, features: &[] };
+        install(&krate, &self.place(), |cargo| {
+            for key in ["CODEGEN_UNITS", "DEBUG", "LTO", "OPT_LEVEL"] {
+                cargo.env_remove(format!("CARGO_PROFILE_RELEASE_{key}"));
+            }
+        })
+    }
+}

@@ -17,8 +17,9 @@ use std::{
 pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
 
 /// The package and the binary target that hold the programs.
-const PACKAGE: &str = "sekisho-dataplane-ebpf";
-const BINARY: &str = "sekisho-ebpf";
+const PROGRAMS: [&str; 2] = ["sekisho-dataplane-ebpf", "sekisho-ebpf"];
+/// The same of the programs that measurements bring along.
+const MEASURING_PROGRAMS: [&str; 2] = ["sekisho-bench-ebpf", "sekisho-bench-ebpf"];
 const TARGET: &str = "bpfel-unknown-none";
 
 /// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
@@ -130,6 +131,16 @@ pub(crate) fn target_dir(root: &Path) -> PathBuf {
 ///
 /// Cheap when nothing changed: the inner cargo tracks the sources itself.
 pub(crate) fn build(root: &Path) -> Result<PathBuf, Error> {
+    build_object(root, PROGRAMS)
+}
+
+/// Builds the object of the measurements' own programs the same way.
+#[allow(dead_code, reason = "the daemon's build.rs has no use for them")]
+pub(crate) fn build_measuring(root: &Path) -> Result<PathBuf, Error> {
+    build_object(root, MEASURING_PROGRAMS)
+}
+
+fn build_object(root: &Path, [package, binary]: [&str; 2]) -> Result<PathBuf, Error> {
     let rustc = Rustc::detect()?;
     let core = rustc.library_source().join("core/src/lib.rs");
     if !core.is_file() {
@@ -145,7 +156,7 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf, Error> {
 
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root);
-    cargo.args(["build", "--locked", "--package", PACKAGE, "--bin", BINARY, "--release", "--target", TARGET]);
+    cargo.args(["build", "--locked", "--package", package, "--bin", binary, "--release", "--target", TARGET]);
     cargo.args(["-Z", "build-std=core", "--target-dir"]).arg(&target_dir);
     clean_environment(&mut cargo);
     // Stable rustc with the one unstable thing this needs, build-std; so no nightly, and one compiler for all.
@@ -166,7 +177,7 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf, Error> {
     if !status.success() {
         return Err(Error::Build { command: line(&cargo) });
     }
-    let object = target_dir.join(TARGET).join("release").join(BINARY);
+    let object = target_dir.join(TARGET).join("release").join(binary);
     if !object.is_file() {
         return Err(Error::Missing { what: "the eBPF object that cargo just built", place: object });
     }
@@ -187,6 +198,10 @@ fn rustflags(linker: &Path) -> Vec<String> {
         "-Clink-arg=--btf".to_owned(),
         // Else small copies and clearings become calls of loops that go byte by byte, for every packet.
         "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
+        // Addresses lie unaligned in most keys and headers, and else every one is put together byte by byte. The
+        // machines that run these programs take such accesses (x86-64, arm64: the verifier knows), but for the
+        // stack's: there `Aligned` is to be used.
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),
     ]
 }
 

@@ -34,6 +34,8 @@ const LAB: &[Package] = &[
     package("ethtool", "ethtool"),
     package("iperf3", "iperf3"),
     package("iproute2", "ip"),
+    // What users filter with where they have no Sekisho: the performance suite measures it, too.
+    package("nftables", "nft"),
     package("procps", "ps"),
     package("tcpdump", "tcpdump"),
     // The foreign peer.
@@ -47,6 +49,9 @@ const LAB: &[Package] = &[
     // Reads /metrics as operators' servers do; promtool checks alert rules and the exposition format.
     package("prometheus", "promtool"),
 ];
+
+/// Who is measured beside us.
+const PERF: &[Package] = &[package("wireguard-go", "wireguard-go"), package("wireguard-tools", "wg")];
 
 /// For guests with another kernel.
 const VM: &[Package] = &[
@@ -70,6 +75,8 @@ pub(crate) struct DebianPackages(&'static [Package]);
 impl DebianPackages {
     /// What the lab, the tests and the demo use.
     pub(crate) const LAB: Self = Self(LAB);
+    /// What `cargo xtask perf` uses besides.
+    pub(crate) const PERF: Self = Self(PERF);
     /// What `cargo xtask vm` uses.
     pub(crate) const VM: Self = Self(VM);
 

@@ -284,7 +284,10 @@ fn kernels(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
 /// The gateways' suites once more on the kernel's ESP: what does not wait for long, since a guest is slow.
 fn xfrm(root: &Path, extent: Extent, products: &Products, tally: &mut Tally) -> Result<()> {
     let us = env::current_exe().context("finding this program")?;
-    for (target, chosen) in [(Suite::E2e, &["shown::", "negotiation::"][..]), (Suite::Datapath, &[])] {
+    // One pattern each, for no more is understood.
+    for (target, chosen) in
+        [(Suite::E2e, Some("shown::")), (Suite::E2e, Some("negotiation::")), (Suite::Datapath, None)]
+    {
         let seconds = GUEST_DEADLINE.as_secs();
         let runner = format!(
             r#"target."cfg(unix)".runner = ["{}", "vm", "--kernel", "6.12", "--timeout", "{seconds}", "--"]"#,
@@ -297,7 +300,8 @@ fn xfrm(root: &Path, extent: Extent, products: &Products, tally: &mut Tally) -> 
         cargo.env("SEKISHO_EBPF_OBJECT", &products.object);
         cargo.env("SEKISHO_DATAPATH", "kernel");
         cargo.env("SEKISHO_PATIENCE", vm::patience());
-        let name = format!("xfrm-{}", target.name());
+        let part = chosen.map_or(target.name(), |pattern| pattern.trim_end_matches(':'));
+        let name = format!("xfrm-{part}");
         match target {
             Suite::Datapath => with_matrix(root, &name, &mut cargo, extent, tally)?,
             _ => suite(root, &name, &mut cargo, tally)?,

@@ -1,6 +1,10 @@
 //! What is measured. Each scenario can be run alone: `cargo xtask perf --scenario NAME`.
 
+pub mod filter;
+pub mod forwarding;
+pub mod goodput;
 pub mod ike;
+pub mod life;
 
 use anyhow::Result;
 
@@ -18,8 +22,30 @@ pub struct Scenario {
 }
 
 /// In the order in which they run.
-pub const ALL: &[Scenario] = &[Scenario {
-    name: "ike",
-    about: "handshakes: time until many tunnels are up, CPU time and memory for each",
-    run: ike::run,
-}];
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "filter",
+        about: "what the XDP program costs a packet, and how that grows with flows, rules, addresses and zones",
+        run: filter::run,
+    },
+    Scenario {
+        name: "forwarding",
+        about: "packets forwarded in clear, known flows and new ones: beside nftables, the bare kernel, a bare redirect",
+        run: forwarding::run,
+    },
+    Scenario {
+        name: "goodput",
+        about: "through the tunnel: TCP, UDP, latency under load, CPU; against strongSwan's and WireGuard's user space",
+        run: goodput::run,
+    },
+    Scenario {
+        name: "ike",
+        about: "handshakes: many tunnels at once, and honest ones under a flood; against charon",
+        run: ike::run,
+    },
+    Scenario {
+        name: "life",
+        about: "packets lost and the longest gap: rekeying, reload, restart, crash, change of line",
+        run: life::run,
+    },
+];

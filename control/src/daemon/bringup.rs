@@ -172,6 +172,8 @@ impl Ground {
             engine_ifindex: self.tunnel.as_ref().map_or(0, |(inner, _)| inner.index),
             engine_mac: self.tunnel.as_ref().map_or([0; 6], |(inner, _)| inner.mac),
             flags: in_force.flags & !config_flags::TCP_PICK_UP | flags,
+            uplink_zone: config.uplink_zone(),
+            uplink: config.only_uplink(),
             lifetimes: config.timeouts.seconds,
             quotas: quotas(config),
         })?;

@@ -28,6 +28,7 @@
 //! | `FRAGMENT_PAIRS` | LRU hash | addresses, protocol, port → where first fragments went | programs |
 //! | `SHARES` | LRU hash | host, port and what of → [`Rate`] | programs |
 //! | `NEW_DATAGRAM` | per-CPU array, 1 | 0 → a datagram in the making | programs |
+//! | `ENTERED` | per-CPU array, 1 | 0 → [`Port`](crate::port::Port) by which the packet has entered | programs |
 //! | `SCRATCH` | per-CPU array | program's number → what it knows of its packet, the programs' own affair | programs |
 //! | `NEW_FLOW` | per-CPU array, 1 | 0 → [`Flow`](crate::flow::Flow) in the making | programs |
 //! | `CLOCK` | array, 1 | 0 → [`Clock`] | programs |
@@ -62,6 +63,11 @@ pub struct Config {
     pub engine_mac: [u8; 6],
     /// [`config_flags`].
     pub flags: u16,
+    /// Zone of the ports that are uplinks ([`UPLINK`](crate::port::port_flags::UPLINK)); 0: there are none, or their zones
+    /// differ. What goes to no network in `NETWORKS` leaves to it.
+    pub uplink_zone: u16,
+    /// Id of the one port that is an uplink; 0: there is none, or there are several.
+    pub uplink: u16,
     /// Lifetimes of flows by class, in seconds: see [`crate::flow::Lifetime`].
     pub lifetimes: [u32; LIFETIMES],
     /// What one source, destination or zone may have.

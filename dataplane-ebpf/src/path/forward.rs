@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use sekisho_abi::flow::{HOP_SOCKETS, Hop, hop_sockets};
 use sekisho_abi::map::Config;
-use sekisho_abi::port::{Network, Port, PortKey, engine_mac, network_kind, port_flags};
+use sekisho_abi::port::{Network, Port, PortKey, ZONE_GATEWAY, engine_mac, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::fragment::part;
 use sekisho_dataplane::frame::Frame;
@@ -25,7 +25,18 @@ use crate::subprogram;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Finds the port by which a packet leaves and fills in the next hop: a neighbour, or the engine. The hop is empty
+/// The port by which a packet would leave, 0 where there are several, and its zone: as far as can be told without the
+/// kernel's routes. `owner`: the destination's entry in `NETWORKS`.
+#[inline(always)]
+pub(crate) fn likely(config: &Config, owner: Option<&Network>) -> Option<(u16, u16)> {
+    match owner {
+        Some(owner) if owner.kind == network_kind::PORT => Some((owner.port, owner.zone)),
+        None if config.uplink_zone != ZONE_GATEWAY => Some((config.uplink, config.uplink_zone)),
+        _ => None,
+    }
+}
+
+/// Finds the port by which a packet leaves and fills in the next hop: a neighbour, or the engine. The hop stays empty
 /// where the packet is the kernel's, which has a neighbour to resolve first, or to tell the sender that the packet is
 /// too big. `owner`: the destination's entry in `NETWORKS`.
 #[inline(always)]
@@ -36,7 +47,6 @@ pub(crate) fn route(
     entered: &Port,
     owner: Option<&Network>,
 ) -> Result<&'static Port, Verdict> {
-    scratch.hop = Hop::default();
     let length = scratch.seen.packet.length;
     if let Some(Network { kind: network_kind::VPN, port, .. }) = owner {
         if *port == entered.id {

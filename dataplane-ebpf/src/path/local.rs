@@ -125,7 +125,7 @@ pub(crate) fn to_gateway(
         return pass(frame, config, port);
     }
     scratch.hop = Hop::default();
-    subprogram::admit(scratch, End::of(port), End::GATEWAY, frame.bytes())?;
+    subprogram::admit_received(scratch, End::of(port), End::GATEWAY, frame.bytes())?;
     forward::clamp(frame, &scratch.seen.packet, port, None);
     pass(frame, config, port)
 }

@@ -35,7 +35,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, XskMap};
-use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
+use aya::programs::{ProgramError, ProgramFd, ProgramInfo, SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use sekisho_abi::flow::LIFETIMES_DEFAULT;
 use sekisho_abi::map::{Config, Counter};
@@ -46,7 +46,7 @@ use sekisho_abi::{Address, mapped};
 
 use devices::{DEVICES, WIRES, af_xdp_socket, enter_namespace, make_devices};
 pub use devices::{Device, mac};
-pub use object::object;
+pub use object::{measuring_object, object};
 pub use rules::Service;
 pub use run::{Run, with_tag, without_tag};
 
@@ -176,6 +176,8 @@ impl Lab {
             engine_ifindex: self.ifindex(Device::Engine),
             engine_mac: mac(Device::Engine),
             flags: 0,
+            uplink_zone: zone(WAN),
+            uplink: WAN,
             lifetimes: LIFETIMES_DEFAULT,
             quotas: Quotas {
                 bucket_mask: buckets - 1,
@@ -246,6 +248,12 @@ impl Lab {
     /// The device's number in this namespace.
     pub fn ifindex(&self, device: Device) -> u32 {
         self.ifindex[&device]
+    }
+
+    /// What the kernel says of each program, by name.
+    pub fn programs(&self) -> impl Iterator<Item = (&str, Result<ProgramInfo, ProgramError>)> {
+        let loaded = self.ebpf.programs().filter(|(_, program)| program.fd().is_ok());
+        loaded.map(|(name, program)| (name, program.info()))
     }
 
     /// A map.

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
 use std::time::Duration;
 
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
 /// `union bpf_attr`, its `test` member.
 #[repr(C)]
@@ -73,18 +75,33 @@ fn run(program: BorrowedFd<'_>, context: &[u32], frame: &[u8], repeat: u32) -> i
         context_in: context.as_ptr() as u64,
         ..Attributes::default()
     };
-    // SAFETY: the pointers are to live buffers of the sizes given with them, and the kernel writes only to the one
-    // behind `data_out` and to `attributes`.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<Attributes>())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    call(&mut attributes)?;
     out.truncate(attributes.data_size_out as usize);
     Ok(Outcome {
         action: attributes.return_value,
         frame: out,
         duration: Duration::from_nanos(attributes.duration.into()),
     })
+}
+
+/// Runs an XDP program over frames that go where it sends them (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18), so many times. A
+/// signal ends it early.
+pub fn live(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<()> {
+    call(&mut Attributes {
+        program: u32::try_from(program.as_raw_fd()).expect("a descriptor"),
+        data_size_in: u32::try_from(frame.len()).expect("a frame"),
+        data_in: frame.as_ptr() as u64,
+        repeat,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        ..Attributes::default()
+    })
+}
+
+/// The pointers in the attributes are to live buffers of the sizes given with them.
+fn call(attributes: &mut Attributes) -> io::Result<()> {
+    // SAFETY: the kernel writes only to the buffer behind `data_out`, which is as large as said, and to `attributes`.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, ptr::from_mut(attributes), size_of::<Attributes>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -46,6 +46,11 @@ impl Charon {
 
     /// Starts it at a place that has its addresses already.
     pub fn beside(lab: &Lab, place: Place) -> Result<Self> {
+        Self::with_options(lab, place, &[])
+    }
+
+    /// The same with further settings of the daemon, `key = value` each; of two for a key the last counts.
+    pub fn with_options(lab: &Lab, place: Place, options: &[&str]) -> Result<Self> {
         ensure!(
             Path::new(CHARON).is_file(),
             "strongSwan is not installed: `cargo xtask setup` brings it (packages charon-systemd, strongswan-swanctl and \
@@ -53,7 +58,7 @@ impl Charon {
         );
         let dir = lab.dir().join(format!("charon-{}", place.name()));
         fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        write(&dir.join("strongswan.conf"), &daemon_configuration(&dir))?;
+        write(&dir.join("strongswan.conf"), &daemon_configuration(&dir, options))?;
         let process = launch(lab, place, &dir)?;
         Ok(Self { namespace: lab.at(place), place, dir, process })
     }
@@ -71,6 +76,11 @@ impl Charon {
 
     /// Replaces configuration and credentials.
     pub fn load(&self, connection: &Connection) -> Result<()> {
+        self.load_files(|swanctl| write_files(swanctl, connection))
+    }
+
+    /// The same by files that the caller writes into swanctl's folder, whose subfolders are there.
+    pub fn load_files(&self, files: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let swanctl = self.dir.join("swanctl");
         if swanctl.exists() {
             fs::remove_dir_all(&swanctl).with_context(|| format!("removing {}", swanctl.display()))?;
@@ -79,30 +89,13 @@ impl Charon {
             let dir = swanctl.join(sub);
             fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         }
-        if let Demand::Authority(root) = &connection.demand {
-            copy(root, &swanctl.join("x509ca/root.pem"))?;
-        }
-        for (index, crl) in connection.crls.iter().enumerate() {
-            copy(crl, &swanctl.join(format!("x509crl/{index}.crl")))?;
-        }
-        if let Proof::Certificate(own) = &connection.proof {
-            copy(&own.key, &swanctl.join("private/own.pem"))?;
-            // strongSwan reads one certificate a file.
-            let chain =
-                fs::read_to_string(&own.chain).with_context(|| format!("reading {}", own.chain.display()))?;
-            for (index, certificate) in chain.split_inclusive("-----END CERTIFICATE-----").enumerate() {
-                if certificate.contains("BEGIN CERTIFICATE") {
-                    let place = if index == 0 {
-                        "x509/own.pem".into()
-                    } else {
-                        format!("x509ca/intermediate{index}.pem")
-                    };
-                    write(&swanctl.join(place), certificate.trim_start())?;
-                }
-            }
-        }
-        write(&swanctl.join("swanctl.conf"), &connection.configuration())?;
+        files(&swanctl)?;
         self.swanctl(&["--load-all", "--clear"]).map(drop)
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Opens the connection; an error with charon's own words if it doesn't come up.
@@ -195,6 +188,40 @@ impl Charon {
     }
 }
 
+/// Of the one connection: credentials and `swanctl.conf`.
+fn write_files(swanctl: &Path, connection: &Connection) -> Result<()> {
+    write_credentials(swanctl, &connection.proof, &connection.demand)?;
+    for (index, crl) in connection.crls.iter().enumerate() {
+        copy(crl, &swanctl.join(format!("x509crl/{index}.crl")))?;
+    }
+    write(&swanctl.join("swanctl.conf"), &connection.configuration())
+}
+
+/// Certificates and keys into swanctl's folder: the own certificate becomes `own.pem`. Pre-shared keys stand in
+/// `swanctl.conf`.
+pub fn write_credentials(swanctl: &Path, proof: &Proof, demand: &Demand) -> Result<()> {
+    if let Demand::Authority(root) = demand {
+        copy(root, &swanctl.join("x509ca/root.pem"))?;
+    }
+    if let Proof::Certificate(own) = proof {
+        copy(&own.key, &swanctl.join("private/own.pem"))?;
+        // strongSwan reads one certificate a file.
+        let chain =
+            fs::read_to_string(&own.chain).with_context(|| format!("reading {}", own.chain.display()))?;
+        for (index, certificate) in chain.split_inclusive("-----END CERTIFICATE-----").enumerate() {
+            if certificate.contains("BEGIN CERTIFICATE") {
+                let place = if index == 0 {
+                    "x509/own.pem".into()
+                } else {
+                    format!("x509ca/intermediate{index}.pem")
+                };
+                write(&swanctl.join(place), certificate.trim_start())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Starts the daemon and waits until it listens.
 fn launch(lab: &Lab, place: Place, dir: &Path) -> Result<Process> {
     let socket = dir.join("vici");
@@ -216,13 +243,14 @@ fn launch(lab: &Lab, place: Place, dir: &Path) -> Result<Process> {
 }
 
 /// Only the plugins that are needed, so that another crypto plugin's presence changes nothing.
-fn daemon_configuration(dir: &Path) -> String {
+fn daemon_configuration(dir: &Path, options: &[&str]) -> String {
     let dir = dir.display();
     let user_space = if is_kernels_path() { "" } else { "kernel-libipsec " };
+    let options: String = options.iter().map(|option| format!("  {option}\n")).collect();
     format!(
         "charon-systemd {{\n  load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey revocation constraints hmac kdf \
          {user_space}kernel-netlink socket-default vici updown\n  piddir = {dir}\n  \
-         retransmit_tries = 2\n  retransmit_timeout = 1.0\n  make_before_break = yes\n  cookie_threshold = 1\n  \
+         retransmit_tries = 2\n  retransmit_timeout = 1.0\n  make_before_break = yes\n  cookie_threshold = 1\n{options}  \
          plugins {{\n    vici {{\n      socket = unix://{dir}/vici\n    }}\n  }}\n  \
          filelog {{\n    log {{\n      path = {dir}/charon.log\n      default = 1\n      flush_line = yes\n      \
          time_format = %T\n    }}\n  }}\n}}\n\
