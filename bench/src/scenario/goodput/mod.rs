@@ -219,6 +219,8 @@ impl Bench<'_> {
         let spent = meter.stop()?;
         session.record(&self.figure(case, "arrived", "kpps", Better::Higher), flooded.rate() / 1e3);
         session.record(&self.figure(case, "offered", "kpps", Better::Higher), flooded.offered() / 1e3);
+        let each = spent.processes * spent.time.as_secs_f64() / flooded.arrived.max(1) as f64;
+        session.record(&self.figure(case, "CPU of the gateways each", "µs", Better::Lower), each * 1e6);
         self.spent(session, case, spent);
         Ok(())
     }
