@@ -516,9 +516,9 @@ pub(crate) fn arrive(scratch: &mut Scratch, port: u16) -> Result<(), Verdict> {
 }
 
 subprogram! {
-    fn sekisho_depart(scratch: *const Scratch, port: u32, passed: u32) -> u32 {
+    fn sekisho_depart(scratch: *mut Scratch, port: u32, passed: u32) -> u32 {
         // SAFETY: as above.
-        if let (Some(scratch), Ok(port)) = (unsafe { scratch.as_ref() }, u16::try_from(port)) {
+        if let (Some(scratch), Ok(port)) = (unsafe { scratch.as_mut() }, u16::try_from(port)) {
             fragment::depart(scratch, port, passed != 0);
         }
         0
@@ -527,7 +527,7 @@ subprogram! {
 
 /// [`fragment::depart`].
 #[inline(always)]
-pub(crate) fn depart(scratch: &Scratch, port: u16, passed: bool) {
+pub(crate) fn depart(scratch: &mut Scratch, port: u16, passed: bool) {
     sekisho_depart(scratch, port.into(), passed.into());
 }
 

@@ -54,7 +54,7 @@ verdicts! {
     /// A source or destination that is valid on no wire.
     DropMartian = 22, "martian";
     /// A fragment of what can't be judged in pieces: ESP for the engine, ICMP errors, neighbour discovery (RFC
-    /// 6980); any, where the configuration translates addresses.
+    /// 6980).
     DropFragment = 23, "fragment";
     /// IPv4 options or IPv6 extension headers that are refused.
     DropOptions = 24, "ip-options";

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use sekisho_abi::flow::{Flow, Hop};
-use sekisho_abi::map::{Config, Counter, config_flags};
+use sekisho_abi::map::{Config, Counter, SpiKey, config_flags};
 use sekisho_abi::nat::Translation;
 use sekisho_abi::port::{Port, ZONE_GATEWAY};
 use sekisho_abi::rule::{Asked, action, rule_flags};
@@ -470,6 +470,9 @@ pub(crate) fn expects_error<F: Frame>(
     }
     *quoted = Packet::default();
     icmp::quoted(frame, &seen.packet, quoted)?;
+    if exit == End::GATEWAY.port && is_sent(quoted) {
+        return believed(quoted, exit, now_ns);
+    }
     let (key, from_low) = flow::key(quoted);
     let (known, original) = nat::find(&key, from_low).ok_or(Verdict::DropIcmpError)?;
     if known.generation != config.generation
@@ -480,6 +483,18 @@ pub(crate) fn expects_error<F: Frame>(
     {
         return Err(Verdict::DropIcmpError);
     }
+    believed(quoted, exit, now_ns)
+}
+
+/// Whether it is ESP of ours: only who saw it knows its SPI. Of such a packet the kernel learns the path's MTU.
+#[inline(always)]
+fn is_sent(quoted: &Packet) -> bool {
+    let key = SpiKey { destination: quoted.destination, spi_be: quoted.spi_be };
+    quoted.spi_be != 0 && maps::spi(&key).is_some_and(|spi| spi.outbound != 0)
+}
+
+#[inline(always)]
+fn believed(quoted: &Packet, exit: u16, now_ns: u64) -> Result<(), Verdict> {
     let share = Share::new(&quoted.source, quoted.version, exit, of::ICMP_ERRORS);
     if share::take(share, rate::ICMP_ERRORS, now_ns) { Ok(()) } else { Err(Verdict::DropRate) }
 }

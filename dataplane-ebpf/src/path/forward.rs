@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
-use sekisho_abi::flow::Hop;
+use sekisho_abi::flow::{HOP_SOCKETS, Hop, hop_sockets};
 use sekisho_abi::map::Config;
 use sekisho_abi::port::{Network, Port, PortKey, ZONE_GATEWAY, engine_mac, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
@@ -18,7 +18,7 @@ use sekisho_dataplane::{checksum, tcp};
 use crate::context::XdpFrame;
 use crate::maps;
 use crate::path::count::Seen;
-use crate::path::{nat, pass};
+use crate::path::{local, nat, pass};
 use crate::scratch::Scratch;
 use crate::subprogram;
 
@@ -56,7 +56,13 @@ pub(crate) fn route(
         if length <= port.mtu && config.engine_ifindex != 0 {
             let hop = &mut scratch.hop;
             hop.macs = concat(engine_mac(port.id), config.engine_mac);
-            hop.ifindex = config.engine_ifindex;
+            hop.ifindex = match entered.xsk_queues {
+                // Its sockets, if it has any, are for the ESP that it carries.
+                queues if queues != 0 && entered.flags & (port_flags::IKE | port_flags::VPN) == 0 => {
+                    hop_sockets(entered.xsk_base, queues)
+                }
+                _ => config.engine_ifindex,
+            };
             hop.mtu = port.mtu;
         }
         return Ok(port);
@@ -139,10 +145,27 @@ pub(crate) fn by_hop(
     packet: &Packet,
     hop: &Hop,
 ) -> Result<Verdict, Verdict> {
+    // First what may be refused: such a frame stays as it was.
+    let verdict = redirect(frame, config, hop.ifindex)?;
     count_hop(frame, packet)?;
     frame.write_macs(&hop.macs).ok_or(Verdict::DropMalformed)?;
-    match maps::DEVICES.redirect(hop.ifindex, 0) {
-        Ok(_) if hop.ifindex == config.engine_ifindex => Ok(Verdict::Encrypt),
+    Ok(verdict)
+}
+
+/// To a NIC, or to the engine: by its veth pair, or straight to a socket of the device the frame came by.
+#[inline(always)]
+fn redirect(frame: &XdpFrame, config: &Config, hop: u32) -> Result<Verdict, Verdict> {
+    let mut device = hop;
+    if hop & HOP_SOCKETS != 0 {
+        let (first, count) = (hop & 0xffff, hop >> 16 & 0x7fff);
+        if frame.rx_queue() < count {
+            return local::to_socket(frame, first, count, Verdict::Encrypt);
+        }
+        // A queue that came later has no socket.
+        device = config.engine_ifindex;
+    }
+    match maps::DEVICES.redirect(device, 0) {
+        Ok(_) if device == config.engine_ifindex => Ok(Verdict::Encrypt),
         Ok(_) => Ok(Verdict::Forward),
         Err(_) => Err(Verdict::DropInternal),
     }

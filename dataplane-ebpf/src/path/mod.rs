@@ -197,7 +197,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
         // A unicast packet in a multicast or broadcast frame (RFC 1122 section 3.3.6).
         return Err(Verdict::DropMulticast);
     }
-    if config.flags & config_flags::NAT != 0 {
+    if config.flags & config_flags::NAT != 0 && scratch.seen.packet.fragment != part::EARLY {
         subprogram::nat_arrive(frame, scratch)?;
     }
     let owner = maps::network(&scratch.seen.packet.destination);

@@ -1,8 +1,8 @@
 //! strongSwan as the foreign peer: charon-systemd and swanctl on one of the lab's gateways.
 //!
-//! It carries ESP in user space (kernel-libipsec, over a TUN device), for not every kernel that tests run on has ESP.
-//! libipsec knows ESP only in UDP, and charon therefore pretends to be behind a NAT: the tunnel always floats to port
-//! 4500.
+//! It carries ESP in user space (kernel-libipsec, over a TUN device), for not every kernel that tests run on has ESP; where
+//! our gateways use the kernel's, so does it. libipsec knows ESP only in UDP, and charon therefore pretends to be behind a
+//! NAT: the tunnel always floats to port 4500.
 
 mod connection;
 mod sas;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::gateway::settings::is_kernels_path;
 use crate::lab::namespace::{Namespace, output};
 use crate::lab::patience::until;
 use crate::lab::plan::Place;
@@ -244,10 +245,11 @@ fn launch(lab: &Lab, place: Place, dir: &Path) -> Result<Process> {
 /// Only the plugins that are needed, so that another crypto plugin's presence changes nothing.
 fn daemon_configuration(dir: &Path, options: &[&str]) -> String {
     let dir = dir.display();
+    let user_space = if is_kernels_path() { "" } else { "kernel-libipsec " };
     let options: String = options.iter().map(|option| format!("  {option}\n")).collect();
     format!(
         "charon-systemd {{\n  load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey revocation constraints hmac kdf \
-         kernel-libipsec kernel-netlink socket-default vici updown\n  piddir = {dir}\n  \
+         {user_space}kernel-netlink socket-default vici updown\n  piddir = {dir}\n  \
          retransmit_tries = 2\n  retransmit_timeout = 1.0\n  make_before_break = yes\n  cookie_threshold = 1\n{options}  \
          plugins {{\n    vici {{\n      socket = unix://{dir}/vici\n    }}\n  }}\n  \
          filelog {{\n    log {{\n      path = {dir}/charon.log\n      default = 1\n      flush_line = yes\n      \
