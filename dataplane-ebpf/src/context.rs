@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sekisho_abi::verdict::Verdict;
-use sekisho_dataplane::frame::Frame;
+use sekisho_dataplane::frame::{Aligned, Frame};
 use sekisho_dataplane::parse::{ETHERNET_BYTES, Ethernet, ethertype};
 use sekisho_dataplane::rewrite::{Change, Rewrite};
 
@@ -207,11 +207,11 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn read_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        let mut bytes = MaybeUninit::<Aligned<[u8; N]>>::uninit();
         // SAFETY: the helper writes N bytes, and checks the offset against the frame.
         let result = unsafe { bpf_xdp_load_bytes(self.ctx.ctx, offset, bytes.as_mut_ptr().cast(), N as u32) };
         // SAFETY: on success the helper has written all of them.
-        (result == 0).then(|| unsafe { bytes.assume_init() })
+        (result == 0).then(|| unsafe { bytes.assume_init() }.0)
     }
 }
 
@@ -289,13 +289,13 @@ impl Frame for SkbFrame {
 
     #[inline(always)]
     fn read_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        let mut bytes = MaybeUninit::<Aligned<[u8; N]>>::uninit();
         let offset = offset.wrapping_sub(self.missing());
         // SAFETY: the helper writes N bytes, and checks the offset against the frame.
         let result =
             unsafe { bpf_skb_load_bytes(self.ctx.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32) };
         // SAFETY: on success the helper has written all of them.
-        (result == 0).then(|| unsafe { bytes.assume_init() })
+        (result == 0).then(|| unsafe { bytes.assume_init() }.0)
     }
 }
 

@@ -24,32 +24,30 @@ const OPTION_ROUTER_ALERT: u8 = 0x05;
 /// section 4.2). All others (jumbo payload, home address, tunnel limits) are refused.
 const OPTION_ACTION: u8 = 0xc0;
 
-/// Where the walk stands.
+/// Where the walk stands. What is zero at its begin fills whole words, for it lies on a program's stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Walk {
-    /// Where the next header or option begins in the frame.
-    pub offset: u32,
-    /// Where the present header ends; between headers the same as `offset`.
-    pub header_end: u32,
-    /// Where the packet ends.
-    pub packet_end: u32,
-    /// What the next header is.
-    pub next: u8,
+    /// Identification in the fragment header, network byte order.
+    pub fragment_id_be: u32,
+    /// Where the fragmented part begins in the frame; zero without a fragment header.
+    pub fragment_header: u32,
+    /// Offset and flags in the fragment header, as a number.
+    pub fragment_bits: u16,
     /// The place of the last header in their [order](order).
     pub order: u8,
     /// 1: a router alert was seen (RFC 2711). Only multicast listener discovery may carry it.
     pub router_alert: u8,
     /// Zero.
-    pub reserved: u8,
-    /// Identification in the fragment header, network byte order.
-    pub fragment_id_be: u32,
-    /// Offset and flags in the fragment header, as a number.
-    pub fragment_bits: u16,
-    /// Zero.
-    pub reserved_too: u16,
-    /// Where the fragmented part begins in the frame; zero without a fragment header.
-    pub fragment_header: u32,
+    pub reserved: u32,
+    /// What the next header is.
+    pub next: u32,
+    /// Where the packet ends.
+    pub packet_end: u32,
+    /// Where the next header or option begins in the frame.
+    pub offset: u32,
+    /// Where the present header ends; between headers the same as `offset`.
+    pub header_end: u32,
 }
 
 /// The order of headers (RFC 8200 section 4.1), each at most once. Destination options stand before a fragment header
@@ -84,18 +82,23 @@ impl Walk {
     #[inline(always)]
     pub const fn new(next: u8, offset: u32, packet_end: u32) -> Self {
         Self {
-            offset,
-            header_end: offset,
-            packet_end,
-            next,
+            fragment_id_be: 0,
+            fragment_header: 0,
+            fragment_bits: 0,
             order: 0,
             router_alert: 0,
             reserved: 0,
-            fragment_id_be: 0,
-            fragment_bits: 0,
-            reserved_too: 0,
-            fragment_header: 0,
+            next: next as u32,
+            packet_end,
+            offset,
+            header_end: offset,
         }
+    }
+
+    /// What the next header is.
+    #[inline(always)]
+    pub const fn next(&self) -> u8 {
+        self.next as u8
     }
 
     /// Walks to the transport header by `step`, which is [`Walk::step`] or a subprogram around it.
@@ -125,7 +128,7 @@ impl Walk {
         if self.fragment_bits & 0xfff8 != 0 {
             return Ok(Step::Transport);
         }
-        self.order = match self.next {
+        self.order = match self.next() {
             HOP_BY_HOP if self.order < order::HOP_BY_HOP => order::HOP_BY_HOP,
             DESTINATION if self.order < order::DESTINATION => order::DESTINATION,
             DESTINATION if self.order == order::FRAGMENT => order::DESTINATION_OF_THE_WHOLE,
@@ -138,7 +141,7 @@ impl Walk {
         if self.header_end > self.packet_end {
             return Err(Verdict::DropMalformed);
         }
-        self.next = following;
+        self.next = u32::from(following);
         self.offset = self.offset.saturating_add(2);
         Ok(Step::More)
     }
@@ -153,7 +156,7 @@ impl Walk {
             return Err(Verdict::DropMalformed);
         }
         self.order = order::FRAGMENT;
-        self.next = following;
+        self.next = u32::from(following);
         self.header_end = self.offset;
         self.fragment_header = self.offset;
         self.fragment_bits = u16::from_be_bytes([b0, b1]);
@@ -194,7 +197,7 @@ mod tests {
 
     /// Protocol, offset and router alert where the walk ended.
     fn ended(next: u8, bytes: &[u8]) -> Result<(u8, u32, u8), Verdict> {
-        walk(next, bytes).map(|walk| (walk.next, walk.offset, walk.router_alert))
+        walk(next, bytes).map(|walk| (walk.next(), walk.offset, walk.router_alert))
     }
 
     #[test]
@@ -238,11 +241,11 @@ mod tests {
         bytes.extend([DESTINATION, 0, 0, 1, 1, 2, 3, 4]);
         bytes.extend([6, 0, 1, 4, 0, 0, 0, 0]);
         let first = walk(HOP_BY_HOP, &bytes).expect("all in order");
-        assert_eq!((first.next, first.offset, first.fragment_header), (6, 32, 24));
+        assert_eq!((first.next(), first.offset, first.fragment_header), (6, 32, 24));
         assert_eq!((first.fragment_bits, first.fragment_id_be.to_ne_bytes()), (1, [1, 2, 3, 4]));
         bytes[18] = 1;
         let later = walk(HOP_BY_HOP, &bytes).expect("nothing is looked for behind");
-        assert_eq!((later.next, later.offset, later.fragment_bits), (DESTINATION, 24, 0x101));
+        assert_eq!((later.next(), later.offset, later.fragment_bits), (DESTINATION, 24, 0x101));
     }
 
     proptest! {
@@ -250,7 +253,7 @@ mod tests {
         fn total(next: u8, bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             if let Ok(walk) = walk(next, &bytes) {
                 prop_assert!(walk.offset as usize <= bytes.len());
-                prop_assert!(!is_extension(walk.next) || walk.fragment_bits & 0xfff8 != 0);
+                prop_assert!(!is_extension(walk.next()) || walk.fragment_bits & 0xfff8 != 0);
             }
         }
     }

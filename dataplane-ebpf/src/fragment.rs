@@ -269,7 +269,7 @@ pub fn complete(packet: &mut Packet, datagram: &Datagram) {
 }
 
 /// Hosts between which a first fragment was let through a moment ago.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PairKey {
     /// Source address.
@@ -279,9 +279,9 @@ pub struct PairKey {
     /// The port they enter by.
     pub port: u16,
     /// Protocol number, as the first fragment's header has it.
-    pub protocol: u8,
+    pub protocol: u16,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: u32,
 }
 
 /// The pair of a fragment.
@@ -291,8 +291,8 @@ pub const fn pair_key(packet: &Packet, port: u16) -> PairKey {
         source: packet.source,
         destination: packet.destination,
         port,
-        protocol: packet.protocol,
-        reserved: [0; 5],
+        protocol: packet.protocol as u16,
+        reserved: 0,
     }
 }
 

@@ -1,5 +1,14 @@
 //! Reading a frame: checked, by value.
 
+use sekisho_abi::Address;
+
+use crate::flow;
+
+/// Something that a program's stack holds in whole words: the verifier takes these unaligned from everywhere but there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Aligned<T>(pub T);
+
 /// The bytes of a frame, Ethernet header first.
 pub trait Frame {
     /// Bytes in the frame.
@@ -30,6 +39,14 @@ pub trait Frame {
     /// `N` bytes at an offset that depends on the packet. The verifier follows packet pointers plus constants, but
     /// loses sight of sums that the compiler splits: so programs go through a kernel helper here.
     fn read_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// An IPv6 address, as [`read_at`](Self::read_at). In halves, which stay in registers.
+    #[inline(always)]
+    fn address_at(&self, offset: u32) -> Option<Address> {
+        let first = u64::from_ne_bytes(self.read_at(offset)?);
+        let second = u64::from_ne_bytes(self.read_at(offset + 8)?);
+        Some(flow::join([first, second]))
+    }
 }
 
 impl Frame for [u8] {

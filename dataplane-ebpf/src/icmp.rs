@@ -4,7 +4,7 @@ use sekisho_abi::mapped;
 use sekisho_abi::verdict::Verdict;
 
 use crate::frame::Frame;
-use crate::parse::{IPV4_BYTES, IPV6_BYTES, Kind, Packet, protocol};
+use crate::parse::{IPV4_BYTES, IPV6_BYTES, Kind, Packet, protocol, udp_port};
 
 /// Bytes of an ICMP error before the packet it quotes.
 pub const ERROR_BYTES: u32 = 8;
@@ -28,7 +28,7 @@ fn is_header(header: &[u8; 20]) -> bool {
     (0xffff - sum) & 0xff == 0
 }
 
-/// Reads the quoted packet of an ICMP error into an empty one, as far as it names its flow: addresses, protocol and ports. Only packets that
+/// Reads the quoted packet of an ICMP error into an empty one, as far as it names its flow or SA: addresses, protocol, ports, SPI. Only packets that
 /// the pipeline itself would have let through are looked for, so options, extension headers and later fragments fit
 /// no flow.
 #[inline(always)]
@@ -54,8 +54,8 @@ pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, quoted: &mut Packet)
             return Err(Verdict::DropIcmpError);
         }
         quoted.protocol = next;
-        quoted.source = frame.read_at::<16>(start + 8).ok_or(Verdict::DropMalformed)?;
-        quoted.destination = frame.read_at::<16>(start + 24).ok_or(Verdict::DropMalformed)?;
+        quoted.source = frame.address_at(start + 8).ok_or(Verdict::DropMalformed)?;
+        quoted.destination = frame.address_at(start + 24).ok_or(Verdict::DropMalformed)?;
         start + IPV6_BYTES
     };
     // RFC 792 and RFC 4443 promise at least eight bytes of the quoted packet's payload. They must be part of this
@@ -70,6 +70,16 @@ pub fn quoted<F: Frame + ?Sized>(frame: &F, error: &Packet, quoted: &mut Packet)
             quoted.source_port_be = u16::from_ne_bytes([p0, p1]);
             quoted.destination_port_be = u16::from_ne_bytes([p2, p3]);
             quoted.tcp_sequence = u32::from_be_bytes([i0, i1, i2, i3]);
+            if quoted.source_port() == udp_port::IKE_NAT_T
+                && transport + 12 <= u32::from(error.length) + crate::parse::ETHERNET_BYTES
+                && let Some(spi) = frame.read_at::<4>(transport + 8)
+            {
+                quoted.spi_be = u32::from_ne_bytes(spi);
+            }
+        }
+        (protocol::ESP, _, _) => {
+            quoted.kind = Kind::Other;
+            quoted.spi_be = u32::from_ne_bytes([p0, p1, p2, p3]);
         }
         (protocol::ICMP, 4, 8) | (protocol::ICMPV6, 6, 128) => {
             quoted.kind = Kind::EchoRequest;

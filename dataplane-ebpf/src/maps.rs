@@ -21,9 +21,10 @@ use sekisho_abi::quota::{
 };
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey, RuleRateKey};
 use sekisho_abi::trace::Trace;
-use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
-use sekisho_dataplane::flow::Key;
+use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX, Verdict};
+use sekisho_dataplane::flow::{self, Key};
 use sekisho_dataplane::fragment::{Datagram, FragmentKey, Pair, PairKey};
+use sekisho_dataplane::frame::Aligned;
 use sekisho_dataplane::rate::Share;
 
 use crate::path::nat::Claimed;
@@ -33,8 +34,9 @@ use crate::scratch::{PROGRAMS, Scratch};
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(PORTS_MAX, 0);
+// An address in two numbers: on the stack it is written in two pieces.
 #[map]
-pub(crate) static NETWORKS: LpmTrie<Address, Network> = LpmTrie::with_max_entries(NETWORKS_MAX, 0);
+pub(crate) static NETWORKS: LpmTrie<[u64; 2], Network> = LpmTrie::with_max_entries(NETWORKS_MAX, 0);
 // Room for the largest rule sets costs nothing until it is used.
 #[map]
 pub(crate) static LISTS: HashMap<ListKey, List> = HashMap::with_max_entries(LISTS_MAX, BPF_F_NO_PREALLOC);
@@ -92,6 +94,9 @@ pub(crate) static SHARES: LruHashMap<Share, Rate> = LruHashMap::with_max_entries
 // Where a new datagram is put together.
 #[map]
 pub(crate) static NEW_DATAGRAM: PerCpuArray<Datagram> = PerCpuArray::with_max_entries(1, 0);
+// The port that a packet has entered by.
+#[map]
+pub(crate) static ENTERED: PerCpuArray<Port> = PerCpuArray::with_max_entries(1, 0);
 // What a program knows of its packet.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(PROGRAMS, 0);
@@ -159,16 +164,50 @@ pub(crate) fn port(key: PortKey) -> Option<&'static Port> {
     PORTS.get_ptr(key).map(|port| unsafe { &*port })
 }
 
+/// Remembers the port that a received packet has entered by, for the steps on its long way: they would look it up each.
+#[inline(always)]
+pub(crate) fn enter(port: &Port) -> Result<(), Verdict> {
+    let entered = ENTERED.get_ptr_mut(0).ok_or(Verdict::DropInternal)?;
+    // SAFETY: the entry is this CPU's own, and one packet at a time is in the one program that writes it.
+    unsafe { *entered = *port };
+    Ok(())
+}
+
+/// That port.
+#[inline(always)]
+pub(crate) fn entered() -> Result<&'static Port, Verdict> {
+    ENTERED.get(0).ok_or(Verdict::DropInternal)
+}
+
 /// Whether a NIC carries tagged ports.
 #[inline(always)]
 pub(crate) fn is_trunk(ifindex: u32) -> bool {
     port(PortKey { ifindex, vlan: TRUNK, reserved: 0 }).is_some()
 }
 
+/// A trie's key with something before it.
+#[repr(C)]
+struct Placed<const BEFORE: usize, K> {
+    before: [u8; BEFORE],
+    key: lpm_trie::Key<K>,
+}
+
+/// The entry of the longest prefix that this key, of so many bits, has in the trie. `BEFORE`: so many bytes stand on the stack
+/// before the key and the length of its prefix that the address in it is aligned.
+#[inline(always)]
+pub(crate) fn longest<const BEFORE: usize, K, V>(
+    trie: &'static LpmTrie<K, V>,
+    bits: u32,
+    key: K,
+) -> Option<&'static V> {
+    let placed = Aligned(Placed { before: [0_u8; BEFORE], key: lpm_trie::Key::new(bits, key) });
+    trie.get(&placed.0.key)
+}
+
 /// The longest prefix in `NETWORKS` that holds this address.
 #[inline(always)]
 pub(crate) fn network(address: &Address) -> Option<&'static Network> {
-    NETWORKS.get(lpm_trie::Key::new(128, *address))
+    longest::<4, _, _>(&NETWORKS, 128, flow::halves(address))
 }
 
 /// The binding of this address.

@@ -5,7 +5,7 @@ use sekisho_abi::port::{Network, Port, network_kind};
 use sekisho_abi::verdict::Verdict;
 use sekisho_abi::{Address, mapped};
 
-use crate::frame::Frame;
+use crate::frame::{Aligned, Frame};
 use crate::parse::{ETHERNET_BYTES, Ethernet, Packet};
 use crate::spoof::{self, Scope};
 
@@ -100,9 +100,9 @@ pub const fn question(owner: Option<&Network>, port: &Port) -> Result<(), Verdic
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Discovery {
     /// The source, where it isn't link-local or unspecified.
-    pub source: Option<Address>,
+    pub source: Option<Aligned<Address>>,
     /// The target of a solicitation or advertisement, where it isn't link-local.
-    pub target: Option<Address>,
+    pub target: Option<Aligned<Address>>,
     /// Whether the target is claimed (advertisement) rather than asked for.
     pub claims: bool,
     /// Addresses that the sender says are its own, link-local ones too; zero for none.
@@ -126,7 +126,7 @@ pub fn discovery<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Result<Discov
     }
     let source = match spoof::scope_v6(&packet.source) {
         Scope::LinkLocal | Scope::Unspecified => None,
-        Scope::Unicast => Some(packet.source),
+        Scope::Unicast => Some(Aligned(packet.source)),
         Scope::Group | Scope::Martian => return Err(Verdict::DropNeighbour),
     };
     let unspecified = packet.source == [0; 16];
@@ -146,11 +146,11 @@ pub fn discovery<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Result<Discov
             if at + 16 > u32::from(packet.length) + ETHERNET_BYTES {
                 return Err(Verdict::DropMalformed);
             }
-            let target = frame.read_at::<16>(at).ok_or(Verdict::DropMalformed)?;
+            let target = frame.address_at(at).ok_or(Verdict::DropMalformed)?;
             let own = [packet.source, if claims { target } else { [0; 16] }];
             let target = match spoof::scope_v6(&target) {
                 Scope::LinkLocal => None,
-                Scope::Unicast => Some(target),
+                Scope::Unicast => Some(Aligned(target)),
                 Scope::Group | Scope::Unspecified | Scope::Martian => return Err(Verdict::DropNeighbour),
             };
             Ok(Discovery { source, target, claims, own, router: false })
@@ -312,7 +312,7 @@ mod tests {
             advertised,
             Ok(Discovery {
                 source: None,
-                target: Some(global),
+                target: Some(Aligned(global)),
                 claims: true,
                 own: [link_local, global],
                 router: false
@@ -322,7 +322,7 @@ mod tests {
         let own = [global, [0; 16]];
         assert_eq!(
             asked,
-            Ok(Discovery { source: Some(global), target: None, claims: false, own, router: false })
+            Ok(Discovery { source: Some(Aligned(global)), target: None, claims: false, own, router: false })
         );
         let claimed = judge(message(136, "2001:db8::9", "fe80::9")).expect("in order");
         assert_eq!((claimed.target, claimed.own), (None, [global, link_local]));

@@ -322,7 +322,7 @@ pub fn ipv6_extended<F: Frame + ?Sized>(
     let start = ETHERNET_BYTES + IPV6_BYTES;
     let end = ETHERNET_BYTES + u32::from(packet.length);
     let walk = Walk::new(packet.protocol, start, end).to_transport(step)?;
-    packet.protocol = walk.next;
+    packet.protocol = walk.next();
     packet.router_alert = walk.router_alert;
     if walk.fragment_header != 0 {
         let more = walk.fragment_bits & 1 != 0;

@@ -2,6 +2,7 @@
 //! section 4.1), and into the packet that an ICMP error quotes (RFC 5508 section 4).
 
 use crate::flow;
+use crate::fragment::part;
 use crate::frame::Frame;
 use crate::icmp::ERROR_BYTES;
 use crate::nat::Ends;
@@ -172,6 +173,10 @@ const IPV6_TRANSPORT: u32 = ETHERNET_BYTES + IPV6_BYTES;
 #[inline(always)]
 pub fn ends<F: Rewrite + ?Sized>(frame: &F, packet: &Packet, from: &Ends, to: &Ends) -> Option<()> {
     let pseudo = addresses(frame, packet.version, from, to)?;
+    if packet.fragment == part::LATER {
+        // Ports, and the one checksum of them all, are in the first.
+        return Some(());
+    }
     if packet.version == 4 {
         transport::<F, true>(frame, packet, IPV4_TRANSPORT, pseudo, from, to)
     } else if u32::from(packet.transport) == IPV6_TRANSPORT {

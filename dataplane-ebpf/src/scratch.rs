@@ -41,7 +41,8 @@ pub(crate) struct Scratch {
     pub(crate) exit: u16,
     /// 1: the packet has ended its flow's handshake, which is counted as half-open yet.
     pub(crate) unsettled: u8,
-    reserved: u8,
+    /// Whether the packet's flow is known.
+    pub(crate) flow: Looked,
     /// Flags of the port it came by, [`port_flags`](sekisho_abi::port::port_flags).
     pub(crate) port_flags: u32,
     /// The packet's translation.
@@ -64,7 +65,21 @@ pub(crate) struct Scratch {
     pub(crate) used: [Address; 2],
     /// The frame's source.
     pub(crate) sender: [u8; 6],
-    reserved_last: [u8; 2],
+    /// 1: the rules have been asked about the packet, and allow what stands in `asked`.
+    pub(crate) allowed: u8,
+    reserved: u8,
+}
+
+/// What a look at `FLOWS`, and at `TRANSLATIONS` where addresses are translated, has shown of a packet's flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Looked {
+    /// Nobody has looked yet, or not everywhere.
+    NotYet = 0,
+    /// There is none.
+    Absent = 1,
+    /// There is one. Where the packet opens a flow nevertheless, that one is over.
+    Present = 2,
 }
 
 /// Its begin is read by those who ask what became of a packet.
@@ -92,6 +107,8 @@ impl Scratch {
         scratch.tag = 0;
         scratch.came_tagged = 0;
         scratch.handover = 0;
+        scratch.flow = Looked::NotYet;
+        scratch.allowed = 0;
         Some(scratch)
     }
 }

@@ -4,6 +4,7 @@ use sekisho_abi::Address;
 use sekisho_abi::port::{Network, Port, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
 
+use crate::flow;
 use crate::parse::{Kind, Packet, udp_port};
 
 /// Where an address may be used, as far as its bits alone tell.
@@ -36,13 +37,15 @@ pub const fn scope_v4(address: [u8; 4]) -> Scope {
 /// The scope of an IPv6 address.
 #[inline(always)]
 pub fn scope_v6(address: &Address) -> Scope {
-    match u128::from_be_bytes(*address) {
-        0 => Scope::Unspecified,
+    // In halves, as tables are asked: the compiler would else take it byte by byte for both.
+    let [first, second] = flow::halves(address).map(u64::from_be);
+    match first {
+        0 if second == 0 => Scope::Unspecified,
         // ::1, IPv4-compatible, and IPv4-mapped (RFC 4291 section 2.5.5): the last would be taken for IPv4 by our own
         // tables.
-        bits if bits >> 48 == 0 => Scope::Martian,
-        bits if bits >> 120 == 0xff => Scope::Group,
-        bits if bits >> 118 == 0x3fa => Scope::LinkLocal,
+        0 if second >> 48 == 0 => Scope::Martian,
+        first if first >> 56 == 0xff => Scope::Group,
+        first if first >> 54 == 0x3fa => Scope::LinkLocal,
         _ => Scope::Unicast,
     }
 }
@@ -51,7 +54,8 @@ pub fn scope_v6(address: &Address) -> Scope {
 #[inline(always)]
 pub fn scope(packet: &Packet, address: &Address) -> Scope {
     if packet.version == 4 {
-        let [.., a, b, c, d] = *address;
+        let [_, second] = flow::halves(address);
+        let [.., a, b, c, d] = second.to_ne_bytes();
         scope_v4([a, b, c, d])
     } else {
         scope_v6(address)
@@ -69,7 +73,7 @@ pub const fn stays_on_link(destination: Scope) -> bool {
 pub fn martian(packet: &Packet, source: Scope, destination: Scope) -> Result<(), Verdict> {
     if matches!(source, Scope::Martian | Scope::Group)
         || matches!(destination, Scope::Martian | Scope::Unspecified)
-        || packet.source == packet.destination
+        || flow::halves(&packet.source) == flow::halves(&packet.destination)
     {
         return Err(Verdict::DropMartian);
     }

@@ -32,7 +32,7 @@ use crate::path::quota;
 use crate::path::rule;
 use crate::path::scan;
 use crate::path::trunk;
-use crate::scratch::Scratch;
+use crate::scratch::{Looked, Scratch};
 
 /// Stands for any port, where one is asked for by number.
 const ANY_PORT: u32 = u32::MAX;
@@ -354,15 +354,53 @@ pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) ->
         return judged(found).map(|_| ());
     }
     rule(&mut scratch.asked, bytes)?;
-    if entry.port != 0 {
+    open(scratch, entry, exit, bytes)
+}
+
+/// [`admit`] of a packet that was received: what the short way has found out need not be asked again.
+#[inline(always)]
+pub(crate) fn admit_received(
+    scratch: &mut Scratch,
+    entry: End,
+    exit: End,
+    bytes: u32,
+) -> Result<(), Verdict> {
+    if scratch.flow != Looked::Absent {
+        return admit(scratch, entry, exit, bytes);
+    }
+    if scratch.allowed == 0 || scratch.asked.to != exit.zone {
+        ask(scratch, entry.zone, exit.zone, bytes)?;
+    }
+    open(scratch, entry, exit, bytes)
+}
+
+subprogram! {
+    fn sekisho_ask(scratch: *mut Scratch, from: u32, to: u32, bytes: u32) -> u32 {
+        // SAFETY: as above.
+        match (unsafe { scratch.as_mut() }, u16::try_from(from), u16::try_from(to)) {
+            (Some(scratch), Ok(from), Ok(to)) => done(flow::ask(scratch, from, to, bytes)),
+            _ => number(Err(Verdict::DropInternal)),
+        }
+    }
+}
+
+/// [`flow::ask`].
+#[inline(always)]
+pub(crate) fn ask(scratch: &mut Scratch, from: u16, to: u16, bytes: u32) -> Result<(), Verdict> {
+    judged(sekisho_ask(scratch, from.into(), to.into(), bytes)).map(|_| ())
+}
+
+/// Opens the flow that the rules allow, and no other is in its place, or one that is over.
+#[inline(always)]
+fn open(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<(), Verdict> {
+    if entry.port != 0 && path::is_screened(scratch) {
         judged(sekisho_screen(scratch))?;
     }
     if scratch.asked.rule.interval_us != 0 {
         judged(sekisho_rule_limit(&raw const scratch.asked))?;
     }
-    let opened = sekisho_open(scratch, in_bits, out_bits, bytes);
+    let opened = sekisho_open(scratch, entry.to_bits(), exit.to_bits(), bytes);
     judged(opened)?;
-    judged(sekisho_charge(scratch))?;
     let inserted = translate_and_insert(scratch, entry, exit);
     if inserted.is_err() {
         sekisho_discharge(scratch);
@@ -378,13 +416,18 @@ pub(crate) fn admit(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) ->
 #[inline(always)]
 fn translate_and_insert(scratch: &mut Scratch, from: End, to: End) -> Result<(), Verdict> {
     let is_nat = maps::config().is_some_and(|config| config.flags & config_flags::NAT != 0);
+    let replaces = scratch.flow == Looked::Present;
     if is_nat {
-        judged(sekisho_nat_forget_known(scratch))?;
+        if replaces {
+            judged(sekisho_nat_forget_known(scratch))?;
+        }
         judged(sekisho_nat_plan(scratch, from.to_bits(), to.to_bits()))?;
     }
     let opened = if is_nat { judged(sekisho_nat_open(scratch)) } else { Ok(Verdict::Pass) };
     let inserted = opened.and_then(|_| {
-        sekisho_flow_end(scratch, flow_end::REPLACED);
+        if replaces {
+            sekisho_flow_end(scratch, flow_end::REPLACED);
+        }
         judged(sekisho_insert(scratch))
     });
     if inserted.is_err() && is_nat {
@@ -473,9 +516,9 @@ pub(crate) fn arrive(scratch: &mut Scratch, port: u16) -> Result<(), Verdict> {
 }
 
 subprogram! {
-    fn sekisho_depart(scratch: *const Scratch, port: u32, passed: u32) -> u32 {
+    fn sekisho_depart(scratch: *mut Scratch, port: u32, passed: u32) -> u32 {
         // SAFETY: as above.
-        if let (Some(scratch), Ok(port)) = (unsafe { scratch.as_ref() }, u16::try_from(port)) {
+        if let (Some(scratch), Ok(port)) = (unsafe { scratch.as_mut() }, u16::try_from(port)) {
             fragment::depart(scratch, port, passed != 0);
         }
         0
@@ -484,7 +527,7 @@ subprogram! {
 
 /// [`fragment::depart`].
 #[inline(always)]
-pub(crate) fn depart(scratch: &Scratch, port: u16, passed: bool) {
+pub(crate) fn depart(scratch: &mut Scratch, port: u16, passed: bool) {
     sekisho_depart(scratch, port.into(), passed.into());
 }
 
@@ -727,7 +770,6 @@ step! { fn sekisho_arp, read_arp(xdp_md as XdpFrame) = neighbour::arp }
 step! { fn sekisho_discovery, read_discovery(xdp_md as XdpFrame) = neighbour::discovery }
 step! { fn sekisho_source, read_source(xdp_md as XdpFrame) = neighbour::source }
 step! { fn sekisho_screen() = path::screen }
-step! { fn sekisho_charge() = quota::charge }
 step! { fn sekisho_discharge() = quota::discharge }
 step! { fn sekisho_nat_open() = nat::open }
 step! { fn sekisho_nat_forget_known() = nat::forget_known }

@@ -11,6 +11,7 @@ mod leftovers;
 mod lint;
 mod object;
 mod packages;
+mod page;
 mod perf;
 mod process;
 mod setup;
@@ -88,7 +89,8 @@ enum Task {
         /// Also run what takes long: tests marked as slow (`#[ignore]`), and the suites kernels, xfrm and fuzz
         #[arg(long)]
         all: bool,
-        /// Write docs/interop.md from what the suite interop shows: all of it runs, and every cell must pass
+        /// Write docs/interop.md from what the suite interop shows, and the matrices of docs/datapath.md from what the
+        /// suites datapath and xfrm show: every cell must pass
         #[arg(long)]
         write: bool,
         /// Run only these suites

@@ -1,8 +1,11 @@
 //! `cargo xtask perf`: builds for release, and hands over to the program that measures.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::{
@@ -37,7 +40,13 @@ pub(crate) struct PerfArgs {
     /// Only name the scenarios
     #[arg(long)]
     list: bool,
+    /// Write docs/performance.md and its plots: all scenarios run, in full, and each must succeed
+    #[arg(long, conflicts_with_all = ["quick", "scenario", "list"])]
+    write: bool,
 }
+
+/// The page that `--write` makes, and the folder of its plots.
+const PAGE: [&str; 2] = ["docs/performance.md", "docs/performance"];
 
 /// Builds, measures and reports.
 pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
@@ -72,6 +81,30 @@ pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
     if let Some(base) = &args.compare {
         perf.arg("--compare").arg(base);
     }
-    perf.arg("--out").arg(args.out.clone().unwrap_or_else(|| target_dir(root).join("perf")));
-    process::run_foreground(&mut perf)
+    let out = args.out.clone().unwrap_or_else(|| target_dir(root).join("perf"));
+    perf.arg("--out").arg(&out);
+    process::run_foreground(&mut perf)?;
+    if args.write { write(&out, root) } else { Ok(()) }
+}
+
+/// Makes the page of a report.
+fn write(out: &Path, root: &Path) -> Result<()> {
+    let [page, folder] = PAGE.map(|place| root.join(place));
+    let report = out.join("report.md");
+    let text = fs::read_to_string(&report).with_context(|| format!("reading {}", report.display()))?;
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let plots = out.join("plots");
+    for entry in fs::read_dir(&plots).with_context(|| format!("reading {}", plots.display()))? {
+        let path = entry.with_context(|| format!("reading {}", plots.display()))?.path();
+        let name = path.file_name().context("a plot without a name")?;
+        fs::copy(&path, folder.join(name)).with_context(|| format!("copying {}", path.display()))?;
+    }
+    // The plots stand beside the page in a folder of its name.
+    fs::write(&page, text.replace("](plots/", "](performance/"))
+        .with_context(|| format!("writing {}", page.display()))?;
+    println!("written: {}", page.display());
+    Ok(())
 }

@@ -19,6 +19,7 @@ use crate::{
     fuzz,
     leftovers::Leftovers,
     lint,
+    page::Matrix,
     process::{self, Ending},
     setup::{self, Purpose},
     tally::{Counts, Tally, closing_line},
@@ -41,6 +42,8 @@ pub(crate) enum Suite {
     Xfrm,
     /// Whole gateways in a network of namespaces
     E2e,
+    /// Every algorithm, outside and peer, on the data path that this kernel has
+    Datapath,
     /// Against strongSwan
     Interop,
     /// Every fuzz target for half a minute, and their own lint
@@ -121,13 +124,18 @@ fn run_each(
                 fuzz::check(root, tally)?;
                 fuzz::run(root, &[], fuzz::SECONDS, tally)?;
             }
-            Suite::Ebpf | Suite::Kernels | Suite::Xfrm | Suite::E2e | Suite::Interop => {
+            Suite::Ebpf
+            | Suite::Kernels
+            | Suite::Xfrm
+            | Suite::E2e
+            | Suite::Datapath
+            | Suite::Interop => {
                 let start = Instant::now();
                 // Built once, and only if a suite wants it.
                 let built = products.get_or_insert_with(|| Products::build(root));
                 match built {
                     Ok(products) if *suite == Suite::Kernels => kernels(root, products, tally)?,
-                    Ok(products) if *suite == Suite::Xfrm => xfrm(root, products, tally)?,
+                    Ok(products) if *suite == Suite::Xfrm => xfrm(root, extent, products, tally)?,
                     Ok(products) => lab(root, *suite, extent, products, tally)?,
                     Err(error) => {
                         let counts = Counts { failed: 1, ..Counts::default() };
@@ -150,13 +158,14 @@ impl Suite {
             Self::Kernels => "kernels",
             Self::Xfrm => "xfrm",
             Self::E2e => "e2e",
+            Self::Datapath => "datapath",
             Self::Interop => "interop",
             Self::Fuzz => "fuzz",
         }
     }
 
     fn in_lab(self) -> bool {
-        matches!(self, Self::Ebpf | Self::E2e | Self::Interop)
+        matches!(self, Self::Ebpf | Self::E2e | Self::Datapath | Self::Interop)
     }
 }
 
@@ -221,7 +230,35 @@ fn lab(root: &Path, which: Suite, extent: Extent, products: &Products, tally: &m
     }
     cargo.env("SEKISHO_BIN_DIR", &products.programs);
     cargo.env("SEKISHO_EBPF_OBJECT", &products.object);
+    if which == Suite::Datapath {
+        cargo.env("SEKISHO_DATAPATH", "engine");
+        return with_matrix(root, which.name(), &mut cargo, extent, tally);
+    }
     suite(root, which.name(), &mut cargo, tally)
+}
+
+/// A suite that prints a matrix, which is the one on its page unless this run writes it there.
+fn with_matrix(
+    root: &Path,
+    name: &str,
+    cargo: &mut Command,
+    extent: Extent,
+    tally: &mut Tally,
+) -> Result<()> {
+    let start = Instant::now();
+    let matrix = Mutex::new(Matrix::default());
+    let hear = |line: &str| matrix.lock().unwrap_or_else(PoisonError::into_inner).hear(line);
+    let (mut counts, mut notes) = count(root, name, cargo, hear)?;
+    let matrix = matrix.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let is_whole = counts.failed == 0 && matrix.is_whole();
+    if extent.write_page && is_whole {
+        matrix.write(root)?;
+    } else if !is_whole || !matrix.is_on_page(root)? {
+        counts.failed += 1;
+        notes.push("the matrix is not the one on its page: `cargo xtask test datapath xfrm --write`".into());
+    }
+    tally.record(name, start, counts, notes);
+    Ok(())
 }
 
 /// The eBPF suite once more in each guest kernel, but for what a guest can tell nothing of: costs, and races that it
@@ -245,12 +282,12 @@ fn kernels(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
 }
 
 /// The gateways' suites once more on the kernel's ESP: what does not wait for long, since a guest is slow.
-fn xfrm(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
+fn xfrm(root: &Path, extent: Extent, products: &Products, tally: &mut Tally) -> Result<()> {
     let us = env::current_exe().context("finding this program")?;
-    for (target, chosen) in [
-        (Suite::E2e, &["shown::", "negotiation::"][..]),
-        (Suite::Interop, &["psk_gcm128_x25519", "chacha", "cbc", "udp"][..]),
-    ] {
+    // One pattern each, for no more is understood.
+    for (target, chosen) in
+        [(Suite::E2e, Some("shown::")), (Suite::E2e, Some("negotiation::")), (Suite::Datapath, None)]
+    {
         let seconds = GUEST_DEADLINE.as_secs();
         let runner = format!(
             r#"target."cfg(unix)".runner = ["{}", "vm", "--kernel", "6.12", "--timeout", "{seconds}", "--"]"#,
@@ -263,7 +300,12 @@ fn xfrm(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
         cargo.env("SEKISHO_EBPF_OBJECT", &products.object);
         cargo.env("SEKISHO_DATAPATH", "kernel");
         cargo.env("SEKISHO_PATIENCE", vm::patience());
-        suite(root, &format!("xfrm-{}", target.name()), &mut cargo, tally)?;
+        let part = chosen.map_or(target.name(), |pattern| pattern.trim_end_matches(':'));
+        let name = format!("xfrm-{part}");
+        match target {
+            Suite::Datapath => with_matrix(root, &name, &mut cargo, extent, tally)?,
+            _ => suite(root, &name, &mut cargo, tally)?,
+        }
     }
     Ok(())
 }
@@ -271,7 +313,7 @@ fn xfrm(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
 /// Runs a command that runs tests, and records its counts. One that runs no test has failed.
 fn suite(root: &Path, name: &str, cargo: &mut Command, tally: &mut Tally) -> Result<()> {
     let start = Instant::now();
-    let (mut counts, mut notes) = count(root, name, cargo)?;
+    let (mut counts, mut notes) = count(root, name, cargo, |_| {})?;
     if counts == Counts::default() {
         counts.failed = 1;
         notes.push("ran no test".to_owned());
@@ -283,14 +325,20 @@ fn suite(root: &Path, name: &str, cargo: &mut Command, tally: &mut Tally) -> Res
 /// The same for a kind of test there may be none of.
 fn suite_or_nothing(root: &Path, name: &str, cargo: &mut Command, tally: &mut Tally) -> Result<()> {
     let start = Instant::now();
-    let (counts, notes) = count(root, name, cargo)?;
+    let (counts, notes) = count(root, name, cargo, |_| {})?;
     if counts != Counts::default() {
         tally.record(name, start, counts, notes);
     }
     Ok(())
 }
 
-fn count(root: &Path, name: &str, cargo: &mut Command) -> Result<(Counts, Vec<String>)> {
+/// `hear` is told each line of the output.
+fn count(
+    root: &Path,
+    name: &str,
+    cargo: &mut Command,
+    hear: impl Fn(&str) + Send + Sync,
+) -> Result<(Counts, Vec<String>)> {
     // A test that finds, while it runs, that this machine can't run it adds a line here: "name: reason".
     let skips = target_dir(root).join(format!("skipped-{name}.txt"));
     remove_file(&skips)?;
@@ -300,6 +348,7 @@ fn count(root: &Path, name: &str, cargo: &mut Command) -> Result<(Counts, Vec<St
     }
     let counts = Mutex::new(Counts::default());
     let ending = process::run_watched(cargo, DEADLINE, |line| {
+        hear(line);
         if let Some(more) = closing_line(line) {
             counts.lock().unwrap_or_else(PoisonError::into_inner).add(more);
         }

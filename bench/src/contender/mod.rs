@@ -51,9 +51,9 @@ impl Encryption {
 }
 
 /// The IKE proposal of all: what is measured here is not IKE.
-const IKE_PROPOSAL: &str = "aes128gcm16-prfsha256-x25519";
+pub const IKE_PROPOSAL: &str = "aes128gcm16-prfsha256-x25519";
 /// The key of both gateways.
-const PSK: &str = "correct horse battery staple";
+pub const PSK: &str = "correct horse battery staple";
 
 /// What the tunnel is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sekisho_tests::gateway::certificates::write_psk;
-use sekisho_tests::gateway::settings::{Credentials, Settings};
+use sekisho_tests::gateway::settings::Settings;
 use sekisho_tests::gateway::{Sekishod, program};
 use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::plan::Place;
@@ -18,8 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Both gateways. The one that opens the tunnel ends first.
 #[derive(Debug)]
 pub struct Pair {
-    clinic: Sekishod,
-    centre: Sekishod,
+    /// The clinic's, which opens the tunnel.
+    pub clinic: Sekishod,
+    /// The centre's.
+    pub centre: Sekishod,
 }
 
 /// Of the daemon.
@@ -36,32 +38,36 @@ impl Pair {
     /// # Errors
     /// When it does not come up.
     pub fn raise(lab: &Lab, wanted: Wanted) -> Result<Self> {
-        let psk = lab.dir().join("psk");
-        write_psk(&psk, PSK)?;
-        let set = |mut settings: Settings| {
-            settings = settings.proposals(IKE_PROPOSAL, wanted.encryption.proposal());
-            settings.datapath = "engine".into();
-            settings.force_udp = wanted.in_udp;
-            // As an operator runs it: what is written for debugging costs time.
-            settings.log_level = "info";
-            settings
-        };
-        let centre =
-            Sekishod::start(lab, Place::Centre, &set(Settings::centre(Credentials::Psk(psk.clone()))))?;
-        let clinic = Sekishod::start(lab, Place::Clinic, &set(Settings::clinic(Credentials::Psk(psk))))?;
+        let [clinic, centre] = settings(lab, wanted)?;
+        Self::with(lab, &clinic, &centre)
+    }
+
+    /// The same with settings of the caller's.
+    ///
+    /// # Errors
+    /// When the tunnel does not come up.
+    pub fn with(lab: &Lab, clinic: &Settings, centre: &Settings) -> Result<Self> {
+        let centre = Sekishod::start(lab, Place::Centre, centre)?;
+        let clinic = Sekishod::start(lab, Place::Clinic, clinic)?;
         clinic.await_up("centre", PATIENCE)?;
         Ok(Self { clinic, centre })
     }
+}
 
-    /// The clinic's gateway, which opened the tunnel.
-    pub fn clinic(&mut self) -> &mut Sekishod {
-        &mut self.clinic
-    }
-
-    /// The centre's.
-    pub fn centre(&mut self) -> &mut Sekishod {
-        &mut self.centre
-    }
+/// Of the clinic's gateway and of the centre's, with one pre-shared key.
+///
+/// # Errors
+/// When the key cannot be written.
+pub fn settings(lab: &Lab, wanted: Wanted) -> Result<[Settings; 2]> {
+    let credentials = write_psk(&lab.dir().join("psk"), PSK)?;
+    Ok([Settings::clinic(credentials.clone()), Settings::centre(credentials)].map(|settings| {
+        let mut settings = settings.proposals(IKE_PROPOSAL, wanted.encryption.proposal());
+        settings.datapath = "engine".into();
+        settings.force_udp = wanted.in_udp;
+        // As an operator runs it: what is written for debugging costs time.
+        settings.log_level = "info";
+        settings
+    }))
 }
 
 impl Tunnel for Pair {

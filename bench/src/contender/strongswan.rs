@@ -13,8 +13,10 @@ use super::{IKE_PROPOSAL, PSK, Tunnel, Wanted};
 /// Both gateways.
 #[derive(Debug)]
 pub struct Pair {
-    clinic: Charon,
-    centre: Charon,
+    /// The clinic's, which opens the tunnel.
+    pub clinic: Charon,
+    /// The centre's.
+    pub centre: Charon,
 }
 
 /// Of its tools: the daemon knows no such question, and would start.

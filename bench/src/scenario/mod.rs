@@ -4,6 +4,7 @@ pub mod filter;
 pub mod forwarding;
 pub mod goodput;
 pub mod ike;
+pub mod life;
 
 use anyhow::Result;
 
@@ -39,7 +40,12 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "ike",
-        about: "handshakes: time until many tunnels are up, CPU time and memory for each",
+        about: "handshakes: many tunnels at once, and honest ones under a flood; against charon",
         run: ike::run,
+    },
+    Scenario {
+        name: "life",
+        about: "packets lost and the longest gap: rekeying, reload, restart, crash, change of line",
+        run: life::run,
     },
 ];

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sekisho_abi::port::{Network, ZONE_GATEWAY, network_kind};
 use sekisho_abi::{Address, mapped};
 
-use super::{Config, PortId, SourceAddress};
+use super::{Config, PortId, SourceAddress, ZoneId};
 
 /// Sources and destinations that are valid on no wire (RFC 6890, RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
 /// Groups are left out: they are destinations, and the programs judge them before they ask whose an address is; so is
@@ -31,6 +31,24 @@ const MARTIANS_V6: [(Ipv6Addr, u8); 3] = [
 ];
 
 impl Config {
+    /// The zone of the ports that are uplinks; that of the gateway where there are none, or their zones differ.
+    pub fn uplink_zone(&self) -> ZoneId {
+        let mut zones = self.ports.iter().filter(|port| port.uplink).map(|port| port.zone);
+        match zones.next() {
+            Some(first) if zones.all(|zone| zone == first) => first,
+            _ => ZONE_GATEWAY,
+        }
+    }
+
+    /// The one port that is an uplink; 0 where there is none, or several.
+    pub fn only_uplink(&self) -> PortId {
+        let mut uplinks = self.ports.iter().filter(|port| port.uplink);
+        match (uplinks.next(), uplinks.next()) {
+            (Some(port), None) => port.id,
+            _ => 0,
+        }
+    }
+
     /// Every prefix that has an owner, each once: martians, the ports' subnets and what is routed behind them, the
     /// networks behind VPNs, and the gateway's own addresses with their subnets' broadcast addresses (zone: the
     /// gateway; port: the one they are on).

@@ -405,6 +405,23 @@ fn networks_behind_ports() {
     );
 }
 
+/// Where packets to no known network leave is told to the programs as far as it is one place.
+#[test]
+fn where_strangers_live() {
+    let mut config = good(CLINIC);
+    let at = config.ports.iter().position(|port| port.uplink).expect("an uplink");
+    let (id, zone) = (config.ports[at].id, config.ports[at].zone);
+    assert_eq!((config.only_uplink(), config.uplink_zone()), (id, zone));
+    let mut second = config.ports[at].clone();
+    second.id += 100;
+    config.ports.push(second);
+    assert_eq!((config.only_uplink(), config.uplink_zone()), (0, zone), "two of one zone");
+    config.ports.last_mut().expect("the second").zone += 100;
+    assert_eq!((config.only_uplink(), config.uplink_zone()), (0, 0), "two of two zones");
+    config.ports.iter_mut().for_each(|port| port.uplink = false);
+    assert_eq!((config.only_uplink(), config.uplink_zone()), (0, 0), "none");
+}
+
 #[test]
 fn uplinks() {
     let gateways = "uplink = true\ngateways = [\"198.51.100.1\", \"2001:db8:1::1\"]";

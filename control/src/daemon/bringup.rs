@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use sekisho_abi::map::{Config as FilterConfig, config_flags};
+use sekisho_abi::map::{Config as FilterConfig, SOCKETS_MAX, config_flags};
 use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
 use sekisho_ike::crypto::random::SystemRandom;
@@ -59,6 +59,8 @@ pub(super) struct Ground {
     pub(super) tunnel: Option<(Link, Link)>,
     /// Addresses that peers have given us.
     pub(super) given: Given,
+    /// Largest packet that gets through to the peers of a VPN port, bytes, where less than its links carry.
+    narrow: BTreeMap<u16, u16>,
     sockets: SocketRanges,
     /// The engine, if there is a VPN zone and it is the data path.
     pub(super) engine: Option<Arc<Engine>>,
@@ -98,6 +100,7 @@ pub(super) async fn bring_up(
         modes: BTreeMap::new(),
         tunnel: None,
         given: Given::new(),
+        narrow: BTreeMap::new(),
         sockets: SocketRanges::new(),
         engine: None,
         xfrm,
@@ -169,6 +172,8 @@ impl Ground {
             engine_ifindex: self.tunnel.as_ref().map_or(0, |(inner, _)| inner.index),
             engine_mac: self.tunnel.as_ref().map_or([0; 6], |(inner, _)| inner.mac),
             flags: in_force.flags & !config_flags::TCP_PICK_UP | flags,
+            uplink_zone: config.uplink_zone(),
+            uplink: config.only_uplink(),
             lifetimes: config.timeouts.seconds,
             quotas: quotas(config),
         })?;
@@ -246,13 +251,12 @@ impl Ground {
             (None, none_needed) => none_needed,
             (Some(_), true) => false,
             (Some(engine), false) => {
-                let now: BTreeSet<u32> = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).collect();
                 let device = self.tunnel.iter().map(|(_, device)| device.index);
                 let outer = config.ports.iter().filter(|port| takes_ike(config, port)).filter_map(|port| {
                     let device = port.device();
                     self.links.iter().find(|link| *link.name == *device).map(|link| link.index)
                 });
-                now == device.chain(outer).collect()
+                engine.carriers() == device.chain(outer).collect()
             }
         }
     }
@@ -395,9 +399,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
                 answer_for(config, port, &ground.kernel, &mut ground.ledger).await?;
                 ground.replace_link(position, now);
                 ground.modes.insert(port.id, mode.name());
-                if takes_ike(config, port) {
-                    ground.hand_to_engine(position)?;
-                }
+                ground.hand_to_engine(position, takes_ike(config, port))?;
             }
             Err(KernelError::NoInterface(_)) if known.index == GONE => continue,
             Err(KernelError::NoInterface(interface)) => {
@@ -427,6 +429,31 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
 pub(super) const GONE: u32 = 0;
 
 impl Ground {
+    fn tunnel_mtu(&self, config: &Config, port: &VpnPort) -> u16 {
+        tunnel_mtu(config, port, &self.links, self.narrow.get(&port.id).copied())
+    }
+
+    /// The paths to the peers carry packets of these sizes now, by VPN port, where less than the links.
+    pub(super) async fn follow_paths(
+        &mut self,
+        config: &Config,
+        narrow: BTreeMap<u16, u16>,
+    ) -> anyhow::Result<()> {
+        if self.narrow == narrow {
+            return Ok(());
+        }
+        for port in config.vpn_ports.iter().filter(|port| narrow.get(&port.id) != self.narrow.get(&port.id)) {
+            let mtu = narrow.get(&port.id);
+            tracing::info!(zone = port.zone, mtu, "largest packet that gets through to the peers");
+        }
+        self.narrow = narrow;
+        self.resize_tunnels(config).await?;
+        self.maps.set_ports(&self.ports(config))?;
+        // Known flows are held against the ports only when they are judged again.
+        self.maps.set_rules(&config.rules(SystemTime::now())?)?;
+        Ok(())
+    }
+
     /// The tunnels' packets are as large as the links outside carry now: the engine sends no larger ones, and the kernel
     /// tells senders so.
     async fn resize_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
@@ -441,8 +468,7 @@ impl Ground {
             |made: &&Made| matches!(made, Made::Route(route) if devices.contains(&route.interface));
         let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
         self.route_into_tunnels(config).await?;
-        let now: Vec<u16> =
-            config.vpn_ports.iter().map(|port| tunnel_mtu(config, port, &self.links)).collect();
+        let now: Vec<u16> = config.vpn_ports.iter().map(|port| self.tunnel_mtu(config, port)).collect();
         for made in former {
             // The same route with another MTU has taken its place.
             if matches!(&made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu))) {
@@ -461,26 +487,31 @@ impl Ground {
     pub(super) async fn route_into_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
         for port in &config.vpn_ports {
             if let Some(inner) = self.vpn_device(port.id).cloned() {
+                let mtu = self.tunnel_mtu(config, port);
                 let given = self.given.get(&port.id).map(Vec::as_slice).unwrap_or_default();
-                let (links, kernel, ledger) = (&self.links, &self.kernel, &mut self.ledger);
-                routes_behind_vpn(config, port, given, links, &inner, kernel, ledger).await?;
+                let (kernel, ledger) = (&self.kernel, &mut self.ledger);
+                routes_behind_vpn(config, port, given, mtu, &inner, kernel, ledger).await?;
             }
         }
         Ok(())
     }
 
-    /// An outer device of the engine is back as another interface. The SAs stay as they are.
-    pub(super) fn hand_to_engine(&mut self, position: usize) -> anyhow::Result<()> {
+    /// A device of the engine is back as another interface. The SAs stay as they are. `carries`: ESP goes by it.
+    pub(super) fn hand_to_engine(&mut self, position: usize, carries: bool) -> anyhow::Result<()> {
         let (Some(engine), Some(link)) = (&self.engine, self.links.get(position)) else { return Ok(()) };
+        let carriers = engine.carriers();
         let known: BTreeSet<u32> = self.links.iter().map(|link| link.index).collect();
         let device = self.tunnel.as_ref().map_or(GONE, |(_, device)| device.index);
-        let former = engine
-            .sockets()
-            .into_iter()
-            .map(|(ifindex, ..)| ifindex)
-            .find(|ifindex| *ifindex != device && !known.contains(ifindex));
+        let former = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).find(|ifindex| {
+            *ifindex != device && !known.contains(ifindex) && carriers.contains(ifindex) == carries
+        });
         let Some(former) = former else { return Ok(()) };
-        engine.replace_device(former, engine_link(link)).context("ESP does not follow to the interface")?;
+        match engine.replace_device(former, engine_link(link)) {
+            Err(error) if !carries => {
+                tracing::warn!(%error, interface = link.name, "plaintext does not come straight from it any more");
+            }
+            replaced => replaced.context("ESP does not follow to the interface")?,
+        }
         self.sockets = hand_over_sockets(engine, &mut self.maps)?;
         Ok(())
     }
@@ -642,7 +673,7 @@ async fn routes_behind_vpn(
     config: &Config,
     port: &VpnPort,
     given: &[IpAddr],
-    links: &[Link],
+    mtu: u16,
     inner: &Link,
     kernel: &Kernel,
     ledger: &mut Ledger,
@@ -674,7 +705,7 @@ async fn routes_behind_vpn(
             onlink: true,
             source: source.or_else(|| given.next().copied()),
             rank: 0,
-            mtu: Some(tunnel_mtu(config, port, links)),
+            mtu: Some(mtu),
         };
         kernel.add_route(ledger, &route).await?;
     }
@@ -682,8 +713,9 @@ async fn routes_behind_vpn(
 }
 
 /// Largest packet that fits a tunnel whatever was negotiated: outer IPv6 (40), UDP (8), ESP header (8), the longest IV
-/// (16) and ICV (16); the rest is whole cipher blocks of 16 with the two trailer bytes in the last.
-fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link]) -> u16 {
+/// (16) and ICV (16); the rest is whole cipher blocks of 16 with the two trailer bytes in the last. `narrow`: what is
+/// known of the paths to its peers.
+fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link], narrow: Option<u16>) -> u16 {
     let outside: BTreeSet<IpAddr> = port
         .connections
         .iter()
@@ -696,6 +728,7 @@ fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link]) -> u16 {
         .zip(links)
         .filter(|(port, _)| port.addresses.iter().any(|net| outside.contains(&net.addr())))
         .map(|(_, link)| link.mtu)
+        .chain(narrow)
         .min()
         .unwrap_or(1500);
     let payload = wan.saturating_sub(40 + 8 + 8 + 16 + 16);
@@ -712,15 +745,17 @@ fn engine_link(link: &Link) -> EngineLink {
 }
 
 fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) -> anyhow::Result<Engine> {
-    let outer = config
-        .ports
-        .iter()
-        .zip(links)
-        .filter(|(port, _)| takes_ike(config, port))
-        .map(|(_, link)| engine_link(link));
-    let engine = Engine::start(EngineConfig::new(engine_link(device), inner.mac, outer.collect()))
-        .context("the user-space ESP engine does not start")?;
-    Ok(engine)
+    let (outer, others): (Vec<_>, Vec<_>) =
+        config.ports.iter().zip(links).partition(|(port, _)| takes_ike(config, port));
+    let all = |ports: Vec<(&Port, &Link)>| ports.into_iter().map(|(_, link)| engine_link(link)).collect();
+    let mut settings = EngineConfig::new(engine_link(device), inner.mac, all(outer));
+    // A VLAN's frames come by the NIC of all of them, with a tag.
+    settings.direct = all(others.into_iter().filter(|(port, _)| port.vlan.is_none()).collect());
+    let queues = |links: &[EngineLink]| links.iter().map(|link| link.queues).sum::<u32>();
+    if queues(&settings.outer) + queues(&settings.direct) + settings.inner.queues > SOCKETS_MAX {
+        settings.direct.clear();
+    }
+    Engine::start(settings).context("the user-space ESP engine does not start")
 }
 
 /// Whether a connection ends on this port, or may come to.
@@ -793,7 +828,7 @@ impl Ground {
             };
             all.extend(trunk::entries(port, entry, trunk.as_ref()));
         }
-        let mtu = |port: &VpnPort| tunnel_mtu(config, port, &self.links);
+        let mtu = |port: &VpnPort| self.tunnel_mtu(config, port);
         all.extend(kernel_path::ports(config, &self.xfrm_interfaces, mtu));
         let Some((inner, engine)) = &self.tunnel else { return all };
         for port in &config.vpn_ports {
@@ -803,7 +838,7 @@ impl Ground {
                     id: port.id,
                     zone: port.zone,
                     flags: port_flags::VPN,
-                    mtu: tunnel_mtu(config, port, &self.links),
+                    mtu: self.tunnel_mtu(config, port),
                     mac: inner.mac,
                     ifindex: inner.index,
                     nic_ifindex: inner.index,

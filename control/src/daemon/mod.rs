@@ -24,6 +24,7 @@ mod layout;
 mod neighbours;
 mod paths;
 mod quotas;
+mod reassembled;
 mod reload;
 mod report;
 mod sockets;
@@ -41,7 +42,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use sekisho_esp::engine::Engine;
+use sekisho_esp::engine::{Engine, Reassembled};
 use sekisho_esp::sa::{Outer, PairCounters, SaError, SaEvent, SaPair, SaTable};
 use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::{Endpoint, EndpointConfig};
@@ -170,6 +171,8 @@ struct Daemon {
     paths: Paths,
     sockets: Sockets,
     datagrams: Outlet,
+    /// ESP that came in fragments.
+    reassembled: mpsc::Receiver<Reassembled>,
     crl_files: CrlFiles,
     crl_sender: mpsc::Sender<Fetched>,
     crls: mpsc::Receiver<Fetched>,
@@ -201,7 +204,7 @@ impl Daemon {
         let table = ground.table();
         let (sender, sa_events) = mpsc::channel(REQUESTS_MAX);
         let sa_event_thread = forward_sa_events(Arc::downgrade(&table), sender)?;
-        let (inlet, datagrams) = sockets::channels(endpoint.known_spis());
+        let (inlet, datagrams, reassembled) = sockets::channels(endpoint.known_spis());
         let locals: BTreeSet<IpAddr> = uplinks::configured(&config).collect();
         let sockets = Sockets::bind(locals, inlet, ground.xfrm.is_some())?;
         let (crl_sender, crls) = mpsc::channel(crl::FETCHED_MAX);
@@ -225,6 +228,7 @@ impl Daemon {
             endpoint,
             sockets,
             datagrams,
+            reassembled,
             crl_sender,
             crls,
             sa_events,
@@ -304,6 +308,11 @@ impl Daemon {
                         tracing::warn!(%error, "neighbours not refreshed");
                     }
                 }
+                Some(packet) = self.reassembled.recv() => {
+                    if let Some(engine) = &self.ground.engine {
+                        engine.take_reassembled(packet);
+                    }
+                }
                 Some(datagram) = self.datagrams.next() => {
                     self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
                 }
@@ -368,6 +377,15 @@ impl Daemon {
         let Ground { kernel, links, .. } = &self.ground;
         if let Err(error) = self.paths.refresh(kernel, engine, links, &self.tunnels.uplinks, &peers).await {
             tracing::warn!(%error, "ways to the peers not refreshed");
+        }
+        let mut narrow = BTreeMap::<u16, u16>::new();
+        for (port, peer) in self.tunnels.ends() {
+            if let Some(mtu) = self.paths.mtu(peer) {
+                narrow.entry(port).and_modify(|least| *least = mtu.min(*least)).or_insert(mtu);
+            }
+        }
+        if let Err(error) = self.ground.follow_paths(&self.config, narrow).await {
+            tracing::error!("a narrower path is not followed: {error:#}");
         }
     }
 

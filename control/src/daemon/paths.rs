@@ -1,6 +1,6 @@
 //! The next hop towards each peer, for what leaves without the kernel: ESP frames of the engine.
 //!
-//! The kernel answers "which way?" (route lookup) and "which Ethernet address?" (neighbour table). Neither XDP nor
+//! The kernel answers "which way?" and "how large?" (route lookup) and "which Ethernet address?" (neighbour table). Neither XDP nor
 //! AF_XDP makes the kernel confirm a neighbour, so stale entries that are in use are asked for again here.
 
 use std::collections::BTreeMap;
@@ -65,6 +65,11 @@ impl Paths {
         Ok(())
     }
 
+    /// Largest packet that gets through to a peer, bytes, where less than the link carries.
+    pub(super) fn mtu(&self, peer: IpAddr) -> Option<u16> {
+        self.known.get(&peer)?.mtu.and_then(|mtu| u16::try_from(mtu).ok())
+    }
+
     /// Whether the way from our address to this peer was looked up.
     pub(super) fn has_asked(&self, peer: IpAddr, local: IpAddr) -> bool {
         self.asked.get(&peer) == Some(&local)
@@ -87,7 +92,9 @@ async fn way(
         kernel.probe_neighbour(hop.interface, hop.neighbour).await?;
     }
     let mac = neighbour.and_then(|entry| entry.mac);
-    Ok(mac.map(|mac| L2Path { ifindex: link.index, source_mac: link.mac, destination_mac: mac }))
+    // As a router has told the kernel, which forgets it after some minutes (RFC 1191 section 6.3).
+    let mtu = hop.mtu.filter(|mtu| *mtu < u32::from(link.mtu));
+    Ok(mac.map(|mac| L2Path { ifindex: link.index, source_mac: link.mac, destination_mac: mac, mtu }))
 }
 
 /// Has the kernel confirm the stale neighbours on the ports: forwarding by XDP uses them without telling it.

@@ -12,20 +12,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
+use sekisho_esp::engine::Reassembled;
 use sekisho_ike::event::Path;
 use sekisho_ike::{KnownSpis, Transmit};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::reassembled;
+
 /// UDP port of IKE.
 pub(super) const IKE_PORT: u16 = 500;
 /// UDP port of IKE and ESP behind NAT.
 pub(super) const NAT_T_PORT: u16 = 4500;
+/// In place of a port: of bare ESP.
+const NO_PORT: u16 = 0;
+/// Longest UDP payload on port 4500 that is neither IKE nor ESP.
+const KEEPALIVE_MAX: usize = 1;
 /// Four zero bytes where ESP has its SPI.
 const NON_ESP_MARKER: [u8; 4] = [0; 4];
 /// Pause after a socket refused to receive.
-const ERROR_PAUSE: Duration = Duration::from_millis(10);
+pub(super) const ERROR_PAUSE: Duration = Duration::from_millis(10);
 /// The socket option UDP_ENCAP, and its value for ESP (linux/udp.h).
 const UDP_ENCAP: libc::c_int = 100;
 const UDP_ENCAP_ESPINUDP: libc::c_int = 2;
@@ -54,6 +61,7 @@ pub(super) struct Inlet {
     known: KnownSpis,
     peers: mpsc::Sender<Datagram>,
     strangers: mpsc::Sender<Datagram>,
+    esp: mpsc::Sender<Reassembled>,
     overflow: Arc<AtomicU64>,
 }
 
@@ -63,12 +71,15 @@ pub(super) struct Outlet {
     pub(super) strangers: mpsc::Receiver<Datagram>,
 }
 
-/// The channels between the sockets and the loop. `known`: the SPIs of the engine's IKE SAs.
-pub(super) fn channels(known: KnownSpis) -> (Inlet, Outlet) {
+/// The channels between the sockets and the loop: for IKE, and for ESP that came in fragments. `known`: the SPIs of the
+/// engine's IKE SAs.
+pub(super) fn channels(known: KnownSpis) -> (Inlet, Outlet, mpsc::Receiver<Reassembled>) {
     let (to_peers, peers) = mpsc::channel(PEERS_MAX);
     let (to_strangers, strangers) = mpsc::channel(STRANGERS_MAX);
-    let inlet = Inlet { known, peers: to_peers, strangers: to_strangers, overflow: Arc::default() };
-    (inlet, Outlet { peers, strangers })
+    let (to_esp, esp) = mpsc::channel(reassembled::WAITING_MAX);
+    let inlet =
+        Inlet { known, peers: to_peers, strangers: to_strangers, esp: to_esp, overflow: Arc::default() };
+    (inlet, Outlet { peers, strangers }, esp)
 }
 
 impl Inlet {
@@ -204,6 +215,16 @@ impl Sockets {
             let socket = UdpSocket::from_std(socket)?;
             self.tasks.insert(local, tokio::spawn(receive(socket, local, self.inlet.clone())));
         }
+        if !self.takes_esp {
+            let socket = reassembled::raw_socket(address).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot open a raw socket for ESP to {address}: {error}"),
+                )
+            })?;
+            let task = tokio::spawn(reassembled::receive(socket, address, self.inlet.esp.clone()));
+            self.tasks.insert(SocketAddr::new(address, NO_PORT), task);
+        }
         Ok(())
     }
 
@@ -271,7 +292,11 @@ async fn receive(socket: UdpSocket, local: SocketAddr, inlet: Inlet) {
             tokio::time::sleep(ERROR_PAUSE).await;
             continue;
         };
-        let Some(bytes) = buffer.get(..length).and_then(|bytes| message(local.port(), bytes)) else {
+        let Some(received) = buffer.get(..length) else { continue };
+        let Some(bytes) = message(local.port(), received) else {
+            if received.len() > KEEPALIVE_MAX {
+                drop(inlet.esp.try_send(reassembled::in_udp(local, remote, received)));
+            }
             continue;
         };
         let datagram = Datagram { path: Path { local, remote }, bytes: bytes.to_vec() };
@@ -281,7 +306,7 @@ async fn receive(socket: UdpSocket, local: SocketAddr, inlet: Inlet) {
     }
 }
 
-/// The IKE message in a datagram; `None` for NAT keepalives, and for ESP that no SA claimed.
+/// The IKE message in a datagram; `None` for NAT keepalives, and for ESP.
 fn message(port: u16, bytes: &[u8]) -> Option<&[u8]> {
     if port != NAT_T_PORT {
         return Some(bytes);
@@ -297,7 +322,7 @@ mod tests {
     #[tokio::test]
     async fn strangers_take_no_place_from_peers() {
         let known = KnownSpis::default();
-        let (inlet, mut outlet) = channels(known.clone());
+        let (inlet, mut outlet, _) = channels(known.clone());
         let address: SocketAddr = "192.0.2.1:500".parse().expect("address");
         let path = Path { local: address, remote: address };
         for _ in 0..10 * STRANGERS_MAX {
@@ -324,7 +349,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_goes_there_and_back() {
-        let (inlet, mut outlet) = channels(KnownSpis::default());
+        let (inlet, mut outlet, _) = channels(KnownSpis::default());
         // Loopback addresses of their own, so that an IKE daemon of the machine is not in the way.
         let addresses: [IpAddr; 2] =
             ["127.94.0.1".parse().expect("address"), "127.94.0.2".parse().expect("address")];

@@ -128,7 +128,7 @@ pub(super) async fn watch(config: &Config, ground: &mut Ground, position: usize)
     }
     ground.modes.insert(port.id, mode.name());
     if is_other && takes_ike(config, port) {
-        ground.hand_to_engine(position)?;
+        ground.hand_to_engine(position, true)?;
     }
     Ok(true)
 }

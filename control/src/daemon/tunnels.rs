@@ -94,6 +94,8 @@ pub(super) struct Child {
     ike: IkeHandle,
     /// SPI we receive on; names the pair in the data path.
     pub(super) spi_in: u32,
+    /// SPI the peer receives on.
+    spi_out: u32,
     outer: Outer,
     /// Packets received and sent, when they were last looked at.
     seen: (u64, u64),
@@ -152,6 +154,13 @@ impl Tunnels {
         children.map(|child| (child.outer.remote.ip(), child.outer.local.ip()))
     }
 
+    /// VPN ports, and the peers that their ESP is sent to now.
+    pub(super) fn ends(&self) -> impl Iterator<Item = (u16, IpAddr)> + '_ {
+        self.all
+            .iter()
+            .flat_map(|tunnel| tunnel.children.values().map(|child| (tunnel.port, child.outer.remote.ip())))
+    }
+
     /// What a child's SAs have done.
     pub(super) fn counters(&self, spi_in: u32) -> PairCounters {
         self.table.counters(spi_in).unwrap_or_default()
@@ -176,7 +185,7 @@ impl Tunnels {
                 return true;
             }
             if let Err(error) = maps.remove_spi(*destination, *spi) {
-                tracing::error!(%error, spi = format!("{spi:#010x}"), "inbound SPI stays in the filter");
+                tracing::error!(%error, spi = format!("{spi:#010x}"), "SPI stays in the filter");
             }
             false
         });
@@ -458,13 +467,16 @@ impl Tunnels {
         let outer =
             Outer { local: sa.path.local, remote: sa.path.remote, udp_encapsulation: sa.udp_encapsulation };
         let port = self.all.get(index).map_or(0, |tunnel| tunnel.port);
-        let spi = Spi { port, udp_encapsulated: u16::from(sa.udp_encapsulation) };
+        let spi = Spi { port, udp_encapsulated: u8::from(sa.udp_encapsulation), outbound: 0 };
         let result = pair(&sa, port, outer)
             .map_err(|error| error.to_owned())
             // The filter learns the SPI first: once the outbound SA is in use the peer answers with its own new one, and
             // may do so before the next line here runs.
             .and_then(|pair| {
-                maps.add_spi(outer.local.ip(), sa.spi_in, spi).map(|()| pair).map_err(|e| e.to_string())
+                let told = maps.add_spi(outer.local.ip(), sa.spi_in, spi);
+                let told = told
+                    .and_then(|()| maps.add_spi(outer.remote.ip(), sa.spi_out, Spi { outbound: 1, ..spi }));
+                told.map(|()| pair).map_err(|e| e.to_string())
             })
             .and_then(|pair| self.table.install(pair, sa.activate_outbound).map_err(|e| e.to_string()));
         match result {
@@ -487,9 +499,10 @@ impl Tunnels {
                     suite: sa.suite.to_string(),
                 });
                 if let Some(tunnel) = self.all.get_mut(index) {
+                    let (spi_in, spi_out) = (sa.spi_in, sa.spi_out);
                     tunnel
                         .children
-                        .insert(sa.child, Child { ike: sa.ike, spi_in: sa.spi_in, outer, seen: (0, 0) });
+                        .insert(sa.child, Child { ike: sa.ike, spi_in, spi_out, outer, seen: (0, 0) });
                 }
             }
             Err(error) => {
@@ -501,6 +514,7 @@ impl Tunnels {
                 );
                 let _ = self.table.remove(sa.spi_in, Duration::ZERO);
                 let _ = maps.remove_spi(outer.local.ip(), sa.spi_in);
+                let _ = maps.remove_spi(outer.remote.ip(), sa.spi_out);
                 let _ = endpoint.child_failed(now, sa.child);
             }
         }
@@ -523,6 +537,7 @@ impl Tunnels {
             tracing::error!(%error, spi_in, "child SA could not be removed from the data path");
         }
         self.leaving.push((now + linger, child.outer.local.ip(), child.spi_in));
+        self.leaving.push((now + linger, child.outer.remote.ip(), child.spi_out));
     }
 
     /// One of both has moved: ESP follows IKE. What is on its way to our former address is still received for a while.
@@ -531,6 +546,7 @@ impl Tunnels {
         for tunnel in &mut self.all {
             for child in tunnel.children.values_mut().filter(|child| child.ike == ike) {
                 let (former, spi_in) = (child.outer.local.ip(), child.spi_in);
+                let (former_peer, spi_out) = (child.outer.remote.ip(), child.spi_out);
                 child.outer = Outer { local: path.local, remote: path.remote, udp_encapsulation };
                 tracing::info!(
                     connection = &*tunnel.name,
@@ -539,14 +555,22 @@ impl Tunnels {
                     udp = udp_encapsulation,
                     "child SA has another path"
                 );
-                let spi = Spi { port: tunnel.port, udp_encapsulated: u16::from(udp_encapsulation) };
+                let spi =
+                    Spi { port: tunnel.port, udp_encapsulated: u8::from(udp_encapsulation), outbound: 0 };
                 let here = path.local.ip();
                 leaving.retain(|(_, address, other)| (*address, *other) != (here, spi_in));
                 if former != here {
                     leaving.push((now + PATH_LINGER, former, spi_in));
                 }
+                let there = path.remote.ip();
+                leaving.retain(|(_, address, other)| (*address, *other) != (there, spi_out));
+                if former_peer != there {
+                    leaving.push((now + PATH_LINGER, former_peer, spi_out));
+                }
                 // The filter knows the address before the peer can use it.
-                let told = maps.add_spi(here, spi_in, spi).map_err(|error| error.to_string());
+                let told = maps.add_spi(here, spi_in, spi);
+                let told = told.and_then(|()| maps.add_spi(there, spi_out, Spi { outbound: 1, ..spi }));
+                let told = told.map_err(|error| error.to_string());
                 let told =
                     told.and_then(|()| table.repath(spi_in, child.outer).map_err(|error| error.to_string()));
                 if let Err(error) = told {

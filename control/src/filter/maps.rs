@@ -312,17 +312,17 @@ impl Maps {
         changed.map_err(error("IKE_SPIS"))
     }
 
-    /// Makes an inbound SA known to the programs.
+    /// Makes an SA known to the programs. `destination`: where its packets go, to us or to the peer.
     pub fn add_spi(&mut self, destination: IpAddr, spi: u32, value: Spi) -> Result<(), FilterError> {
         self.spis.insert(spi_key(destination, spi), value, 0).map_err(error("SPIS"))
     }
 
-    /// Forgets an inbound SA.
+    /// Forgets an SA.
     pub fn remove_spi(&mut self, destination: IpAddr, spi: u32) -> Result<(), FilterError> {
         absent_is_fine(self.spis.remove(&spi_key(destination, spi))).map_err(error("SPIS"))
     }
 
-    /// Forgets all inbound SAs: those of a predecessor, whose keys died with it.
+    /// Forgets all SAs: those of a predecessor, whose keys died with it.
     pub fn clear_spis(&mut self) -> Result<(), FilterError> {
         reconcile_hash(&mut self.spis, &[]).map_err(error("SPIS"))
     }

@@ -47,6 +47,8 @@ pub struct NextHop {
     pub neighbour: IpAddr,
     /// Source the kernel would take.
     pub source: Option<IpAddr>,
+    /// Largest packet that gets there, bytes, where the route says so or a router has told.
+    pub mtu: Option<u32>,
 }
 
 impl Kernel {
@@ -88,12 +90,18 @@ impl Kernel {
         let mut routes = self.handle.route().get(message).execute();
         // ENETUNREACH and EHOSTUNREACH are answers: no way there now.
         let Ok(Some(message)) = routes.try_next().await else { return Ok(None) };
-        let mut hop = NextHop { interface: 0, neighbour: address, source: None };
+        let mut hop = NextHop { interface: 0, neighbour: address, source: None, mtu: None };
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => hop.interface = *index,
                 RouteAttribute::Gateway(gateway) => hop.neighbour = ip(gateway).unwrap_or(address),
                 RouteAttribute::PrefSource(source) => hop.source = ip(source),
+                RouteAttribute::Metrics(metrics) => {
+                    hop.mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }

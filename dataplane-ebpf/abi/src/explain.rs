@@ -38,13 +38,14 @@ pub const REMEMBERED: [(&str, u32); 6] = [
 ];
 
 /// Maps that the programs write, and that begin empty for a question, with the capacity that is enough.
-pub const OWN: [(&str, Option<u32>); 20] = [
+pub const OWN: [(&str, Option<u32>); 21] = [
     ("RULE_COUNTERS", Some(1)),
     ("COUNTERS", None),
     ("EVENTS", None),
     ("FRAGMENTS", Some(1024)),
     ("FRAGMENT_PAIRS", Some(1024)),
     ("NEW_DATAGRAM", None),
+    ("ENTERED", None),
     ("SCRATCH", None),
     ("NEW_FLOW", None),
     ("CLAIMED", None),

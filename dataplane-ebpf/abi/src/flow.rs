@@ -131,7 +131,7 @@ pub struct Hop {
     pub until_ns: u64,
     /// Destination and source MAC address of what is sent, as they stand in a frame.
     pub macs: [u8; 12],
-    /// ifindex of the NIC to leave by.
+    /// ifindex of the NIC to leave by; or, with [`HOP_SOCKETS`], the engine's sockets on the device it came by.
     pub ifindex: u32,
     /// Destination MAC address of what is received.
     pub received_mac: [u8; 6],
@@ -141,6 +141,16 @@ pub struct Hop {
     pub vlan: u16,
     /// Source MAC address of what is received, where the port binds addresses to MAC addresses; else zero.
     pub bound_mac: [u8; 6],
+}
+
+/// In [`Hop::ifindex`]: what is to be encrypted goes straight to the engine's socket of the receive queue it came by. The
+/// lowest 16 bits are the first of the device's in `SOCKETS`, those between say how many there are.
+pub const HOP_SOCKETS: u32 = 1 << 31;
+
+/// [`Hop::ifindex`] for so many sockets.
+#[inline(always)]
+pub const fn hop_sockets(first: u16, count: u16) -> u32 {
+    HOP_SOCKETS | (count as u32 & 0x7fff) << 16 | first as u32
 }
 
 /// How long a [`Hop`] is used, in nanoseconds: about an eighth of a second.

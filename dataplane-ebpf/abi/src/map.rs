@@ -28,6 +28,7 @@
 //! | `FRAGMENT_PAIRS` | LRU hash | addresses, protocol, port → where first fragments went | programs |
 //! | `SHARES` | LRU hash | host, port and what of → [`Rate`] | programs |
 //! | `NEW_DATAGRAM` | per-CPU array, 1 | 0 → a datagram in the making | programs |
+//! | `ENTERED` | per-CPU array, 1 | 0 → [`Port`](crate::port::Port) by which the packet has entered | programs |
 //! | `SCRATCH` | per-CPU array | program's number → what it knows of its packet, the programs' own affair | programs |
 //! | `NEW_FLOW` | per-CPU array, 1 | 0 → [`Flow`](crate::flow::Flow) in the making | programs |
 //! | `CLOCK` | array, 1 | 0 → [`Clock`] | programs |
@@ -62,6 +63,11 @@ pub struct Config {
     pub engine_mac: [u8; 6],
     /// [`config_flags`].
     pub flags: u16,
+    /// Zone of the ports that are uplinks ([`UPLINK`](crate::port::port_flags::UPLINK)); 0: there are none, or their zones
+    /// differ. What goes to no network in `NETWORKS` leaves to it.
+    pub uplink_zone: u16,
+    /// Id of the one port that is an uplink; 0: there is none, or there are several.
+    pub uplink: u16,
     /// Lifetimes of flows by class, in seconds: see [`crate::flow::Lifetime`].
     pub lifetimes: [u32; LIFETIMES],
     /// What one source, destination or zone may have.
@@ -83,24 +89,26 @@ pub mod config_flags {
     pub const CHALLENGES: u16 = 1 << 9;
 }
 
-/// What an inbound ESP packet is known by: SPI and the gateway's own address it was sent to (RFC 4301 section 4.1).
+/// What an ESP packet is known by: SPI and the address it is sent to (RFC 4301 section 4.1).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SpiKey {
-    /// The gateway's address on the outside.
+    /// The gateway's address on the outside; of an outbound SA the peer's.
     pub destination: Address,
     /// SPI in network byte order, as it stands in the packet.
     pub spi_be: u32,
 }
 
-/// A known inbound SA.
+/// A known SA.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spi {
     /// Port id of the VPN port behind the SA.
     pub port: u16,
     /// 1: ESP is expected in UDP 4500 (RFC 3948); 0: as IP protocol 50. The other form is dropped.
-    pub udp_encapsulated: u16,
+    pub udp_encapsulated: u8,
+    /// 1: it sends. Nothing is received by it, but what a router says of its packets is believed.
+    pub outbound: u8,
 }
 
 /// Packets and bytes (whole frames as the program saw them).
@@ -153,8 +161,8 @@ pub const RULE_RATES_MAX: u32 = 16_384;
 pub const FLOWS_MAX: u32 = 131_072;
 /// Capacity of `SOURCE_NAT` and of `DESTINATION_NAT`, both generations together.
 pub const NAT_MAX: u32 = 32_768;
-/// Capacity of `SPIS`.
-pub const SPIS_MAX: u32 = 16_384;
+/// Capacity of `SPIS`: two for each pair of SAs.
+pub const SPIS_MAX: u32 = 32_768;
 /// Capacity of `SOCKETS`.
 pub const SOCKETS_MAX: u32 = 256;
 /// Capacity of `DEVICES`.

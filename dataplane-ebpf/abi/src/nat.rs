@@ -69,6 +69,8 @@ pub struct DestinationNatKey {
     pub port_be: [u8; 2],
     /// IP protocol number; 0: any, for which is asked where there is none for the protocol itself.
     pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
     /// Destination.
     pub address: Address,
     /// TCP, UDP: destination port. ICMP: type, code. Others: zero.
@@ -76,7 +78,7 @@ pub struct DestinationNatKey {
 }
 
 /// Bits of a [`DestinationNatKey`] before the address.
-pub const DESTINATION_NAT_KEY_BITS: u32 = 56;
+pub const DESTINATION_NAT_KEY_BITS: u32 = 64;
 
 /// What a destination is translated to.
 #[repr(C)]

@@ -17,11 +17,14 @@ macro_rules! verdicts {
                 match self { $(Verdict::$variant => $name),+ }
             }
 
-            /// The verdict with this number.
-            pub const fn from_number(number: u8) -> Option<Verdict> {
-                match number { $($number => Some(Verdict::$variant),)+ _ => None }
-            }
         }
+
+        /// The numbers that are verdicts': bit by bit, 64 in each word.
+        const NUMBERS: [u64; 2] = {
+            let mut numbers = [0; 2];
+            $(numbers[$number as usize / 64] |= 1 << ($number % 64);)+
+            numbers
+        };
     };
 }
 
@@ -51,7 +54,7 @@ verdicts! {
     /// A source or destination that is valid on no wire.
     DropMartian = 22, "martian";
     /// A fragment of what can't be judged in pieces: ESP for the engine, ICMP errors, neighbour discovery (RFC
-    /// 6980); any, where the configuration translates addresses.
+    /// 6980).
     DropFragment = 23, "fragment";
     /// IPv4 options or IPv6 extension headers that are refused.
     DropOptions = 24, "ip-options";
@@ -146,6 +149,19 @@ verdicts! {
 }
 
 impl Verdict {
+    /// The verdict with this number. Programs ask it after each of their steps: no call, and no look at any of them.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Option<Verdict> {
+        let [low, high] = NUMBERS;
+        let numbers = if number < 64 { low } else { high };
+        if number < 128 && numbers >> (number % 64) & 1 != 0 {
+            // SAFETY: the enum is a `u8`, and this is the number of one of its variants.
+            Some(unsafe { core::mem::transmute::<u8, Verdict>(number) })
+        } else {
+            None
+        }
+    }
+
     /// Whether the packet was refused.
     pub const fn is_drop(self) -> bool {
         self as u8 >= 16
@@ -163,3 +179,16 @@ pub const fn counter_index(port: u16, verdict: Verdict) -> u32 {
 
 /// Capacity of `COUNTERS`.
 pub const COUNTERS_MAX: u32 = crate::map::PORTS_MAX * VERDICTS_MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_a_verdict_or_none() {
+        for number in 0..=u8::MAX {
+            let expected = Verdict::ALL.iter().copied().find(|verdict| *verdict as u8 == number);
+            assert_eq!(Verdict::from_number(number), expected, "{number}");
+        }
+    }
+}

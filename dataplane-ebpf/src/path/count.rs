@@ -65,12 +65,20 @@ pub(crate) fn verdict(seen: &Seen, verdict: Verdict, bytes: u32) {
             (*counter).bytes = (*counter).bytes.wrapping_add(u64::from(bytes));
         }
     }
-    if verdict.is_drop() {
+    if verdict.is_drop() && is_due(verdict) {
         subprogram::event(seen, verdict);
     }
     if maps::config().is_some_and(|config| config.flags & config_flags::TRACE != 0) {
         subprogram::trace(seen, verdict);
     }
+}
+
+/// Whether an event of this verdict may be sent now: without a call for the many that may not.
+#[inline(always)]
+fn is_due(verdict: Verdict) -> bool {
+    let Some(rate) = maps::EVENT_RATES.get_ptr(u32::from(verdict as u8)) else { return false };
+    // SAFETY: the entry is this CPU's own, and outlives the program's run.
+    rate::EVENTS.admit(unsafe { (*rate).next_ns }, now_ns()).is_some()
 }
 
 /// Sends an event if a trace asks for this packet.

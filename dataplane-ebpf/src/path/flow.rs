@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use sekisho_abi::flow::{Flow, Hop};
-use sekisho_abi::map::{Config, Counter, config_flags};
+use sekisho_abi::map::{Config, Counter, SpiKey, config_flags};
 use sekisho_abi::nat::Translation;
 use sekisho_abi::port::{Port, ZONE_GATEWAY};
 use sekisho_abi::rule::{Asked, action, rule_flags};
@@ -22,8 +22,8 @@ use crate::maps;
 use crate::path::count::{self, Seen};
 use crate::path::nat::EEXIST;
 use crate::path::rule;
-use crate::path::{forward, nat, share};
-use crate::scratch::Scratch;
+use crate::path::{forward, nat, quota, share};
+use crate::scratch::{Looked, Scratch};
 use crate::subprogram;
 
 /// Where a packet of a flow enters or leaves.
@@ -72,13 +72,10 @@ pub(crate) fn known(
 ) -> Result<Option<Verdict>, Verdict> {
     let seen = &mut scratch.seen;
     let packet = &seen.packet;
-    if !packet.has_flow()
-        || packet.fragment != part::WHOLE
-        || packet.hop_limit <= 1
-        || packet.tcp_flags & tcp::flag::SYN != 0
-    {
+    if !packet.has_flow() || packet.fragment != part::WHOLE || packet.hop_limit <= 1 {
         return Ok(None);
     }
+    let is_syn = packet.tcp_flags & tcp::flag::SYN != 0;
     let (key, from_low) = flow::key(packet);
     let (known, original, is_direct) = match maps::flow(&key) {
         Some(known) => {
@@ -92,8 +89,14 @@ pub(crate) fn known(
             Some(known) => (known, false, false),
             None => return Ok(None),
         },
-        None => return Ok(None),
+        None => {
+            scratch.flow = Looked::Absent;
+            return Ok(None);
+        }
     };
+    if is_syn {
+        return Ok(None);
+    }
     let seen = &mut scratch.seen;
     let packet = &seen.packet;
     let now_ns = now_ns();
@@ -167,23 +170,44 @@ impl<'a> Arriving<'a> {
 #[inline(always)]
 pub(crate) fn find(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<Found, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let Scratch { seen, hop, asked, nat, .. } = scratch;
-    if nat.active == 0 {
-        let (key, from_low) = flow::key(&seen.packet);
-        nat.key = key;
-        nat.from_low = u8::from(from_low);
-    }
+    let Scratch { seen, hop, asked, nat, flow: looked, .. } = scratch;
+    nat.find_key(&seen.packet);
     let (key, from_low) = (nat.key, nat.from_low != 0);
-    find_known(config, &Arriving::of(seen, hop, &key, from_low, (entry, exit), bytes), asked)
+    let known = maps::flow(&key);
+    *looked = if known.is_some() { Looked::Present } else { Looked::Absent };
+    find_known(config, known, &Arriving::of(seen, hop, &key, from_low, (entry, exit), bytes), asked)
 }
 
-/// Puts a flow together that a rule has allowed, in `NEW_FLOW`. `true`: the rule wants an event.
+/// Asks the rules whether a packet that has no flow may open one between two zones; a refused one of `bytes` is counted.
+#[inline(always)]
+pub(crate) fn ask(scratch: &mut Scratch, from: u16, to: u16, bytes: u32) -> Result<(), Verdict> {
+    let config = maps::config().ok_or(Verdict::DropInternal)?;
+    let Scratch { seen: Seen { packet, generation, .. }, asked, nat, allowed, .. } = scratch;
+    nat.find_key(packet);
+    may_begin(config, packet)?;
+    rule::about(asked, *generation, packet, true, (from, to), flow::rule_port_be(packet));
+    *allowed = 1;
+    rule::judge(asked, bytes)
+}
+
+/// Whether a packet is one that flows begin with, or a challenge's answer.
+#[inline(always)]
+fn may_begin(config: &Config, packet: &Packet) -> Result<(), Verdict> {
+    if !(config.flags & config_flags::CHALLENGES != 0 && challenge::is_answer(packet)) {
+        flow::first(config, packet)?;
+    }
+    Ok(())
+}
+
+/// Puts a flow together that a rule has allowed, in `NEW_FLOW`, and counts it. `true`: the rule wants an event.
 #[inline(always)]
 pub(crate) fn open(scratch: &mut Scratch, entry: End, exit: End, bytes: u32) -> Result<bool, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
     let Scratch { seen, hop, asked, nat, .. } = scratch;
     let (key, from_low) = (nat.key, nat.from_low != 0);
-    make(config, &Arriving::of(seen, hop, &key, from_low, (entry, exit), bytes), asked)
+    let is_logged = make(config, &Arriving::of(seen, hop, &key, from_low, (entry, exit), bytes), asked)?;
+    quota::charge(scratch)?;
+    Ok(is_logged)
 }
 
 /// A packet on the long way, with what was found out about it.
@@ -200,9 +224,14 @@ struct Arriving<'a> {
 }
 
 #[inline(always)]
-fn find_known(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Result<Found, Verdict> {
+fn find_known(
+    config: &Config,
+    known: Option<&'static mut Flow>,
+    arriving: &Arriving<'_>,
+    asked: &mut Asked,
+) -> Result<Found, Verdict> {
     let &Arriving { packet, generation, key, from_low, entry, exit, bytes, now_ns, .. } = arriving;
-    if let Some(known) = maps::flow(key)
+    if let Some(known) = known
         && !flow::is_expired(known, config, now_ns)
     {
         let original = flow::is_original(known, from_low);
@@ -238,9 +267,7 @@ fn find_known(config: &Config, arriving: &Arriving<'_>, asked: &mut Asked) -> Re
             return Err(Verdict::DropPolicy);
         }
     }
-    if !(config.flags & config_flags::CHALLENGES != 0 && challenge::is_answer(packet)) {
-        flow::first(config, packet)?;
-    }
+    may_begin(config, packet)?;
     rule::about(asked, generation, packet, true, (entry.zone, exit.zone), flow::rule_port_be(packet));
     Ok(Found::New)
 }
@@ -366,7 +393,9 @@ fn make(config: &Config, arriving: &Arriving<'_>, asked: &Asked) -> Result<bool,
 pub(crate) fn insert(scratch: &mut Scratch) -> Result<(), Verdict> {
     let new: &Flow = nat::new_flow()?;
     let key = scratch.nat.key;
-    subprogram::remove_flow(maps::flow_key(&key));
+    if scratch.flow == Looked::Present {
+        subprogram::remove_flow(maps::flow_key(&key));
+    }
     match maps::FLOWS.insert(maps::flow_key(&key), new, u64::from(BPF_NOEXIST)) {
         Ok(()) => {}
         // Another CPU was quicker; the sender repeats the packet.
@@ -441,6 +470,9 @@ pub(crate) fn expects_error<F: Frame>(
     }
     *quoted = Packet::default();
     icmp::quoted(frame, &seen.packet, quoted)?;
+    if exit == End::GATEWAY.port && is_sent(quoted) {
+        return believed(quoted, exit, now_ns);
+    }
     let (key, from_low) = flow::key(quoted);
     let (known, original) = nat::find(&key, from_low).ok_or(Verdict::DropIcmpError)?;
     if known.generation != config.generation
@@ -451,6 +483,18 @@ pub(crate) fn expects_error<F: Frame>(
     {
         return Err(Verdict::DropIcmpError);
     }
+    believed(quoted, exit, now_ns)
+}
+
+/// Whether it is ESP of ours: only who saw it knows its SPI. Of such a packet the kernel learns the path's MTU.
+#[inline(always)]
+fn is_sent(quoted: &Packet) -> bool {
+    let key = SpiKey { destination: quoted.destination, spi_be: quoted.spi_be };
+    quoted.spi_be != 0 && maps::spi(&key).is_some_and(|spi| spi.outbound != 0)
+}
+
+#[inline(always)]
+fn believed(quoted: &Packet, exit: u16, now_ns: u64) -> Result<(), Verdict> {
     let share = Share::new(&quoted.source, quoted.version, exit, of::ICMP_ERRORS);
     if share::take(share, rate::ICMP_ERRORS, now_ns) { Ok(()) } else { Err(Verdict::DropRate) }
 }

@@ -3,9 +3,9 @@
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
-use sekisho_abi::flow::Hop;
+use sekisho_abi::flow::{HOP_SOCKETS, Hop, hop_sockets};
 use sekisho_abi::map::Config;
-use sekisho_abi::port::{Network, Port, PortKey, engine_mac, network_kind, port_flags};
+use sekisho_abi::port::{Network, Port, PortKey, ZONE_GATEWAY, engine_mac, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::fragment::part;
 use sekisho_dataplane::frame::Frame;
@@ -18,14 +18,25 @@ use sekisho_dataplane::{checksum, tcp};
 use crate::context::XdpFrame;
 use crate::maps;
 use crate::path::count::Seen;
-use crate::path::{nat, pass};
+use crate::path::{local, nat, pass};
 use crate::scratch::Scratch;
 use crate::subprogram;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Finds the port by which a packet leaves and fills in the next hop: a neighbour, or the engine. The hop is empty
+/// The port by which a packet would leave, 0 where there are several, and its zone: as far as can be told without the
+/// kernel's routes. `owner`: the destination's entry in `NETWORKS`.
+#[inline(always)]
+pub(crate) fn likely(config: &Config, owner: Option<&Network>) -> Option<(u16, u16)> {
+    match owner {
+        Some(owner) if owner.kind == network_kind::PORT => Some((owner.port, owner.zone)),
+        None if config.uplink_zone != ZONE_GATEWAY => Some((config.uplink, config.uplink_zone)),
+        _ => None,
+    }
+}
+
+/// Finds the port by which a packet leaves and fills in the next hop: a neighbour, or the engine. The hop stays empty
 /// where the packet is the kernel's, which has a neighbour to resolve first, or to tell the sender that the packet is
 /// too big. `owner`: the destination's entry in `NETWORKS`.
 #[inline(always)]
@@ -36,7 +47,6 @@ pub(crate) fn route(
     entered: &Port,
     owner: Option<&Network>,
 ) -> Result<&'static Port, Verdict> {
-    scratch.hop = Hop::default();
     let length = scratch.seen.packet.length;
     if let Some(Network { kind: network_kind::VPN, port, .. }) = owner {
         if *port == entered.id {
@@ -46,7 +56,13 @@ pub(crate) fn route(
         if length <= port.mtu && config.engine_ifindex != 0 {
             let hop = &mut scratch.hop;
             hop.macs = concat(engine_mac(port.id), config.engine_mac);
-            hop.ifindex = config.engine_ifindex;
+            hop.ifindex = match entered.xsk_queues {
+                // Its sockets, if it has any, are for the ESP that it carries.
+                queues if queues != 0 && entered.flags & (port_flags::IKE | port_flags::VPN) == 0 => {
+                    hop_sockets(entered.xsk_base, queues)
+                }
+                _ => config.engine_ifindex,
+            };
             hop.mtu = port.mtu;
         }
         return Ok(port);
@@ -129,10 +145,27 @@ pub(crate) fn by_hop(
     packet: &Packet,
     hop: &Hop,
 ) -> Result<Verdict, Verdict> {
+    // First what may be refused: such a frame stays as it was.
+    let verdict = redirect(frame, config, hop.ifindex)?;
     count_hop(frame, packet)?;
     frame.write_macs(&hop.macs).ok_or(Verdict::DropMalformed)?;
-    match maps::DEVICES.redirect(hop.ifindex, 0) {
-        Ok(_) if hop.ifindex == config.engine_ifindex => Ok(Verdict::Encrypt),
+    Ok(verdict)
+}
+
+/// To a NIC, or to the engine: by its veth pair, or straight to a socket of the device the frame came by.
+#[inline(always)]
+fn redirect(frame: &XdpFrame, config: &Config, hop: u32) -> Result<Verdict, Verdict> {
+    let mut device = hop;
+    if hop & HOP_SOCKETS != 0 {
+        let (first, count) = (hop & 0xffff, hop >> 16 & 0x7fff);
+        if frame.rx_queue() < count {
+            return local::to_socket(frame, first, count, Verdict::Encrypt);
+        }
+        // A queue that came later has no socket.
+        device = config.engine_ifindex;
+    }
+    match maps::DEVICES.redirect(device, 0) {
+        Ok(_) if device == config.engine_ifindex => Ok(Verdict::Encrypt),
         Ok(_) => Ok(Verdict::Forward),
         Err(_) => Err(Verdict::DropInternal),
     }

@@ -3,11 +3,10 @@
 //!
 //! A later fragment that comes before its first is let through only between hosts whose last first fragment was let
 //! through a moment ago, by the same ports, and only so many. A receiver can do nothing with it unless the first follows,
-//! and that one is judged like any other. Programs on two CPUs may put fragments of one datagram together at once, and
+//! and that one is judged like any other. None is between hosts whose addresses were translated. Programs on two CPUs may put fragments of one datagram together at once, and
 //! miss an overlap; NICs spread fragments by addresses alone, so that those of one datagram come to one CPU.
 
 use aya_ebpf::bindings::BPF_ANY;
-use sekisho_abi::map::config_flags;
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::fragment::{self, Datagram, EARLY_MAX, LIFETIME_NS, Pair, part};
 use sekisho_dataplane::parse::Packet;
@@ -22,11 +21,6 @@ use crate::subprogram;
 /// Before a fragment is judged. `port`: where it enters, or leaves with [`fragment::LEAVING`].
 #[inline(always)]
 pub(crate) fn arrive(scratch: &mut Scratch, port: u16) -> Result<(), Verdict> {
-    // Translation changes ports and checksums of whole packets only.
-    let config = maps::config().ok_or(Verdict::DropInternal)?;
-    if config.flags & config_flags::NAT != 0 {
-        return Err(Verdict::DropFragment);
-    }
     let now_ns = now_ns();
     let packet = &mut scratch.seen.packet;
     let key = fragment::key(packet, port);
@@ -58,10 +52,15 @@ pub(crate) fn arrive(scratch: &mut Scratch, port: u16) -> Result<(), Verdict> {
 
 /// After a fragment was judged.
 #[inline(always)]
-pub(crate) fn depart(scratch: &Scratch, port: u16, passed: bool) {
-    let packet = &scratch.seen.packet;
+pub(crate) fn depart(scratch: &mut Scratch, port: u16, passed: bool) {
+    let Scratch { seen, nat, .. } = scratch;
+    let packet = &mut seen.packet;
     if packet.fragment != part::FIRST {
         return;
+    }
+    if nat.active != 0 {
+        // The others come with the ends that it came with.
+        nat.entering.put_destination(packet);
     }
     let now_ns = now_ns();
     let key = fragment::key(packet, port);
@@ -73,8 +72,11 @@ pub(crate) fn depart(scratch: &Scratch, port: u16, passed: bool) {
         None => {}
     }
     if passed && port & fragment::LEAVING == 0 {
-        let &Scratch { exit, .. } = scratch;
-        let pair = Pair { seen_ns: now_ns, generation: scratch.seen.generation, exit, early: EARLY_MAX };
+        let &mut Scratch { exit, ref seen, ref nat, .. } = scratch;
+        let packet = &seen.packet;
+        // What one that comes before its first would be translated to is not known.
+        let early = if nat.changes() { 0 } else { EARLY_MAX };
+        let pair = Pair { seen_ns: now_ns, generation: seen.generation, exit, early };
         // As above: without it none may come early.
         let _ = maps::FRAGMENT_PAIRS.insert(fragment::pair_key(packet, port), pair, u64::from(BPF_ANY));
     }

@@ -28,14 +28,8 @@ pub(crate) fn esp(
     port: &Port,
     packet: &Packet,
 ) -> Result<Option<Verdict>, Verdict> {
-    if !is_esp(packet) || packet.fragment != part::WHOLE || port.flags & port_flags::IKE == 0 {
+    if port.flags & port_flags::IKE == 0 || !is_for_engine(packet)? {
         return Ok(None);
-    }
-    let Some(spi) = maps::spi(&SpiKey { destination: packet.destination, spi_be: packet.spi_be }) else {
-        return Ok(None);
-    };
-    if (spi.udp_encapsulated != 0) != (packet.kind == Kind::EspInUdp) {
-        return Err(Verdict::DropEspEncapsulation);
     }
     if config.engine_ifindex == 0 {
         return Ok(Some(Verdict::Decrypt));
@@ -48,14 +42,44 @@ pub(crate) fn esp(
     }
 }
 
+/// Whether the engine takes it: whole ESP of a known SA.
+#[inline(always)]
+pub(crate) fn is_for_engine(packet: &Packet) -> Result<bool, Verdict> {
+    Ok(is_esp(packet) && packet.fragment == part::WHOLE && is_known(packet)?)
+}
+
+/// Whether there is an SA to receive it, in the form in which it comes.
+#[inline(always)]
+fn is_known(packet: &Packet) -> Result<bool, Verdict> {
+    let key = SpiKey { destination: packet.destination, spi_be: packet.spi_be };
+    match maps::spi(&key) {
+        Some(spi) if spi.outbound != 0 => Ok(false),
+        Some(spi) if (spi.udp_encapsulated != 0) != (packet.kind == Kind::EspInUdp) => {
+            Err(Verdict::DropEspEncapsulation)
+        }
+        found => Ok(found.is_some()),
+    }
+}
+
 /// Redirects the frame to the engine's socket on the receive queue it came by.
 #[inline(always)]
 pub(crate) fn to_engine(frame: &XdpFrame, port: &Port, verdict: Verdict) -> Result<Verdict, Verdict> {
+    to_socket(frame, u32::from(port.xsk_base), u32::from(port.xsk_queues), verdict)
+}
+
+/// The same by the first of a device's sockets and how many it has: one for each queue.
+#[inline(always)]
+pub(crate) fn to_socket(
+    frame: &XdpFrame,
+    first: u32,
+    count: u32,
+    verdict: Verdict,
+) -> Result<Verdict, Verdict> {
     let queue = frame.rx_queue();
-    if queue >= u32::from(port.xsk_queues) {
+    if queue >= count {
         return Err(Verdict::DropInternal);
     }
-    match maps::SOCKETS.redirect(u32::from(port.xsk_base) + queue, u64::from(xdp_action::XDP_DROP)) {
+    match maps::SOCKETS.redirect(first + queue, u64::from(xdp_action::XDP_DROP)) {
         Ok(_) => Ok(verdict),
         Err(_) => Err(Verdict::DropInternal),
     }
@@ -82,13 +106,14 @@ pub(crate) fn to_gateway(
     }
     scratch.exit = 0;
     if is_esp(packet) {
-        // The engine puts nothing together.
-        if packet.fragment != part::WHOLE {
-            return Err(Verdict::DropFragment);
+        if port.flags & port_flags::IKE == 0 {
+            return Err(Verdict::DropPolicy);
         }
-        let refused =
-            if port.flags & port_flags::IKE != 0 { Verdict::DropUnknownSpi } else { Verdict::DropPolicy };
-        return Err(refused);
+        // The kernel puts them together within its bounds, and the daemon hands what comes out to the engine.
+        if packet.fragment != part::WHOLE && is_known(packet)? {
+            return pass(frame, config, port);
+        }
+        return Err(Verdict::DropUnknownSpi);
     }
     if packet.kind == Kind::Udp && matches!(packet.destination_port(), udp_port::IKE | udp_port::IKE_NAT_T) {
         if port.flags & port_flags::IKE == 0 {
@@ -100,7 +125,7 @@ pub(crate) fn to_gateway(
         return pass(frame, config, port);
     }
     scratch.hop = Hop::default();
-    subprogram::admit(scratch, End::of(port), End::GATEWAY, frame.bytes())?;
+    subprogram::admit_received(scratch, End::of(port), End::GATEWAY, frame.bytes())?;
     forward::clamp(frame, &scratch.seen.packet, port, None);
     pass(frame, config, port)
 }

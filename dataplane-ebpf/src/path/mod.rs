@@ -20,9 +20,12 @@ pub(crate) mod scan;
 pub(crate) mod share;
 pub(crate) mod trunk;
 
+use sekisho_abi::flow::Hop;
 use sekisho_abi::map::{Config, config_flags};
 use sekisho_abi::port::{Port, network_kind, port_flags};
+use sekisho_abi::rule::rule_flags;
 use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::challenge::is_answer;
 use sekisho_dataplane::fragment::part;
 use sekisho_dataplane::frame::Frame;
 use sekisho_dataplane::parse::{self, Ethernet, Ipv6, Kind, ethertype};
@@ -34,7 +37,7 @@ use crate::maps;
 use crate::path::count::Seen;
 use crate::path::flow::End;
 use crate::path::port::Receiver;
-use crate::scratch::Scratch;
+use crate::scratch::{Looked, Scratch};
 use crate::subprogram::{self, Subprograms};
 
 /// What becomes of a received frame. `Ok` for what is let through, `Err` for the reason why not; on `Ok` of a redirect
@@ -67,13 +70,25 @@ pub(crate) fn screen(scratch: &mut Scratch) -> Result<(), Verdict> {
     scan::may_open(scratch)
 }
 
+/// Whether [`screen`] has anything to ask: most packets are spared the call.
+#[inline(always)]
+pub(crate) fn is_screened(scratch: &Scratch) -> bool {
+    const CHALLENGES: u16 = rule_flags::SYN_CHALLENGE | rule_flags::SYN_CHALLENGE_PRESSURE;
+    let packet = &scratch.seen.packet;
+    scratch.asked.rule.flags & CHALLENGES != 0
+        || (packet.kind == Kind::Tcp && is_answer(packet))
+        || scan::is_watched()
+}
+
 /// What is still to be done about a packet that is refused: a SYN that must answer a challenge gets it, and who tries
 /// doors is noticed.
 #[inline(always)]
 pub(crate) fn refused(frame: &XdpFrame, scratch: &mut Scratch, verdict: Verdict) -> Verdict {
     match verdict {
         Verdict::DropChallenge => subprogram::challenge(frame, scratch),
-        Verdict::DropPolicy | Verdict::DropTcpState => subprogram::tried(scratch, verdict),
+        Verdict::DropPolicy | Verdict::DropTcpState if scan::is_looked_for() => {
+            subprogram::tried(scratch, verdict)
+        }
         verdict => verdict,
     }
 }
@@ -112,6 +127,7 @@ fn judge_known(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Option<Verdict
         Err(refused) => return Err(refused),
     };
     seen.port = port.id;
+    maps::enter(port)?;
     seen.receiver = port::receiver(&ethernet, port)?;
     parsed?;
     if seen.packet.version == 0 {
@@ -152,7 +168,7 @@ pub(crate) fn scaled<F: Subprograms>(frame: &F, seen: &mut Seen) {
 #[inline(always)]
 pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let port = scratch.seen.port()?;
+    let port = maps::entered()?;
     scaled(frame, &mut scratch.seen);
     let packet = &scratch.seen.packet;
     match packet.kind {
@@ -181,7 +197,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
         // A unicast packet in a multicast or broadcast frame (RFC 1122 section 3.3.6).
         return Err(Verdict::DropMulticast);
     }
-    if config.flags & config_flags::NAT != 0 {
+    if config.flags & config_flags::NAT != 0 && scratch.seen.packet.fragment != part::EARLY {
         subprogram::nat_arrive(frame, scratch)?;
     }
     let owner = maps::network(&scratch.seen.packet.destination);
@@ -189,6 +205,15 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
         Some(network_kind::LOCAL) => local::to_gateway(frame, scratch, config, port),
         Some(network_kind::MARTIAN) => Err(Verdict::DropMartian),
         _ => {
+            scratch.hop = Hop::default();
+            // The rules refuse most of what belongs to no flow: where it would leave is plain, they come before the
+            // kernel's routes, which cost more than all else.
+            if scratch.flow == Looked::Absent
+                && let Some((exit, zone)) = forward::likely(config, owner)
+            {
+                scratch.exit = exit;
+                subprogram::ask(scratch, port.zone, zone, frame.bytes())?;
+            }
             let exit = forward::route(frame, config, scratch, port, owner)?;
             if scratch.seen.packet.fragment == part::EARLY {
                 if scratch.exit != exit.id {
@@ -203,7 +228,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
                 let ethernet = Ethernet::read(frame)?;
                 scratch.hop.received_mac = ethernet.destination;
                 scratch.hop.bound_mac = if is_bound { ethernet.source } else { [0; 6] };
-                subprogram::admit(scratch, End::of(port), End::of(exit), frame.bytes())?;
+                subprogram::admit_received(scratch, End::of(port), End::of(exit), frame.bytes())?;
             }
             forward::leave(frame, config, scratch, port, exit)
         }

@@ -6,7 +6,6 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use aya_ebpf::maps::lpm_trie::Key as TrieKey;
 use sekisho_abi::flow::Flow;
 use sekisho_abi::nat::{
     DestinationNat, DestinationNatKey, HAIRPIN, NAT_POOL_MAX, SourceNat, SourceNatKey, Translated,
@@ -23,7 +22,7 @@ use sekisho_dataplane::{icmp, rewrite::Change};
 use crate::context::{SkbFrame, XdpFrame, now_ns};
 use crate::maps;
 use crate::path::flow::End;
-use crate::scratch::Scratch;
+use crate::scratch::{Looked, Scratch};
 use crate::subprogram;
 
 /// What is found out about a packet's translation, in the program's scratch.
@@ -64,6 +63,16 @@ impl Nat {
         self.destination_rule = 0;
     }
 
+    /// Finds the key of a packet that is not translated.
+    #[inline(always)]
+    pub(crate) fn find_key(&mut self, packet: &Packet) {
+        if self.active == 0 {
+            let (key, from_low) = flow::key(packet);
+            self.key = key;
+            self.from_low = u8::from(from_low);
+        }
+    }
+
     /// Whether the packet is to be rewritten.
     #[inline(always)]
     pub(crate) const fn changes(&self) -> bool {
@@ -74,8 +83,11 @@ impl Nat {
 /// The flow of a reply to ends that the gateway has given, on the short way; what it's rewritten to is in `scratch`.
 #[inline(always)]
 pub(crate) fn reply(scratch: &mut Scratch, key: &Key, from_low: bool) -> Option<&'static mut Flow> {
-    let Scratch { seen, nat, .. } = scratch;
-    let translated = maps::translated(key)?;
+    let Scratch { seen, nat, flow: looked, .. } = scratch;
+    let Some(translated) = maps::translated(key) else {
+        *looked = Looked::Absent;
+        return None;
+    };
     if translated.kind != translated_kind::LEAVING || (translated.opener_is_low != 0) == from_low {
         return None;
     }
@@ -105,7 +117,7 @@ pub(crate) enum Progress {
 /// Finds the packet's translation, if it has one. From here on the packet's destination is the real one.
 #[inline(always)]
 pub(crate) fn arrive(scratch: &mut Scratch) -> Result<(), Verdict> {
-    let Scratch { seen, nat, .. } = scratch;
+    let Scratch { seen, nat, flow: looked, .. } = scratch;
     let config = maps::config().ok_or(Verdict::DropInternal)?;
     let packet = &mut seen.packet;
     nat.begin(packet);
@@ -116,6 +128,10 @@ pub(crate) fn arrive(scratch: &mut Scratch) -> Result<(), Verdict> {
     let (key, from_low) = flow::key(packet);
     nat.key = key;
     nat.from_low = u8::from(from_low);
+    if *looked == Looked::Absent {
+        nat.progress = Progress::New;
+        return Ok(());
+    }
     let (known, original) = if let Some(known) = maps::flow(&key) {
         if !known.translation.is_some() {
             return Ok(());
@@ -226,15 +242,16 @@ fn destination_rule(generation: u32, port: u16, packet: &Packet) -> Option<&'sta
         generation_be: generation.to_be_bytes(),
         port_be: port.to_be_bytes(),
         protocol: packet.protocol,
+        reserved: 0,
         address: packet.destination,
         service_be: packet.destination_port_be.to_ne_bytes(),
     };
     let bits = 8 * size_of::<DestinationNatKey>() as u32;
-    if let Some(rule) = maps::DESTINATION_NAT.get(TrieKey::new(bits, key)) {
+    if let Some(rule) = maps::longest::<4, _, _>(&maps::DESTINATION_NAT, bits, key) {
         return Some(rule);
     }
     key.protocol = 0;
-    maps::DESTINATION_NAT.get(TrieKey::new(bits, key))
+    maps::longest::<4, _, _>(&maps::DESTINATION_NAT, bits, key)
 }
 
 /// The rule for a new flow's source.
@@ -246,7 +263,7 @@ fn source_rule(generation: u32, from: u16, port: u16, source: &[u8; 16]) -> Opti
         port_be: port.to_be_bytes(),
         address: *source,
     };
-    maps::SOURCE_NAT.get(TrieKey::new(8 * size_of::<SourceNatKey>() as u32, key))
+    maps::longest::<4, _, _>(&maps::SOURCE_NAT, 8 * size_of::<SourceNatKey>() as u32, key)
 }
 
 /// Finds the rule for the source of the new flow, the one in `NEW_FLOW`.

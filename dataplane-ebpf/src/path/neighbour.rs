@@ -14,6 +14,7 @@ use sekisho_abi::map::Config;
 use sekisho_abi::neighbour::{NEIGHBOURS_PER_PORT, Neighbour, NeighbourKey};
 use sekisho_abi::port::{Port, port_flags};
 use sekisho_abi::verdict::Verdict;
+use sekisho_dataplane::frame::Aligned;
 use sekisho_dataplane::neighbour::{self, Standing};
 use sekisho_dataplane::parse::{Ethernet, Packet};
 use sekisho_dataplane::spoof::{self, Scope};
@@ -25,7 +26,7 @@ use crate::scratch::Scratch;
 /// An ARP packet on a port.
 #[inline(always)]
 pub(crate) fn arp(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
-    let port = scratch.seen.port()?;
+    let port = maps::entered()?;
     has_neighbours(port)?;
     let ethernet = Ethernet::read(frame)?;
     let arp = neighbour::arp(frame, &ethernet)?;
@@ -44,7 +45,7 @@ pub(crate) fn arp(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict
 #[inline(always)]
 pub(crate) fn discovery(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
     let seen = &scratch.seen;
-    let port = seen.port()?;
+    let port = maps::entered()?;
     has_neighbours(port)?;
     let message = neighbour::discovery(frame, &seen.packet)?;
     let ethernet = Ethernet::read(frame)?;
@@ -52,11 +53,11 @@ pub(crate) fn discovery(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), V
     if message.router && port.flags & port_flags::UPLINK == 0 {
         return Err(Verdict::DropNeighbour);
     }
-    if let Some(source) = message.source {
-        neighbour::claim(maps::network(&source), port)?;
+    if let Some(Aligned(source)) = &message.source {
+        neighbour::claim(maps::network(source), port)?;
     }
-    if let Some(target) = message.target {
-        let owner = maps::network(&target);
+    if let Some(Aligned(target)) = &message.target {
+        let owner = maps::network(target);
         if message.claims {
             neighbour::claim(owner, port)?;
         } else {
@@ -110,7 +111,7 @@ pub(crate) fn source(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verd
 /// Holds one of the addresses that a frame's sender uses against its binding, where the port has bindings.
 #[inline(always)]
 pub(crate) fn held(scratch: &Scratch, address: &Address) -> Result<(), Verdict> {
-    let port = scratch.seen.port()?;
+    let port = maps::entered()?;
     if *address == [0; 16] || port.flags & port_flags::BOUND == 0 {
         return Ok(());
     }

@@ -1,6 +1,5 @@
 //! Step 6: may a new flow go from this zone to that one?
 
-use aya_ebpf::maps::lpm_trie::Key;
 use sekisho_abi::Address;
 use sekisho_abi::rule::{
     ADDRESS_KEY_BITS, AddressKey, Asked, CLASS_ANY, LIST_EMPTY, LIST_SOURCE_PORTS, List, ListKey,
@@ -97,7 +96,8 @@ fn find(asked: &mut Asked) {
     asked.source_class = CLASS_ANY;
     asked.destination_class = CLASS_ANY;
     let Some(any) = list(asked, CLASS_ANY, CLASS_ANY) else { return };
-    subprogram::first_rule(asked, any);
+    // Most zones have no other list: not by a call, which costs as much as half a lookup.
+    first_of(asked, any.list, any.first, any.flags);
     let kinds = any.flags;
     if kinds & (list_flags::BY_SOURCE | list_flags::BY_DESTINATION | list_flags::BY_BOTH) == 0 {
         return;
@@ -142,7 +142,7 @@ fn list(asked: &Asked, source_class: u32, destination_class: u32) -> Option<&'st
 #[inline(always)]
 fn class(generation: u32, address: &Address) -> u32 {
     let key = AddressKey { generation_be: generation.to_be_bytes(), address: *address };
-    maps::ADDRESSES.get(Key::new(ADDRESS_KEY_BITS, key)).copied().unwrap_or(CLASS_ANY)
+    maps::longest::<0, _, _>(&maps::ADDRESSES, ADDRESS_KEY_BITS, key).copied().unwrap_or(CLASS_ANY)
 }
 
 /// Takes the first rule of a list that matches, if it stands before the one found so far. `first`:
@@ -161,14 +161,14 @@ pub(crate) fn first_of(asked: &mut Asked, list: u32, first: u32, flags: u32) {
     };
     if flags & list_flags::SOURCE_PORTS != 0
         && matches!(asked.protocol, TCP | UDP)
-        && let Some(class) = maps::RULES.get(Key::new(RULE_KEY_BITS, key))
+        && let Some(class) = maps::longest::<4, _, _>(&maps::RULES, RULE_KEY_BITS, key)
     {
         key.source_port_class = class.id as u8;
     }
     key.list_be = list.to_be_bytes();
     key.protocol = asked.protocol;
     key.port_be = asked.port_be.to_ne_bytes();
-    if let Some(rule) = maps::RULES.get(Key::new(RULE_KEY_BITS, key))
+    if let Some(rule) = maps::longest::<4, _, _>(&maps::RULES, RULE_KEY_BITS, key)
         && rule.order < asked.rule.order
     {
         asked.rule = *rule;

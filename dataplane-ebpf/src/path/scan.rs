@@ -18,6 +18,18 @@ fn source(packet: &Packet, port: u16) -> Share {
     Share { host: packet.source, port, of: of::DOORS }
 }
 
+/// Whether anybody looks for scans.
+#[inline(always)]
+pub(crate) fn is_looked_for() -> bool {
+    maps::config().is_some_and(|config| config.quotas.scan_doors != 0)
+}
+
+/// Whether somebody has scanned since the programs were loaded, so that [`may_open`] has to be asked.
+#[inline(always)]
+pub(crate) fn is_watched() -> bool {
+    maps::SCANNING.get(0).is_some_and(|until_ns| *until_ns != 0)
+}
+
 /// Takes in a refused packet; `true` where its source counts as scanning from now on.
 #[inline(always)]
 pub(crate) fn tried(scratch: &mut Scratch) -> bool {

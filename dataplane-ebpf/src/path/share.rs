@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use sekisho_abi::map::Rate;
+use sekisho_dataplane::frame::Aligned;
 use sekisho_dataplane::rate::{Limit, Share};
 
 use crate::maps;
@@ -10,6 +11,7 @@ use crate::maps;
 /// either: it gets nothing.
 #[inline(always)]
 pub(crate) fn take(share: Share, limit: Limit, now_ns: u64) -> bool {
+    let Aligned(share) = &Aligned(share);
     let next_ns = match maps::SHARES.get_ptr(share) {
         // SAFETY: map values outlive the program's run (RCU).
         Some(rate) => unsafe { (*rate).next_ns },

@@ -6,7 +6,6 @@
 //! the way through the pair, and so does what the kernel sends.
 
 use aya_ebpf::bindings::xdp_action;
-use sekisho_abi::map::SpiKey;
 use sekisho_abi::port::{Port, PortKey};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::frame::Frame;
@@ -74,8 +73,7 @@ pub(crate) fn hand_over(frame: &XdpFrame, seen: &mut Seen) -> Result<Verdict, Ve
     }
     parse(frame, seen, &Ethernet::read(frame)?)?;
     let packet = &seen.packet;
-    let key = SpiKey { destination: packet.destination, spi_be: packet.spi_be };
-    if local::is_esp(packet) && maps::spi(&key).is_some() {
+    if local::is_for_engine(packet)? {
         local::to_engine(frame, port, Verdict::Decrypt)
     } else {
         Ok(Verdict::Pass)

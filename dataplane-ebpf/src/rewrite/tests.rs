@@ -221,6 +221,20 @@ proptest! {
     }
 
     #[test]
+    fn a_later_fragment_has_addresses_only((sample, to) in samples()) {
+        let frame = framed(&sample.packet());
+        let packet = Packet { fragment: part::LATER, ..parsed(&frame) };
+        let (_, transport) = frame.split_at(if sample.version == 4 { 34 } else { 54 });
+        let bytes = Bytes(RefCell::new(frame.clone()));
+        ends(&bytes, &packet, &Ends::of(&packet), &to).expect("within the frame");
+        let got = bytes.0.into_inner();
+        prop_assert!(got.ends_with(transport), "what is no header of its own stays");
+        let after = Ends { source_port_be: packet.source_port_be, destination_port_be: packet.destination_port_be, ..to };
+        prop_assert_eq!(Ends::of(&parsed(&got)), after);
+        prop_assert!(sample.version == 6 || sum(&got[14..34]) == 0xffff);
+    }
+
+    #[test]
     fn an_error_quotes_the_packet_as_its_sender_knows_it((sample, to) in samples(), quoted in 28usize..120) {
         let whole = sample.packet();
         let header = if sample.version == 4 { 20 } else { 40 };

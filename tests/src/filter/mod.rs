@@ -81,6 +81,8 @@ pub const VPN_MTU: u16 = 1400;
 pub const NEIGHBOUR_MAC: [u8; 6] = [2, 0xaa, 0, 0, 0, 2];
 
 const XSK_BASE: u32 = 40;
+/// Ports with a socket of the engine: those that carry ESP, its own end, and one that only has plaintext for it.
+const WITH_SOCKETS: [u16; 4] = [WAN, ENGINE_END, VLAN10, LAN1];
 /// Flows that a gateway has room for where nothing else is said: few, so that tables are made and filled quickly.
 const FLOWS: u32 = 1024;
 /// Buckets of `QUOTAS` that go with them.
@@ -174,6 +176,8 @@ impl Lab {
             engine_ifindex: self.ifindex(Device::Engine),
             engine_mac: mac(Device::Engine),
             flags: 0,
+            uplink_zone: zone(WAN),
+            uplink: WAN,
             lifetimes: LIFETIMES_DEFAULT,
             quotas: Quotas {
                 bucket_mask: buckets - 1,
@@ -234,7 +238,7 @@ impl Lab {
         let socket = af_xdp_socket();
         let mut map: XskMap<&mut MapData> =
             self.ebpf.map_mut("SOCKETS").expect("a map").try_into().expect("an xskmap");
-        for port in [WAN, ENGINE_END, VLAN10] {
+        for port in WITH_SOCKETS {
             let index = XSK_BASE + u32::from(port);
             map.set(index, socket.as_raw_fd(), 0).expect("an AF_XDP socket");
         }

@@ -46,6 +46,7 @@ impl Lab {
             generation_be: self.config.generation.to_be_bytes(),
             port_be: on.to_be_bytes(),
             protocol,
+            reserved: 0,
             address: octets(address),
             service_be: port.to_be_bytes(),
         };

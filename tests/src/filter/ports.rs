@@ -10,7 +10,7 @@ use sekisho_abi::neighbour::{Neighbour, NeighbourKey};
 use sekisho_abi::port::{Network, Port, PortKey, TRUNK, port_flags};
 
 use super::devices::{colons, run_ip};
-use super::{Device, Lab, VLAN10, VPN, VPN_MTU, XSK_BASE, address, mac, octets, zone};
+use super::{Device, Lab, VLAN10, VPN, VPN_MTU, WITH_SOCKETS, XSK_BASE, address, mac, octets, zone};
 
 impl Lab {
     pub(super) fn add_port(&mut self, device: Device, id: u16, flags: u32) {
@@ -26,7 +26,7 @@ impl Lab {
             zone: zone(id),
             flags,
             xsk_base: u16::try_from(XSK_BASE).expect("small") + id,
-            xsk_queues: 1,
+            xsk_queues: u16::from(WITH_SOCKETS.contains(&id)),
             mtu: if is_vpn { VPN_MTU } else { 1500 },
             mac,
             ifindex,
@@ -137,7 +137,13 @@ impl Lab {
     /// An SA of the VPN receives under this SPI.
     pub fn add_spi(&mut self, destination: &str, spi: u32, udp_encapsulated: bool) {
         let key = SpiKey { destination: address(destination), spi_be: spi.to_be() };
-        self.insert("SPIS", key, Spi { port: VPN, udp_encapsulated: udp_encapsulated.into() });
+        self.insert("SPIS", key, Spi { port: VPN, udp_encapsulated: udp_encapsulated.into(), outbound: 0 });
+    }
+
+    /// An SA by which ESP is sent to a peer.
+    pub fn add_spi_out(&mut self, peer: &str, spi: u32) {
+        let key = SpiKey { destination: address(peer), spi_be: spi.to_be() };
+        self.insert("SPIS", key, Spi { port: VPN, udp_encapsulated: 0, outbound: 1 });
     }
 
     /// Takes the engine's socket of a port away.

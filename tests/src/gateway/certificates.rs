@@ -21,6 +21,8 @@ pub enum KeyType {
     EcdsaP384,
     /// Ed25519.
     Ed25519,
+    /// RSA with 2048 bits, the least that is accepted.
+    Rsa2048,
     /// RSA with 3072 bits.
     Rsa,
     /// RSA with 4096 bits.
@@ -33,6 +35,7 @@ impl KeyType {
             Self::Ecdsa => &[],
             Self::EcdsaP384 => &["--ec", "p384"],
             Self::Ed25519 => &["--ed25519"],
+            Self::Rsa2048 => &["--rsa", "2048"],
             Self::Rsa => &["--rsa"],
             Self::Rsa4096 => &["--rsa", "4096"],
         }

@@ -13,6 +13,12 @@ use crate::lab::plan::{
 pub const METRICS_PORT: u16 = 9469;
 /// What says by which data path the gateways go where a test does not: `kernel`, `engine`.
 pub const DATAPATH: &str = "SEKISHO_DATAPATH";
+
+/// Whether [`DATAPATH`] says the kernel's.
+pub fn is_kernels_path() -> bool {
+    std::env::var_os(DATAPATH).is_some_and(|path| path == "kernel")
+}
+
 /// Identity of the clinic's gateway.
 pub const CLINIC_ID: &str = "clinic.example";
 /// Identity of the centre's gateway.

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::site::Site;
+use crate::lab::Lab;
 use crate::lab::plan::{Family, Place};
 use crate::traffic::frame::Addressing;
 use crate::traffic::inject::Injector;
 
-/// Requests a second: some ten times what the gateway would need to be busy with key exchanges alone.
-const PER_SECOND: u32 = 20_000;
+/// Requests a second, all of one sender: some ten times what the gateway would need to be busy with key exchanges alone.
+pub const PER_SECOND: u32 = 20_000;
 /// Sent between two looks at the clock.
 const BATCH: u32 = 100;
 /// An end, whatever happens.
@@ -29,8 +30,13 @@ pub struct Flood {
 impl Flood {
     /// From the carrier onto the centre's WAN, each request from another address.
     pub fn start(site: &Site) -> Result<Self> {
-        let injector = Injector::open(&site.at(Place::Internet), "centre")?;
-        let mac = (injector.mac(), site.at(Place::Centre).mac("wan")?);
+        Self::in_lab(&site.lab)
+    }
+
+    /// The same where there is no more than a lab.
+    pub fn in_lab(lab: &Lab) -> Result<Self> {
+        let injector = Injector::open(&lab.at(Place::Internet), "centre")?;
+        let mac = (injector.mac(), lab.at(Place::Centre).mac("wan")?);
         let centre = Place::Centre.address(Family::V4);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();

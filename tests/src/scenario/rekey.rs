@@ -6,13 +6,14 @@ use anyhow::{Result, ensure};
 
 use super::site::{Peer, Site};
 use crate::gateway::settings::BULK;
-use crate::lab::patience::until;
+use crate::lab::patience::{stretch, until};
 use crate::lab::plan::{Family, Place};
 use crate::traffic::ping::Stream;
 use crate::traffic::tap::Tap;
 use crate::traffic::tcp::{self, Transfer};
 
-/// One echo request in this time, each way of counting loss being only as good as the density of the requests.
+/// One echo request in this time, each way of counting loss being only as good as the density of the requests. In an
+/// emulated guest fewer: at this rate its processors would lose packets without any rekey.
 const INTERVAL: Duration = Duration::from_millis(5);
 /// A load that the tunnel carries without loss of its own, so that a lost segment is the rekey's.
 const LOAD_BYTES_PER_SECOND: u32 = 1_000_000;
@@ -135,16 +136,17 @@ fn under_load(site: &Site, who: &[By], early: bool, renew: impl Fn(By) -> Result
     let outside = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
     let again_before = tcp::retransmitted(&lan1)?;
     let sink = &site.services.bulk_server;
-    let transfer =
-        Transfer::start(&lan1, Place::Server.socket(Family::V4, BULK), sink, Some(LOAD_BYTES_PER_SECOND))?;
+    let load = LOAD_BYTES_PER_SECOND / stretch();
+    let transfer = Transfer::start(&lan1, Place::Server.socket(Family::V4, BULK), sink, Some(load))?;
+    let interval = INTERVAL * stretch();
     let streams = [
-        Stream::start(&lan1, Place::Server.address(Family::V4), INTERVAL)?,
-        Stream::start(&lan1, Place::Server.address(Family::V6), INTERVAL)?,
+        Stream::start(&lan1, Place::Server.address(Family::V4), interval)?,
+        Stream::start(&lan1, Place::Server.address(Family::V6), interval)?,
     ];
     std::thread::sleep(Duration::from_millis(300));
     let worked: Result<()> = who.iter().try_for_each(|by| {
         renew(*by)?;
-        std::thread::sleep(AFTER);
+        std::thread::sleep(AFTER * stretch());
         Ok(())
     });
     let (mut sent, mut lost, mut gap) = (0, 0, Duration::ZERO);

@@ -151,6 +151,15 @@ impl Site {
         Ok(())
     }
 
+    /// The same by a reload of both, which is sooner done.
+    pub fn reload(&mut self, clinic: &Settings, centre: &Settings) -> Result<()> {
+        let Peer::Sekisho(there) = &mut self.centre else {
+            bail!("strongSwan is not configured by these settings");
+        };
+        there.reload(centre)?;
+        self.clinic.reload(clinic)
+    }
+
     /// The same where strongSwan stands at the centre. Both daemons stay: strongSwan forgets the SAs it has, and ours is
     /// told to reload, unless a scenario has ended it, or an operator's `sekisho down` has closed what the peer is to open.
     pub fn reconfigure_foreign(&mut self, clinic: &Settings, centre: &Connection) -> Result<()> {

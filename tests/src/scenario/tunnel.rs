@@ -9,7 +9,7 @@ use super::site::Site;
 use crate::gateway::settings::{BULK, ECHO, HTTP};
 use crate::lab::patience::stretch;
 use crate::lab::plan::{Family, Place};
-use crate::traffic::tap::Tap;
+use crate::traffic::tap::{Seen, Tap};
 use crate::traffic::{http, ping, tcp, udp};
 
 /// The tunnel comes up by itself.
@@ -55,6 +55,16 @@ pub fn page_unseen_over(site: &mut Site, families: &[Family]) -> Result<String> 
         outside.leaks().join(", ")
     );
     Ok(format!("carrier: {}, canary 0×; server's cable: canary {}×", outside.summary(), inside.canaries))
+}
+
+/// What the carrier sees while something is done: nothing but IKE and ESP, and no canary.
+pub fn carrier_during(site: &Site, work: impl FnOnce(&Site) -> Result<()>) -> Result<Seen> {
+    let carrier = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
+    work(site)?;
+    let seen = carrier.stop()?;
+    ensure!(seen.canaries == 0, "the carrier saw the canary in {} frames", seen.canaries);
+    ensure!(seen.leaks().is_empty(), "the carrier saw more than IKE and ESP: {}", seen.leaks().join(", "));
+    Ok(seen)
 }
 
 /// The server's page over both families.

@@ -1,8 +1,8 @@
 //! strongSwan as the foreign peer: charon-systemd and swanctl on one of the lab's gateways.
 //!
-//! It carries ESP in user space (kernel-libipsec, over a TUN device), for not every kernel that tests run on has ESP.
-//! libipsec knows ESP only in UDP, and charon therefore pretends to be behind a NAT: the tunnel always floats to port
-//! 4500.
+//! It carries ESP in user space (kernel-libipsec, over a TUN device), for not every kernel that tests run on has ESP; where
+//! our gateways use the kernel's, so does it. libipsec knows ESP only in UDP, and charon therefore pretends to be behind a
+//! NAT: the tunnel always floats to port 4500.
 
 mod connection;
 mod sas;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::gateway::settings::is_kernels_path;
 use crate::lab::namespace::{Namespace, output};
 use crate::lab::patience::until;
 use crate::lab::plan::Place;
@@ -45,6 +46,11 @@ impl Charon {
 
     /// Starts it at a place that has its addresses already.
     pub fn beside(lab: &Lab, place: Place) -> Result<Self> {
+        Self::with_options(lab, place, &[])
+    }
+
+    /// The same with further settings of the daemon, `key = value` each; of two for a key the last counts.
+    pub fn with_options(lab: &Lab, place: Place, options: &[&str]) -> Result<Self> {
         ensure!(
             Path::new(CHARON).is_file(),
             "strongSwan is not installed: `cargo xtask setup` brings it (packages charon-systemd, strongswan-swanctl and \
@@ -52,7 +58,7 @@ impl Charon {
         );
         let dir = lab.dir().join(format!("charon-{}", place.name()));
         fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        write(&dir.join("strongswan.conf"), &daemon_configuration(&dir))?;
+        write(&dir.join("strongswan.conf"), &daemon_configuration(&dir, options))?;
         let process = launch(lab, place, &dir)?;
         Ok(Self { namespace: lab.at(place), place, dir, process })
     }
@@ -184,13 +190,20 @@ impl Charon {
 
 /// Of the one connection: credentials and `swanctl.conf`.
 fn write_files(swanctl: &Path, connection: &Connection) -> Result<()> {
-    if let Demand::Authority(root) = &connection.demand {
-        copy(root, &swanctl.join("x509ca/root.pem"))?;
-    }
+    write_credentials(swanctl, &connection.proof, &connection.demand)?;
     for (index, crl) in connection.crls.iter().enumerate() {
         copy(crl, &swanctl.join(format!("x509crl/{index}.crl")))?;
     }
-    if let Proof::Certificate(own) = &connection.proof {
+    write(&swanctl.join("swanctl.conf"), &connection.configuration())
+}
+
+/// Certificates and keys into swanctl's folder: the own certificate becomes `own.pem`. Pre-shared keys stand in
+/// `swanctl.conf`.
+pub fn write_credentials(swanctl: &Path, proof: &Proof, demand: &Demand) -> Result<()> {
+    if let Demand::Authority(root) = demand {
+        copy(root, &swanctl.join("x509ca/root.pem"))?;
+    }
+    if let Proof::Certificate(own) = proof {
         copy(&own.key, &swanctl.join("private/own.pem"))?;
         // strongSwan reads one certificate a file.
         let chain =
@@ -206,7 +219,7 @@ fn write_files(swanctl: &Path, connection: &Connection) -> Result<()> {
             }
         }
     }
-    write(&swanctl.join("swanctl.conf"), &connection.configuration())
+    Ok(())
 }
 
 /// Starts the daemon and waits until it listens.
@@ -230,12 +243,14 @@ fn launch(lab: &Lab, place: Place, dir: &Path) -> Result<Process> {
 }
 
 /// Only the plugins that are needed, so that another crypto plugin's presence changes nothing.
-fn daemon_configuration(dir: &Path) -> String {
+fn daemon_configuration(dir: &Path, options: &[&str]) -> String {
     let dir = dir.display();
+    let user_space = if is_kernels_path() { "" } else { "kernel-libipsec " };
+    let options: String = options.iter().map(|option| format!("  {option}\n")).collect();
     format!(
         "charon-systemd {{\n  load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey revocation constraints hmac kdf \
-         kernel-libipsec kernel-netlink socket-default vici updown\n  piddir = {dir}\n  \
-         retransmit_tries = 2\n  retransmit_timeout = 1.0\n  make_before_break = yes\n  cookie_threshold = 1\n  \
+         {user_space}kernel-netlink socket-default vici updown\n  piddir = {dir}\n  \
+         retransmit_tries = 2\n  retransmit_timeout = 1.0\n  make_before_break = yes\n  cookie_threshold = 1\n{options}  \
          plugins {{\n    vici {{\n      socket = unix://{dir}/vici\n    }}\n  }}\n  \
          filelog {{\n    log {{\n      path = {dir}/charon.log\n      default = 1\n      flush_line = yes\n      \
          time_format = %T\n    }}\n  }}\n}}\n\

@@ -97,7 +97,7 @@ fn outside_ipv6(site: &mut Site) -> Result<String> {
     (clinic.outer, centre.outer) = (Family::V6, Family::V6);
     site.reconfigure(&clinic, &centre)?;
     let up = tunnel::up(site)?;
-    let seen = carrier_during_pages(site)?;
+    let seen = tunnel::carrier_during(site, tunnel::pages)?;
     ensure!(
         seen.between
             .keys()
@@ -120,7 +120,7 @@ fn forced_udp(site: &mut Site) -> Result<String> {
             site.clinic.status()?.connection("centre")?.udp_encapsulation(),
             "the status says that ESP goes bare"
         );
-        let seen = carrier_during_pages(site)?;
+        let seen = tunnel::carrier_during(site, tunnel::pages)?;
         ensure!(seen.count(&Kind::Esp) == 0, "bare ESP at the carrier: {}", seen.summary());
         ensure!(seen.count(&Kind::EspInUdp) > 0, "no ESP in UDP at the carrier: {}", seen.summary());
         figures.push(format!("{outer}: {up}"));
@@ -175,13 +175,4 @@ fn on_demand(site: &mut Site) -> Result<String> {
     let time = begin.elapsed();
     site.await_tunnel()?;
     Ok(format!("first two pages after {:.2} s, tunnel included", time.as_secs_f64()))
-}
-
-fn carrier_during_pages(site: &Site) -> Result<sekisho_tests::traffic::tap::Seen> {
-    let carrier = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
-    tunnel::pages(site)?;
-    let seen = carrier.stop()?;
-    ensure!(seen.canaries == 0, "the carrier saw the canary");
-    ensure!(seen.leaks().is_empty(), "the carrier saw more than IKE and ESP: {}", seen.leaks().join(", "));
-    Ok(seen)
 }

@@ -2,6 +2,7 @@
 //! those beyond, and then gets through. What nobody has a reason to say is not believed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +20,7 @@ use sekisho_tests::traffic::inject::Injector;
 use sekisho_tests::traffic::tcp::{Conversation, Service};
 use sekisho_tests::traffic::{ping, udp};
 
-use super::negotiation::usual;
+use super::negotiation::{psk, usual};
 
 /// The MTU of every link where nothing else is said.
 const ETHERNET: u32 = 1500;
@@ -41,9 +42,11 @@ const SOON: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_millis(500);
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 4] = [
+    let tests: [(&str, Test); 6] = [
         ("a_narrower_uplink_is_told_of_by_the_gateway", uplink),
         ("a_tunnel_is_told_of_by_the_gateway", tunnel),
+        ("a_narrower_link_on_the_way_to_the_peer_is_learned", on_the_way),
+        ("esp_in_fragments_is_put_together", fragments),
         ("a_narrower_link_beyond_is_told_of_through_the_gateway", beyond),
         ("what_fits_no_flow_is_not_believed", forged),
     ];
@@ -196,6 +199,90 @@ fn tunnel(site: &mut Site) -> Result<String> {
     narrow(line, ETHERNET)?;
     usual(site)?;
     Ok(told.join(", "))
+}
+
+/// The last line to the peer is narrower than the gateway's own. A router on the way says so of an ESP packet; from then on
+/// hosts are told of what fits.
+fn on_the_way(site: &mut Site) -> Result<String> {
+    let mut told = Vec::new();
+    for (outer, force_udp) in [(Family::V4, false), (Family::V4, true), (Family::V6, false)] {
+        let [mut clinic, mut centre] = psk(site)?;
+        (clinic.outer, centre.outer, clinic.force_udp) = (outer, outer, force_udp);
+        site.reconfigure(&clinic, &centre)?;
+        site.await_tunnel()?;
+        let (internet, peer, gateway) =
+            (site.at(Place::Internet), site.at(Place::Centre), site.at(Place::Clinic));
+        let lan1 = site.at(Place::Lan1);
+        let line = [(&internet, "centre"), (&peer, "wan")];
+        narrow(line, UPLINK)?;
+        forget_paths(&gateway)?;
+        forget(site)?;
+        for family in Family::BOTH {
+            let server = Place::Server.socket(family, ECHO);
+            // What is sent meanwhile is lost on the way.
+            let inside = until(SOON, &format!("the tunnel's MTU over {family}"), || {
+                ensure!(!asked(&lan1, server, ETHERNET)?, "{ETHERNET} bytes went through the tunnel");
+                asked(&lan1, server, known(&lan1, server.ip())?)?;
+                Ok(Some(known(&lan1, server.ip())?).filter(|inside| *inside < UPLINK))
+            })?
+            .0;
+            ensure!(inside > UPLINK - 100, "{inside} bytes are few for a tunnel over a line of {UPLINK}");
+            ensure!(asked(&lan1, server, inside)?, "no answer to {inside} bytes, though told of them");
+            forget(site)?;
+            spoken(&lan1, server)?;
+            told.push(format!("{inside} over {outer}{}", if force_udp { " and UDP" } else { "" }));
+        }
+        narrow(line, ETHERNET)?;
+        forget_paths(&gateway)?;
+    }
+    usual(site)?;
+    Ok(format!("{} of {UPLINK}", told.join(", ")))
+}
+
+/// What the kernel of a gateway has learned of paths.
+fn forget_paths(gateway: &Namespace) -> Result<()> {
+    for family in ["-4", "-6"] {
+        ip_show(gateway, &[family, "route", "flush", "cache"])?;
+    }
+    Ok(())
+}
+
+/// A router on the way cuts ESP in pieces where its sender allowed that, and the peer's gateway takes the whole.
+fn fragments(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    let mut counts = Vec::new();
+    for force_udp in [false, true] {
+        let [mut clinic, centre] = psk(site)?;
+        clinic.force_udp = force_udp;
+        site.reconfigure(&clinic, &centre)?;
+        site.await_tunnel()?;
+        let (internet, peer) = (site.at(Place::Internet), site.at(Place::Centre));
+        let line = [(&internet, "centre"), (&peer, "wan")];
+        narrow(line, UPLINK)?;
+        let lan1 = site.at(Place::Lan1);
+        // IP_PMTUDISC_DONT for every socket: packets may be cut.
+        let mode = |value: &str| {
+            lan1.output(Command::new("sysctl").args(["-qw", &format!("net.ipv4.ip_no_pmtu_disc={value}")]))
+        };
+        mode("1")?;
+        let received = || {
+            Ok::<_, anyhow::Error>(
+                site.our_centre()?.status()?.connection("clinic")?.child_sum("inbound/packets"),
+            )
+        };
+        let before = received()?;
+        let server = Place::Server.socket(Family::V4, ECHO);
+        let outcome = until(SOON, "an answer to what is cut on the way", || {
+            Ok(asked(&lan1, server, UPLINK)?.then_some(()))
+        });
+        mode("0")?;
+        narrow(line, ETHERNET)?;
+        outcome?;
+        counts.push(received()? - before);
+    }
+    usual(site)?;
+    ensure!(counts.iter().all(|count| *count > 0), "the centre's SA counts {counts:?}");
+    Ok(format!("{UPLINK} bytes and ESP around them over a line of {UPLINK}, bare and in UDP"))
 }
 
 fn beyond(site: &mut Site) -> Result<String> {

@@ -77,6 +77,25 @@ fn lan_to_wan_and_back() {
 }
 
 #[test]
+fn plaintext_goes_straight_to_the_socket_of_its_port() {
+    let mut lab = Lab::new();
+    lab.allow(LAN1, VPN, Service::Any);
+    lab.allow(LAN2, VPN, Service::Any);
+    let straight = to(Device::Lan1, ip("10.1.0.2", "10.9.0.5").udp(5000, 53, b"question"));
+    let by_the_pair = to(Device::Lan2, ip("10.2.0.2", "10.9.0.5").udp(5000, 53, b"question"));
+    // The first makes the flow, the others take the short way.
+    for _ in 0..3 {
+        assert_encrypted(&lab.receive(Device::Lan1, &straight), &straight, VPN);
+        assert_encrypted(&lab.receive(Device::Lan2, &by_the_pair), &by_the_pair, VPN);
+    }
+    lab.remove_socket(LAN1);
+    for _ in 0..3 {
+        assert_eq!(lab.receive(Device::Lan1, &straight).verdict, Verdict::DropInternal);
+        assert_encrypted(&lab.receive(Device::Lan2, &by_the_pair), &by_the_pair, VPN);
+    }
+}
+
+#[test]
 fn between_lans_one_way_only() {
     let mut lab = Lab::new();
     lab.allow(LAN1, LAN2, Service::Port(TCP, 443));

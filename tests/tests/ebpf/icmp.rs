@@ -109,6 +109,34 @@ fn errors_about_the_gateway_s_own_traffic() {
     assert_eq!(lab.receive(Device::Wan, &about).verdict, Verdict::Pass);
 }
 
+/// What a router says of ESP is believed where it names an SA that sends there: the path's MTU is learned by it.
+#[test]
+fn errors_about_the_gateway_s_esp() {
+    let mut lab = Lab::new();
+    for (own, peer, router, kind) in [
+        ("203.0.113.1", "198.51.100.9", "198.51.100.1", 3),
+        ("2001:db8:ff::1", "2001:db8:77::9", "2001:db8:77::1", 2),
+    ] {
+        let in_udp = |spi: u32| ip(own, peer).udp(4500, 4500, &[&spi.to_be_bytes()[..], &[0; 60]].concat());
+        let about = |packet: Ip| to(Device::Wan, error(router, packet, kind, 100));
+        let verdict = |lab: &Lab, packet: Ip| lab.receive(Device::Wan, &about(packet)).verdict;
+        for packet in [ip(own, peer).esp(7), in_udp(7)] {
+            assert_eq!(verdict(&lab, packet), Verdict::DropIcmpError, "before there is an SA");
+        }
+        lab.add_spi_out(peer, 7);
+        for packet in [ip(own, peer).esp(7), in_udp(7)] {
+            assert_eq!(verdict(&lab, packet), Verdict::Pass);
+        }
+        let other_peer = if kind == 3 { "198.51.100.8" } else { "2001:db8:77::8" };
+        for forged in [ip(own, peer).esp(8), in_udp(8), in_udp(0), ip(own, other_peer).esp(7)] {
+            assert_eq!(verdict(&lab, forged), Verdict::DropIcmpError);
+        }
+        // Nothing is received by it.
+        let esp = to(Device::Wan, ip(peer, own).esp(7));
+        assert_eq!(lab.receive(Device::Wan, &esp).verdict, Verdict::DropUnknownSpi);
+    }
+}
+
 #[test]
 fn numbers_of_tcp_that_were_never_sent() {
     let mut lab = Lab::new();

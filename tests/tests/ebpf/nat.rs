@@ -108,6 +108,89 @@ fn a_masqueraded_source_and_the_way_back() {
     assert_eq!(lab.receive(Device::Lan1, &other).verdict, Verdict::DropNatConflict);
 }
 
+/// Every fragment of a packet leaves as the same part of another packet.
+#[track_caller]
+fn assert_translated(lab: &Lab, device: Device, id: u16, there: &Ip, leaves: &Ip) {
+    let leaves = leaves.clone().hop_limit(there.hop_limit - 1).fragments(id, 1400);
+    for (fragment, leaves) in there.clone().fragments(id, 1400).into_iter().zip(leaves) {
+        let run = lab.receive(device, &to(device, fragment));
+        assert_eq!(run.verdict, Verdict::Forward);
+        assert_eq!(run.frame[14..], leaves.bytes());
+    }
+}
+
+#[test]
+fn fragments_of_a_masqueraded_source_and_the_way_back() {
+    let lab = masquerading();
+    let (lan, server, wan) = ("10.1.0.2", "198.51.100.7", "203.0.113.1");
+    let udp = |from: &str, into: &str, ports: (u16, u16)| ip(from, into).udp(ports.0, ports.1, &[0x5a; 4003]);
+    for id in [1, 2] {
+        let (there, back) = ((5000, 53), (53, 5000));
+        assert_translated(&lab, Device::Lan1, id, &udp(lan, server, there), &udp(wan, server, there));
+        assert_translated(&lab, Device::Wan, id, &udp(server, wan, back), &udp(server, lan, back));
+    }
+    assert_eq!(lab.flow().original.packets, 6, "one flow");
+    let ping = |from: &str, into: &str, request| {
+        let mut echo = ip(from, into).echo(request, 2000);
+        echo.payload.extend([0x5a; 2000]);
+        echo
+    };
+    assert_translated(&lab, Device::Lan1, 3, &ping(lan, server, true), &ping(wan, server, true));
+    assert_translated(&lab, Device::Wan, 3, &ping(server, wan, false), &ping(server, lan, false));
+    // Nobody knows yet what they are to be translated to, whatever passed between the two before.
+    for (device, early) in
+        [(Device::Lan1, udp(lan, server, (5000, 53))), (Device::Wan, udp(server, wan, (53, 5000)))]
+    {
+        let early = to(device, early.fragments(9, 1400).remove(1));
+        assert_eq!(lab.receive(device, &early).verdict, Verdict::DropFragmentOrphan);
+    }
+}
+
+#[test]
+fn fragments_to_a_forwarded_port_and_between_hosts_that_are_not_translated() {
+    let mut lab = Lab::new();
+    lab.allow(WAN, LAN2, Service::Port(UDP, 5353));
+    lab.allow(LAN1, LAN2, Service::Port(UDP, 53));
+    for (client, public, inside) in
+        [("198.51.100.7", "203.0.113.1", "10.2.0.2"), ("2001:db8:77::7", "2001:db8:ff::1", "2001:db8:2::2")]
+    {
+        lab.add_destination_nat(
+            WAN,
+            (public, if public.contains(':') { 128 } else { 32 }),
+            (UDP, 53),
+            host(inside, 5353),
+        );
+        let question = |into: &str, port| ip(client, into).udp(5000, port, &[0x5a; 4003]);
+        let answer = |from: &str, port| ip(from, client).udp(port, 5000, &[0xa5; 4003]);
+        for id in [1, 2] {
+            assert_translated(&lab, Device::Wan, id, &question(public, 53), &question(inside, 5353));
+            assert_translated(&lab, Device::Lan2, id, &answer(inside, 5353), &answer(public, 53));
+        }
+    }
+    let plain = ip("10.1.0.2", "10.2.0.2").udp(5000, 53, &[0x5a; 4003]);
+    assert_translated(&lab, Device::Lan1, 1, &plain, &plain);
+    let early = to(Device::Lan1, plain.fragments(2, 1400).remove(2));
+    assert_eq!(lab.receive(Device::Lan1, &early).verdict, Verdict::Forward, "as without translation");
+}
+
+#[test]
+fn what_the_kernel_cuts_leaves_translated() {
+    let mut lab = masquerading();
+    lab.allow(0, WAN, Service::Port(UDP, 53));
+    let (lan, server, wan) = ("10.1.0.2", "198.51.100.7", "203.0.113.1");
+    let large = |from: &str, port| ip(from, server).udp(port, 53, &[0x5a; 2003]);
+    assert_eq!(lab.receive(Device::Lan1, &to(Device::Lan1, large(lan, 5000))).verdict, Verdict::Pass);
+    for (from, port) in [(lan, 5000), (wan, 6000)] {
+        for (cut, leaves) in
+            large(from, port).fragments(1, 1400).into_iter().zip(large(wan, port).fragments(1, 1400))
+        {
+            let run = lab.send(Device::Wan, &cut.frame([2; 6], [2; 6]));
+            assert_eq!(run.verdict, Verdict::Pass, "from {from}");
+            assert_eq!(run.frame[14..], leaves.bytes(), "from {from}");
+        }
+    }
+}
+
 #[test]
 fn udp_without_a_checksum_stays_without() {
     let lab = masquerading();

@@ -19,6 +19,10 @@ use super::report::Report;
 /// When a file cannot be written.
 pub fn write(report: &Report, changes: Option<&[Change<'_>]>, dir: &Path) -> Result<()> {
     let plots = dir.join("plots");
+    // Those of an earlier report would be taken for this one's.
+    if plots.exists() {
+        fs::remove_dir_all(&plots).with_context(|| format!("removing {}", plots.display()))?;
+    }
     fs::create_dir_all(&plots).with_context(|| format!("creating {}", plots.display()))?;
     let put = |path: &Path, text: &str| {
         fs::write(path, text).with_context(|| format!("writing {}", path.display()))

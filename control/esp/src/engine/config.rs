@@ -1,6 +1,7 @@
 //! What the engine is started with, what it is told of the network, and why it may refuse to start.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// An Ethernet address in wire order.
@@ -29,6 +30,22 @@ pub struct L2Path {
     pub source_mac: MacAddress,
     /// Destination address: the next hop's.
     pub destination_mac: MacAddress,
+    /// Largest IP packet that gets through to the peer, in bytes, where a router has told so: the device may send larger
+    /// ones.
+    pub mtu: Option<u32>,
+}
+
+/// ESP that came in fragments, put together by somebody else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reassembled {
+    /// Sender; port 0 without UDP.
+    pub source: SocketAddr,
+    /// Our address it came to; port 0 without UDP.
+    pub destination: SocketAddr,
+    /// ECN field of the outer header.
+    pub ecn: u8,
+    /// From the SPI on.
+    pub esp: Vec<u8>,
 }
 
 /// Whether frames are copied between driver and engine.
@@ -48,6 +65,9 @@ pub struct EngineConfig {
     pub inner: Link,
     /// MAC address of the other end of that pair: destination of every decrypted frame.
     pub inner_peer_mac: MacAddress,
+    /// Devices from which plaintext comes straight, without the veth pair between: the filter has judged it there. Nothing is
+    /// sent by them.
+    pub direct: Vec<Link>,
     /// Devices that carry ESP.
     pub outer: Vec<Link>,
     /// Frames in the packet memory, for all sockets together.
@@ -68,6 +88,7 @@ impl EngineConfig {
         Self {
             inner,
             inner_peer_mac,
+            direct: Vec::new(),
             outer,
             frames: 16_384,
             frame_size: 2048,

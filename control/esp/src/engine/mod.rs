@@ -12,6 +12,9 @@
 //!                                             └─ one worker, one memory, all SAs
 //! ```
 //!
+//! Plaintext need not take the veth pair on its way in: a socket on the device by which it came gets it where the filter has
+//! judged it, one hop sooner. What was decrypted does, for it is judged behind the pair.
+//!
 //! [`Engine`] is the control plane's handle: it never touches a packet. The worker's thread owns everything a packet
 //! needs, so no packet waits for a lock. Commands go to it through a channel and an eventfd and are answered when in
 //! force.
@@ -27,15 +30,16 @@ mod umem;
 mod worker;
 mod xsk;
 
-pub use config::{EngineConfig, EngineError, L2Path, Link, MacAddress, XskMode};
+pub use config::{EngineConfig, EngineError, L2Path, Link, MacAddress, Reassembled, XskMode};
 pub use counters::{DropReason, EngineStatistics, SocketStatistics};
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -51,6 +55,8 @@ use xsk::Socket;
 
 /// Events that may wait for the control plane.
 const EVENTS_MAX: usize = 1024;
+/// Packets that came in fragments and wait for the worker: few do, and what is too many is lost as on any line.
+const REASSEMBLED_MAX: usize = 256;
 /// How long the worker may take to answer: it answers within a batch, unless its thread is starved or dead.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
@@ -62,6 +68,9 @@ pub struct Engine {
     pairs: Mutex<HashMap<u32, Arc<PairCells>>>,
     events: Mutex<Receiver<SaEvent>>,
     requests: Sender<Request>,
+    reassembled: SyncSender<Reassembled>,
+    /// Those that were too many. The other counters are the worker's own.
+    unheard: AtomicU64,
     wake: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -71,6 +80,7 @@ pub struct Engine {
 struct Handle {
     ifindex: u32,
     name: String,
+    side: Side,
     queue: u32,
     zero_copy: bool,
     fd: Arc<OwnedFd>,
@@ -86,6 +96,15 @@ impl Engine {
         let mut stations = Vec::new();
         let mut handles = Vec::new();
         let inner = open_device(&config, &config.inner, Side::Inner, &umem, &mut stations, &mut handles)?;
+        for link in &config.direct {
+            let before = stations.len();
+            if let Err(error) = open_device(&config, link, Side::Direct, &umem, &mut stations, &mut handles) {
+                // Its plaintext comes by the veth pair.
+                tracing::warn!(%error, device = link.name, "plaintext does not come straight from a device");
+                stations.truncate(before);
+                handles.truncate(before);
+            }
+        }
         let mut outer = Vec::new();
         for link in &config.outer {
             outer.push(open_device(&config, link, Side::Outer, &umem, &mut stations, &mut handles)?);
@@ -101,6 +120,7 @@ impl Engine {
             .collect();
         let (event_sender, events) = mpsc::sync_channel(EVENTS_MAX);
         let (requests, request_receiver) = mpsc::channel();
+        let (reassembled, reassembled_receiver) = mpsc::sync_channel(REASSEMBLED_MAX);
         let wake =
             Arc::new(eventfd().map_err(|source| EngineError::Io { context: "eventfd".into(), source })?);
         let drops = Arc::<DropCells>::default();
@@ -122,6 +142,7 @@ impl Engine {
             ring_size: config.ring_size,
             mode: config.mode,
             requests: request_receiver,
+            reassembled: reassembled_receiver,
             wake: wake.clone(),
             drops: drops.clone(),
         };
@@ -135,6 +156,8 @@ impl Engine {
             pairs: Mutex::default(),
             events: Mutex::new(events),
             requests,
+            reassembled,
+            unheard: AtomicU64::new(0),
             wake,
             thread: Some(thread),
         })
@@ -144,6 +167,12 @@ impl Engine {
     pub fn sockets(&self) -> Vec<(u32, u32, Arc<OwnedFd>)> {
         let handles = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         handles.iter().map(|socket| (socket.ifindex, socket.queue, socket.fd.clone())).collect()
+    }
+
+    /// The devices it cannot do without, by ifindex: its end of the veth pair, and those that carry ESP.
+    pub fn carriers(&self) -> BTreeSet<u32> {
+        let handles = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.iter().filter(|socket| socket.side != Side::Direct).map(|socket| socket.ifindex).collect()
     }
 
     /// A device that was gone is back, as another interface: the engine receives from it and sends through it in place of
@@ -182,6 +211,16 @@ impl Engine {
         self.ask(Command::SetMtu { ifindex, mtu })
     }
 
+    /// Decrypts ESP that came in fragments, for the sockets see frames only. What the worker has no room for is counted as
+    /// `ring-full`.
+    pub fn take_reassembled(&self, packet: Reassembled) {
+        match self.reassembled.try_send(packet) {
+            // A worker that cannot be woken looks by itself within a second.
+            Ok(()) => drop(self.wake_worker()),
+            Err(_) => drop(self.unheard.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
     /// Whether the worker's thread lives. It ends with the engine, or by a fault of ours: then nothing is carried.
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
@@ -189,6 +228,10 @@ impl Engine {
 
     /// The state in numbers.
     pub fn statistics(&self) -> EngineStatistics {
+        let mut drops = self.drops.snapshot();
+        for (_, count) in drops.iter_mut().filter(|(reason, _)| *reason == DropReason::RingFull) {
+            *count += self.unheard.load(Ordering::Relaxed);
+        }
         EngineStatistics {
             sockets: self
                 .sockets
@@ -197,7 +240,7 @@ impl Engine {
                 .iter()
                 .map(Handle::statistics)
                 .collect(),
-            drops: self.drops.snapshot(),
+            drops,
         }
     }
 
@@ -325,18 +368,20 @@ fn open_device(
     let first = stations.len();
     for queue in 0..link.queues {
         let sibling = stations.get(first).map(|station| &station.socket);
-        let socket = Socket::open(umem, link, queue, config.ring_size, config.mode, sibling)?;
+        let socket = Socket::open(umem, link, queue, config.ring_size, side.mode(config.mode), sibling)?;
         let cells = Arc::<SocketCells>::default();
         handles.push(Handle {
             ifindex: link.ifindex,
             name: link.name.clone(),
+            side,
             queue,
             zero_copy: socket.zero_copy(),
             fd: socket.fd().clone(),
             cells: cells.clone(),
         });
         let queue = stations.len() - first;
-        stations.push(Station { socket, side, queue, cells, failing: false, gone: false });
+        let ifindex = link.ifindex;
+        stations.push(Station { socket, ifindex, side, queue, cells, failing: false, gone: false });
     }
     Ok(first..stations.len())
 }
@@ -346,7 +391,7 @@ fn check(config: &EngineConfig) -> Result<(), EngineError> {
     if config.outer.is_empty() {
         return refuse("it needs at least one outer device");
     }
-    if config.outer.iter().chain([&config.inner]).any(|link| link.queues == 0) {
+    if config.outer.iter().chain(&config.direct).chain([&config.inner]).any(|link| link.queues == 0) {
         return refuse("every device needs at least one receive queue");
     }
     if !matches!(config.frame_size, 2048 | 4096) {

@@ -184,10 +184,20 @@ impl Pipeline {
             OuterError::Protocol => DropReason::Foreign,
             _ => DropReason::Malformed,
         })?;
-        let header = packet.get(outer.esp.clone()).and_then(EspHeader::parse).ok_or(DropReason::Malformed)?;
         let start = frame.start + ETHERNET_BYTES;
         let esp = start + outer.esp.start..start + outer.esp.end;
+        self.decrypt_esp(buffer, esp, &outer)
+    }
 
+    /// The same from the SPI on: `esp` is where it lies, with room before it for an Ethernet header. `outer`: what it came
+    /// in.
+    pub(crate) fn decrypt_esp(
+        &mut self,
+        buffer: &mut [u8],
+        esp: Range<usize>,
+        outer: &OuterPacket,
+    ) -> Result<Range<usize>, DropReason> {
+        let header = buffer.get(esp.clone()).and_then(EspHeader::parse).ok_or(DropReason::Malformed)?;
         let pair = self.table.inbound(header.spi).ok_or(DropReason::UnknownSpi)?;
         let destination = outer.destination.ip();
         if destination != pair.outer.local.ip() && Some(destination) != pair.former {
@@ -199,7 +209,7 @@ impl Pipeline {
             pair.cells.inbound.0.malformed.add(1);
             return Err(DropReason::Encapsulation);
         }
-        open(pair, &self.events, buffer, esp, &outer, header.sequence_low).and_then(|(place, version)| {
+        open(pair, &self.events, buffer, esp, outer, header.sequence_low).and_then(|(place, version)| {
             prepend_ethernet(buffer, place, self.inner_peer_mac, engine_mac(pair.port), version.ether_type())
         })
     }

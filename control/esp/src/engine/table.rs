@@ -422,7 +422,8 @@ impl Table {
         let Some((index, device)) = found else {
             return Err(refused(format!("interface {} is none of the engine's outer devices", path.ifindex)));
         };
-        let resolved = ResolvedPath { l2: path, device: index, mtu: device.mtu };
+        let narrowest = path.mtu.and_then(|mtu| usize::try_from(mtu).ok()).unwrap_or(usize::MAX);
+        let resolved = ResolvedPath { l2: path, device: index, mtu: device.mtu.min(narrowest) };
         self.paths.insert(remote.to_canonical(), resolved);
         self.resolve(remote.to_canonical(), Some(resolved));
         Ok(())

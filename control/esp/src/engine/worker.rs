@@ -14,17 +14,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::config::{EngineError, L2Path, Link, XskMode};
+use super::config::{EngineError, L2Path, Link, Reassembled, XskMode};
 use super::counters::{DropCells, DropReason, SocketCells};
 use super::pipeline::Pipeline;
 use super::table::Pair;
 use super::umem::{Frame, Umem};
 use super::xsk::{Received, Socket};
 use crate::sa::{Outer, SaError};
-use crate::transform::OuterHeader;
+use crate::transform::{OuterHeader, OuterPacket};
 
 /// Frames taken from a socket before the next one has its turn.
 const BATCH: usize = 64;
+/// Bytes before ESP that did not come in a frame: room for the Ethernet header.
+const HEADROOM: usize = 64;
 /// Longest sleep without traffic.
 const IDLE: Duration = Duration::from_secs(1);
 /// Sleep while a device has not taken all it was given.
@@ -88,14 +90,29 @@ pub(crate) struct Opened {
 pub(crate) enum Side {
     /// Plaintext, to and from the kernel and the XDP filter.
     Inner,
+    /// Plaintext, straight from a device's filter.
+    Direct,
     /// ESP.
     Outer,
+}
+
+impl Side {
+    /// How its sockets are bound. A device in zero-copy mode has all its frames in our memory, and copies those that go
+    /// elsewhere: most of a LAN's do.
+    pub(crate) fn mode(self, configured: XskMode) -> XskMode {
+        match self {
+            Side::Direct => XskMode::Copy,
+            Side::Inner | Side::Outer => configured,
+        }
+    }
 }
 
 /// A socket with what the worker keeps beside it.
 #[derive(Debug)]
 pub(crate) struct Station {
     pub(crate) socket: Socket,
+    /// Its device.
+    pub(crate) ifindex: u32,
     pub(crate) side: Side,
     /// Index of the queue among its device's.
     pub(crate) queue: usize,
@@ -122,6 +139,7 @@ pub(crate) struct Worker {
     pub(crate) ring_size: u32,
     pub(crate) mode: XskMode,
     pub(crate) requests: Receiver<Request>,
+    pub(crate) reassembled: Receiver<Reassembled>,
     pub(crate) wake: Arc<OwnedFd>,
     pub(crate) drops: Arc<DropCells>,
 }
@@ -140,7 +158,7 @@ impl Worker {
                 return;
             }
             self.pipeline.table.expire(self.pipeline.now);
-            let mut received = 0;
+            let mut received = self.take_reassembled();
             for index in 0..self.stations.len() {
                 received += self.serve(index, &mut batch);
             }
@@ -188,11 +206,13 @@ impl Worker {
     /// Opens sockets on a device in place of those on a former one that is gone.
     fn replace(&mut self, former: u32, link: &Link) -> Result<Vec<Opened>, EngineError> {
         let refuse = |what: String| EngineError::Config(what);
-        let device = self.pipeline.table.device(former);
-        let device = device.ok_or_else(|| refuse(format!("interface {former} is none of its devices")))?;
-        let stations = self.outer.get(device).cloned().unwrap_or_default();
-        if stations.len() != link.queues as usize {
-            let (before, now) = (stations.len(), link.queues);
+        let on_it = |station: &&mut Station| station.ifindex == former;
+        let mut places: Vec<&mut Station> = self.stations.iter_mut().filter(on_it).collect();
+        let Some(side) = places.first().map(|station| station.side) else {
+            return Err(refuse(format!("interface {former} is none of its devices")));
+        };
+        if places.len() != link.queues as usize {
+            let (before, now) = (places.len(), link.queues);
             return Err(refuse(format!("{} had {before} receive queues and has {now} now", link.name)));
         }
         // Before the new sockets are bound: binding waits for a device that is just being taken down (both hold the
@@ -205,12 +225,13 @@ impl Worker {
         }
         let mut sockets: Vec<Socket> = Vec::new();
         for queue in 0..link.queues {
-            let socket = Socket::open(&self.umem, link, queue, self.ring_size, self.mode, sockets.first())?;
+            let mode = side.mode(self.mode);
+            let socket = Socket::open(&self.umem, link, queue, self.ring_size, mode, sockets.first())?;
             sockets.push(socket);
         }
         let mut opened = Vec::new();
-        let places = self.stations.get_mut(stations).unwrap_or_default();
         for (station, socket) in places.iter_mut().zip(sockets) {
+            station.ifindex = link.ifindex;
             opened.push(Opened { fd: socket.fd().clone(), zero_copy: socket.zero_copy() });
             let before = mem::replace(&mut station.socket, socket);
             (station.failing, station.gone) = (false, false);
@@ -221,8 +242,35 @@ impl Worker {
             // handle holds the descriptor until this has been answered.
             unsafe { self.umem.recover(closed) };
         }
-        self.pipeline.table.replace_device(device, link.ifindex, link.mtu);
+        if let Some(device) = self.pipeline.table.device(former) {
+            self.pipeline.table.replace_device(device, link.ifindex, link.mtu);
+        }
         Ok(opened)
+    }
+
+    /// A batch of what came in fragments; returns how many packets there were.
+    fn take_reassembled(&mut self) -> usize {
+        let mut taken = 0;
+        while taken < BATCH
+            && let Ok(packet) = self.reassembled.try_recv()
+        {
+            taken += 1;
+            let Some(mut frame) = self.umem.take() else {
+                self.drops.count(DropReason::RingFull);
+                continue;
+            };
+            match reassembled(&mut self.pipeline, self.umem.buffer(&mut frame), &packet) {
+                Ok(place) => {
+                    let inner = self.inner.clone();
+                    send(&mut self.stations, &mut self.umem, &self.drops, frame, &place, inner, 0);
+                }
+                Err(reason) => {
+                    self.drops.count(reason);
+                    self.umem.give(frame);
+                }
+            }
+        }
+        taken
     }
 
     /// One batch of one socket; returns how many frames there were.
@@ -241,7 +289,7 @@ impl Worker {
         for Received { mut frame, place } in batch.drain(..) {
             let buffer = self.umem.buffer(&mut frame);
             let turned = match side {
-                Side::Inner => self.pipeline.encrypt(buffer, place).map(|departure| {
+                Side::Inner | Side::Direct => self.pipeline.encrypt(buffer, place).map(|departure| {
                     let stations = self.outer.get(departure.device).cloned().unwrap_or_default();
                     (departure.frame, stations)
                 }),
@@ -323,6 +371,24 @@ impl Worker {
             tracing::warn!("the engine's eventfd cannot be read");
         }
     }
+}
+
+/// Decrypts in a frame's buffer what came in fragments.
+fn reassembled(
+    pipeline: &mut Pipeline,
+    buffer: &mut [u8],
+    packet: &Reassembled,
+) -> Result<Range<usize>, DropReason> {
+    let place = HEADROOM..HEADROOM.saturating_add(packet.esp.len());
+    buffer.get_mut(place.clone()).ok_or(DropReason::TooLarge)?.copy_from_slice(&packet.esp);
+    let outer = OuterPacket {
+        source: packet.source,
+        destination: packet.destination,
+        udp: packet.source.port() != 0,
+        ecn: packet.ecn,
+        esp: 0..packet.esp.len(),
+    };
+    pipeline.decrypt_esp(buffer, place, &outer)
 }
 
 /// Whether an interface has this index in our network namespace.

@@ -75,8 +75,12 @@ fn start(lab: &Lab, side: Side) -> Engine {
 
 fn point_paths(lab: &Lab, engine: &Engine, side: Side) {
     let (own, other) = (format!("wan-{}", side.letter()), format!("wan-{}", side.other().letter()));
-    let path =
-        L2Path { ifindex: lab.ifindex(&own), source_mac: lab.mac(&own), destination_mac: lab.mac(&other) };
+    let path = L2Path {
+        ifindex: lab.ifindex(&own),
+        source_mac: lab.mac(&own),
+        destination_mac: lab.mac(&other),
+        mtu: None,
+    };
     for remote in ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"] {
         engine.set_path(remote.parse::<IpAddr>().unwrap(), path).unwrap();
     }

@@ -18,7 +18,7 @@ const BUFFER: usize = 2048;
 const START: usize = 256;
 const PEER_MAC: MacAddress = [2, 0, 0, 0, 0, 9];
 const PATH: L2Path =
-    L2Path { ifindex: 5, source_mac: [2, 0, 0, 0, 1, 1], destination_mac: [2, 0, 0, 0, 1, 2] };
+    L2Path { ifindex: 5, source_mac: [2, 0, 0, 0, 1, 1], destination_mac: [2, 0, 0, 0, 1, 2], mtu: None };
 
 struct Gateway {
     pipeline: Pipeline,
@@ -308,6 +308,43 @@ fn without_a_path_or_with_too_large_a_packet_nothing_leaves() {
     assert_eq!(a.counters(0xaaaa_0001).outbound.unsent, 2);
     let wrong = L2Path { ifindex: 99, ..PATH };
     assert!(a.pipeline.table.set_path("198.51.100.2".parse().unwrap(), wrong).is_err());
+}
+
+#[test]
+fn a_path_that_is_narrower_than_the_device_bounds_the_packet() {
+    let (mut a, _) = gateways(pair_a(plain()));
+    let remote = plain().remote.ip();
+    let sized = |bytes: usize| ipv4([10, 1, 0, 7], [10, 2, 0, 9], 17, &vec![0; bytes - 20]);
+    for (mtu, largest) in [(None, 1446), (Some(1400), 1346), (Some(9000), 1446)] {
+        a.pipeline.table.set_path(remote, L2Path { mtu, ..PATH }).unwrap();
+        assert!(a.encrypt(PORT_A, &sized(largest)).is_ok(), "{mtu:?}");
+        assert_eq!(a.encrypt(PORT_A, &sized(largest + 1)), Err(DropReason::TooLarge), "{mtu:?}");
+    }
+}
+
+#[test]
+fn esp_without_its_headers_is_decrypted() {
+    for (outside, headers) in [(plain(), 20), (outer("192.0.2.1:4500", "192.0.2.2:4500", true), 28)] {
+        let (mut a, mut b) = gateways(pair_a(outside));
+        let frame = a.encrypt(PORT_A, &ping()).unwrap();
+        let esp = frame[ETHERNET_BYTES + headers..].to_vec();
+        let known = OuterPacket {
+            source: outside.local,
+            destination: outside.remote,
+            udp: outside.udp_encapsulation,
+            ecn: 0,
+            esp: 0..esp.len(),
+        };
+        let mut take = |outer: &OuterPacket| {
+            let (mut buffer, place) = buffer(&esp);
+            let place = b.pipeline.decrypt_esp(&mut buffer, place, outer)?;
+            Ok(buffer[place].to_vec())
+        };
+        let other = OuterPacket { udp: !known.udp, ..known.clone() };
+        assert_eq!(take(&other), Err(DropReason::Encapsulation));
+        assert!(take(&known).unwrap().ends_with(&ping()));
+        assert_eq!(take(&known), Err(DropReason::Replay));
+    }
 }
 
 #[test]
