@@ -1,7 +1,7 @@
 //! ICMP errors: the packet they are about (RFC 792, RFC 4443 section 3).
 
-use sekisho_abi::{Address, mapped};
 use sekisho_abi::verdict::Verdict;
+use sekisho_abi::{Address, mapped};
 
 use crate::frame::Frame;
 use crate::parse::{IPV4_BYTES, IPV6_BYTES, Kind, Packet, protocol, udp_port};

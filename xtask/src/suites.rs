@@ -124,12 +124,7 @@ fn run_each(
                 fuzz::check(root, tally)?;
                 fuzz::run(root, &[], fuzz::SECONDS, tally)?;
             }
-            Suite::Ebpf
-            | Suite::Kernels
-            | Suite::Xfrm
-            | Suite::E2e
-            | Suite::Datapath
-            | Suite::Interop => {
+            Suite::Ebpf | Suite::Kernels | Suite::Xfrm | Suite::E2e | Suite::Datapath | Suite::Interop => {
                 let start = Instant::now();
                 // Built once, and only if a suite wants it.
                 let built = products.get_or_insert_with(|| Products::build(root));

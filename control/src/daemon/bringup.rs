@@ -755,6 +755,9 @@ fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) ->
     if queues(&settings.outer) + queues(&settings.direct) + settings.inner.queues > SOCKETS_MAX {
         settings.direct.clear();
     }
+    // Each socket has a full ring of frames to receive into, and as many are under way.
+    let sockets = queues(&settings.outer) + queues(&settings.direct) + settings.inner.queues;
+    settings.frames = settings.frames.max(2 * settings.ring_size * sockets);
     Engine::start(settings).context("the user-space ESP engine does not start")
 }
 
