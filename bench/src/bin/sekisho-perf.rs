@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
-use sekisho_bench::perf::compare::{Change, Verdict, changes};
+use sekisho_bench::perf::compare::{Change, changes, regressions};
 use sekisho_bench::perf::render::{self, table};
 use sekisho_bench::perf::report::Report;
 use sekisho_bench::perf::session::Session;
@@ -153,7 +153,11 @@ fn conclude(report: &Report, changes: &[Change<'_>], out: &Path) -> Result<()> {
         out.display()
     );
     ensure!(!report.series.is_empty(), "nothing was measured");
-    let worse = changes.iter().filter(|change| change.verdict == Verdict::Worse).count();
-    ensure!(worse == 0, "{worse} figures have become worse since the base");
+    let worse = regressions(changes);
+    for change in &worse {
+        let now = change.now;
+        println!("WORSE: {}, {}: {}, {}", now.scenario, now.case, now.contender, now.name);
+    }
+    ensure!(worse.is_empty(), "{} figures have become worse since the base", worse.len());
     Ok(())
 }

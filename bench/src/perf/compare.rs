@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::report::{Better, Report, Series};
+use super::report::{Better, OURS, Report, Series};
 use super::statistics::{Drawn, Ratio, Refusal, WIDEST, interval};
 
 /// A change below this fraction is none that anybody should act upon: another layout of the same code does as much.
@@ -56,10 +56,24 @@ impl Change<'_> {
     }
 }
 
-/// Every figure that both have.
+/// The figures that have become worse and are ours: where we take part, the others' figures only say that the machine
+/// has changed.
+pub fn regressions<'a, 'b>(changes: &'b [Change<'a>]) -> Vec<&'b Change<'a>> {
+    let ours = |case: &Series| {
+        changes.iter().any(|other| {
+            let now = other.now;
+            now.contender == OURS && now.scenario == case.scenario && now.case == case.case
+        })
+    };
+    let worse = changes.iter().filter(|change| change.verdict == Verdict::Worse);
+    worse.filter(|change| change.now.contender == OURS || !ours(change.now)).collect()
+}
+
+/// Every figure that both have, and of which one value is better than another.
 pub fn changes<'a>(base: &'a Report, now: &'a Report) -> Vec<Change<'a>> {
     now.series
         .iter()
+        .filter(|now| now.better != Better::Neither)
         .filter_map(|now| {
             let base = base.series.iter().find(|base| base.key() == now.key() && base.unit == now.unit)?;
             // Runs of different days have nothing in common: not drawn together, whatever their number.
@@ -70,6 +84,10 @@ pub fn changes<'a>(base: &'a Report, now: &'a Report) -> Vec<Change<'a>> {
 }
 
 fn verdict(now: &Series, base: &Series, ratio: Result<Ratio, Refusal>) -> Verdict {
+    // Also what was computed, of which there is one sample.
+    if now.samples == base.samples {
+        return Verdict::Same;
+    }
     let ratio = match ratio {
         Ok(ratio) => ratio,
         // Nothing then and nothing now; or something where there was nothing, like the first lost packet.
@@ -79,6 +97,7 @@ fn verdict(now: &Series, base: &Series, ratio: Result<Ratio, Refusal>) -> Verdic
     let (up, down) = match now.better {
         Better::Higher => (Verdict::Better, Verdict::Worse),
         Better::Lower => (Verdict::Worse, Verdict::Better),
+        Better::Neither => return Verdict::Open,
     };
     if ratio.high < 1.0 - TOLERANCE {
         down
@@ -105,8 +124,8 @@ fn from_zero(now: &Series, base: &Series) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Figure;
     use super::super::report::tests::{example, figure};
-    use super::super::report::{Figure, OURS};
     use super::*;
 
     fn scaled(by: f64) -> Report {
@@ -153,6 +172,26 @@ mod tests {
         };
         let base = with([100.0, 30.0, 200.0, 90.0, 20.0]);
         assert_eq!(verdicts(&base, &with([90.0, 25.0, 180.0, 80.0, 15.0])), [Verdict::Open]);
+    }
+
+    #[test]
+    fn what_says_how_it_came_about_is_not_judged() {
+        let with = |value: f64| {
+            let mut report = Report { series: Vec::new(), ..example() };
+            let offered = Figure { better: Better::Neither, ..figure(OURS, "flood") };
+            (0..5).for_each(|_| report.record(&offered, value));
+            report
+        };
+        assert_eq!(verdicts(&with(10.0), &with(5.0)), []);
+    }
+
+    #[test]
+    fn what_others_lose_is_no_regression_of_ours() {
+        let (base, mut now) = (example(), scaled(0.5));
+        assert_eq!(regressions(&changes(&base, &now)).len(), 1);
+        now.series[0].samples = base.series[0].samples.clone();
+        assert_eq!(verdicts(&base, &now), [Verdict::Same, Verdict::Worse]);
+        assert_eq!(regressions(&changes(&base, &now)).len(), 0);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub enum Better {
     Higher,
     /// Time, loss, memory.
     Lower,
+    /// Neither: it says how a figure came about, and is not compared.
+    Neither,
 }
 
 /// What a sample is a sample of.

@@ -184,13 +184,12 @@ fn while_pinging(lab: &Lab, work: impl FnOnce() -> Result<()>) -> Result<Outcome
 
 fn record(session: &mut Session, case: &str, contender: Contender, outcome: &Outcome) {
     let contender = contender.name();
-    let mut one = |name, unit, value| {
-        let better = Better::Lower;
+    let mut one = |name, unit, better, value| {
         session.record(&Figure { scenario: SCENARIO, case, contender, name, unit, better, at: None }, value);
     };
-    one("longest gap", "ms", outcome.longest_gap.as_secs_f64() * 1e3);
-    one("lost", "packets", outcome.lost() as f64);
-    one("sent", "packets", outcome.sent as f64);
+    one("longest gap", "ms", Better::Lower, outcome.longest_gap.as_secs_f64() * 1e3);
+    one("lost", "packets", Better::Lower, outcome.lost() as f64);
+    one("sent", "packets", Better::Neither, outcome.sent as f64);
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ fn advantage(ours: &Series, theirs: &Series) -> String {
     let told = match ours.better {
         Better::Higher => ratio(&ours.samples, &theirs.samples),
         Better::Lower => ratio(&theirs.samples, &ours.samples),
+        Better::Neither => return String::new(),
     };
     match told {
         Ok(ratio) => format!("{:.2} × ({:.2}–{:.2})", ratio.value, ratio.low, ratio.high),

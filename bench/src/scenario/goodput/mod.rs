@@ -208,8 +208,12 @@ impl Bench<'_> {
         let spent = meter.stop()?;
         let goodput = transferred.bits_per_second / 1e6;
         session.record(&self.figure(case, "goodput", "Mbit/s", Better::Higher), goodput);
+        let line = ceiling::line(self.entry.contender, self.entry.wanted);
+        let share = transferred.bits_per_second / line * 100.0;
+        session.record(&self.figure(case, "of a line of 1 Gbit/s", "%", Better::Neither), share);
         self.spent(session, case, spent);
-        session.record(&self.figure(case, "sent again", "segments", Better::Lower), transferred.retransmits);
+        session
+            .record(&self.figure(case, "sent again", "segments", Better::Neither), transferred.retransmits);
         Ok(())
     }
 
@@ -218,7 +222,7 @@ impl Bench<'_> {
         let flooded = flood(self.lab, lengths, None, session.sample()).with_context(|| case.to_owned())?;
         let spent = meter.stop()?;
         session.record(&self.figure(case, "arrived", "kpps", Better::Higher), flooded.rate() / 1e3);
-        session.record(&self.figure(case, "offered", "kpps", Better::Higher), flooded.offered() / 1e3);
+        session.record(&self.figure(case, "offered", "kpps", Better::Neither), flooded.offered() / 1e3);
         let each = spent.processes * spent.time.as_secs_f64() / flooded.arrived.max(1) as f64;
         session.record(&self.figure(case, "CPU of the gateways each", "µs", Better::Lower), each * 1e6);
         self.spent(session, case, spent);
@@ -273,7 +277,7 @@ impl Bench<'_> {
         for (name, value) in
             [("CPU of the gateways", spent.processes), ("softirq", spent.softirq), ("steal", spent.steal)]
         {
-            session.record(&self.figure(case, name, "cores", Better::Lower), value);
+            session.record(&self.figure(case, name, "cores", Better::Neither), value);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use sekisho_ike::crypto::suite::Group;
@@ -253,7 +253,7 @@ fn own_networks(lab: &Lab, count: u32) -> Result<()> {
 
 /// What one run has measured, of the side that answers and for each tunnel.
 pub(super) struct Figures {
-    /// Until all were up.
+    /// From the start of the daemon that opens them until all were up.
     pub(super) seconds: f64,
     /// CPU time, microseconds.
     pub(super) cpu: f64,
@@ -276,10 +276,12 @@ pub(super) fn measure(
     let bare = asymmetric(setup.auth, &[setup.group]).as_secs_f64() * 1e6 / 2.0;
     let file = |name: &str| configuration(name, Side::Clinic, setup, credentials, count);
     let mut clinic = Sekishod::with_file(&lab, Place::Clinic, file, "info")?;
+    let begun = Instant::now();
     clinic.launch(&lab)?;
-    let ((), time) = until(PATIENCE, "every tunnel", || {
+    until(PATIENCE, "every tunnel", || {
         Ok((clinic.status()?.connections_up() == count as usize).then_some(()))
     })?;
+    let time = begun.elapsed();
     let after = centre.used()?;
     let each = |total: f64| total / f64::from(count);
     Ok(Figures {

@@ -60,7 +60,7 @@ pub fn run(session: &mut Session) -> Result<()> {
             };
             record("handshakes a core", "1/s", Better::Higher, 1e6 / figures.cpu);
             record("CPU time each", "µs", Better::Lower, figures.cpu);
-            record("asymmetric operations each", "µs", Better::Lower, figures.bare);
+            record("asymmetric operations each", "µs", Better::Neither, figures.bare);
             record("all up after", "s", Better::Lower, figures.seconds);
             record("memory each", "bytes", Better::Lower, figures.memory);
         }
