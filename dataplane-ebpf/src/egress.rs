@@ -9,6 +9,7 @@ use sekisho_abi::map::config_flags;
 use sekisho_abi::port::{PortKey, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::fragment::{self, part};
+use sekisho_dataplane::icmp;
 use sekisho_dataplane::parse::{Kind, Packet, ethertype, udp_port};
 use sekisho_dataplane::spoof::{self, Scope};
 
@@ -111,6 +112,8 @@ pub(crate) fn packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<(), Verd
         // The gateway's own errors answer a packet that was let in; another's must fit a flow, as it did on entry.
         if !own {
             frame.expects_error(scratch, None, port.id)?;
+        } else if is_about_a_tunnel(frame, packet) {
+            return Err(Verdict::DropIcmpError);
         }
         return match config.flags & config_flags::NAT {
             0 => Ok(()),
@@ -123,6 +126,17 @@ pub(crate) fn packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<(), Verd
     }
     subprogram::continues(frame, scratch, port.id)?;
     if scratch.nat.changes() { subprogram::nat_egress(frame, scratch) } else { Ok(()) }
+}
+
+/// Whether it says that a host behind a VPN cannot be reached: what the kernel says while it has no SA for a packet. The
+/// tunnel may be on its way up, by that very packet; a TCP client would give up by the word instead of trying again. The
+/// engine says nothing, either.
+#[inline(always)]
+fn is_about_a_tunnel(frame: &SkbFrame, error: &Packet) -> bool {
+    !maps::has_engine()
+        && icmp::unreachable_host(frame, error)
+            .and_then(|destination| maps::network(&destination))
+            .is_some_and(|network| network.kind == network_kind::VPN)
 }
 
 /// IKE from our own ports, and ESP.

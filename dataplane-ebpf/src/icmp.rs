@@ -1,6 +1,6 @@
 //! ICMP errors: the packet they are about (RFC 792, RFC 4443 section 3).
 
-use sekisho_abi::mapped;
+use sekisho_abi::{Address, mapped};
 use sekisho_abi::verdict::Verdict;
 
 use crate::frame::Frame;
@@ -26,6 +26,18 @@ fn is_header(header: &[u8; 20]) -> bool {
     let sum = (sum & 0xffff) + (sum >> 16);
     // What is missing is the time to live, the high byte of its word.
     (0xffff - sum) & 0xff == 0
+}
+
+/// Whose packet was not delivered for want of its host (RFC 792 type 3 code 1, RFC 4443 type 1 code 3): the destination
+/// that such an error quotes.
+#[inline(always)]
+pub fn unreachable_host<F: Frame + ?Sized>(frame: &F, error: &Packet) -> Option<Address> {
+    let start = u32::from(error.transport) + ERROR_BYTES;
+    match (error.version, error.destination_port_be.to_ne_bytes()) {
+        (4, [3, 1]) => frame.read_at::<4>(start + 16).map(mapped),
+        (6, [1, 3]) => frame.read_at::<16>(start + 24),
+        _ => None,
+    }
 }
 
 /// Reads the quoted packet of an ICMP error into an empty one, as far as it names its flow or SA: addresses, protocol, ports, SPI. Only packets that

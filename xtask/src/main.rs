@@ -6,6 +6,7 @@ mod ci;
 mod crates;
 mod demo;
 mod ebpf_build;
+mod ebpf_stack;
 mod fuzz;
 mod leftovers;
 mod lint;
@@ -55,7 +56,7 @@ enum Task {
     Demo(DemoArgs),
     /// Build the eBPF object that the daemon embeds
     Ebpf {
-        /// Also list the object's programs with their sizes, its maps, and its sections
+        /// Also list the object's programs with their sizes and stack, its maps, and its sections
         #[arg(long)]
         stats: bool,
     },

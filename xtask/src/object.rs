@@ -5,6 +5,8 @@ use std::{fmt::Write, fs, path::Path};
 use anyhow::{Context, Result};
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
+use crate::ebpf_stack;
+
 /// Bytes of one instruction.
 const INSTRUCTION: u64 = 8;
 
@@ -34,10 +36,18 @@ pub(crate) fn describe(path: &Path) -> Result<String> {
         }
     }
 
-    writeln!(text, "\n{:<10} {:>12}  name", "section", "instructions")?;
+    let stack = ebpf_stack::functions(&bytes).context("reading the functions' instructions")?;
+    writeln!(text, "\n{:<10} {:>12} {:>6} {:>8}  name", "section", "instructions", "stack", "deepest")?;
     functions.sort_by_key(|&(section, instructions, name)| (section, u64::MAX - instructions, name));
     for (section, instructions, name) in &functions {
-        writeln!(text, "{section:<10} {instructions:>12}  {name}")?;
+        let own = stack.get(*name).map_or(0, |function| function.own);
+        let (deepest, _) = ebpf_stack::deepest(&stack, name);
+        writeln!(text, "{section:<10} {instructions:>12} {own:>6} {deepest:>8}  {name}")?;
+    }
+    writeln!(text, "\nThe deepest chains of calls, of {} bytes that there are:", ebpf_stack::STACK_MAX)?;
+    for (_, _, name) in functions.iter().filter(|(section, ..)| *section != ".text") {
+        let (bytes, chain) = ebpf_stack::deepest(&stack, name);
+        writeln!(text, "{bytes:>9}  {}", chain.join(" -> "))?;
     }
 
     writeln!(text, "\n{:>4} {:>6} {:>6} {:>9} {:>6}  map", "type", "key", "value", "entries", "flags")?;

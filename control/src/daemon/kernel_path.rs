@@ -28,7 +28,7 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
     let (kind, why, table) = match config.gateway.datapath {
         Datapath::Engine => ("engine", "configured".to_owned(), None),
         Datapath::Auto if config.vpn_ports.is_empty() => ("engine", "there is no VPN zone".to_owned(), None),
-        // Over the kernel no rekey has been seen yet that lost nothing: until then nobody gets it who has not asked for it.
+        // The kernel's path has been seen at work in a guest only, and is measured nowhere: nobody gets it who has not asked.
         Datapath::Auto => match open().await {
             Ok(_) => {
                 ("engine", "preferred; this kernel could do it too (datapath = \"kernel\")".to_owned(), None)

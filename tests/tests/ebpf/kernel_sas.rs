@@ -50,6 +50,28 @@ fn esp_of_a_known_sa_is_left_to_the_kernel() {
 }
 
 #[test]
+fn nobody_is_told_that_a_tunnel_is_down() {
+    for kernel in [true, false] {
+        let lab = if kernel { lab() } else { Lab::new() };
+        for (own, host, inside, elsewhere, [kind, code]) in [
+            ("10.1.0.1", "10.1.0.2", "10.9.0.5", "198.51.100.7", [3, 1]),
+            ("2001:db8:1::1", "2001:db8:1::2", "2001:db8:9::5", "2001:db8:77::7", [1, 3]),
+        ] {
+            let sent = |about: &str, code| {
+                let quoted = ip(host, about).udp(5000, 53, b"question").bytes();
+                let error = ip(own, host).icmp(kind, code, &[&[0; 4][..], &quoted].concat());
+                lab.send(Device::Lan1, &error.frame(mac(Device::Lan1), NEIGHBOUR_MAC)).verdict
+            };
+            let expected = if kernel { Verdict::DropIcmpError } else { Verdict::Pass };
+            assert_eq!(sent(inside, code), expected);
+            assert_eq!(sent(elsewhere, code), Verdict::Pass);
+            // A port that is closed, and what is too big, are another matter.
+            assert_eq!(sent(inside, 4), Verdict::Pass);
+        }
+    }
+}
+
+#[test]
 fn what_a_rule_lets_into_a_vpn_is_the_kernels_to_encrypt() {
     let mut lab = lab();
     for (host, server) in [("8.0.1.5", "10.9.0.5"), ("2001:db8:86dd::5", "2001:db8:9::5")] {
