@@ -118,8 +118,10 @@ fn told(report: &Report) -> String {
 }
 
 fn told_changes(changes: &[Change<'_>]) -> String {
-    let (summary, table) = table::of_changes(changes);
-    columns(&summary, &table)
+    match table::of_changes(changes) {
+        (summary, table) if table.rows.is_empty() => format!("{summary}\n"),
+        (summary, table) => columns(&summary, &table),
+    }
 }
 
 fn columns(title: &str, table: &table::Table) -> String {
