@@ -56,6 +56,9 @@ fn perform(arguments: &Arguments) -> Result<()> {
     let base = arguments.compare.as_deref().map(Report::read).transpose()?;
     require_root()?;
     let mut session = Session::new(arguments.quick);
+    if let Ok(commit) = std::env::var("SEKISHO_COMMIT") {
+        session.version("commit", commit);
+    }
     if let Some(base) = &base {
         comparable(base, session.report())?;
     }
