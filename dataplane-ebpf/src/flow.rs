@@ -89,7 +89,7 @@ impl Key {
 }
 
 /// Spreads bits: 2⁶⁴ divided by the golden ratio, odd.
-const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+pub const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The reverse of [`halves`].
 #[inline(always)]

@@ -13,6 +13,7 @@ mod atomic;
 mod context;
 mod egress;
 mod maps;
+mod memo;
 mod path;
 mod scratch;
 mod subprogram;

@@ -11,6 +11,9 @@ use sekisho_abi::map::{
     FRAGMENTS_MAX, LISTS_MAX, NAT_MAX, NETWORKS_MAX, PORTS_MAX, RATES_MAX, ROUTERS_MAX, RULE_IDS_MAX,
     RULE_RATES_MAX, RULES_MAX, Rate, SOCKETS_MAX, SPIS_MAX, Spi, SpiKey,
 };
+use sekisho_abi::memo::{
+    KNOWN_LISTS_MAX, KNOWN_NETWORKS_MAX, KNOWN_PORTS_MAX, KnownList, KnownNetwork, KnownPort,
+};
 use sekisho_abi::nat::{
     DestinationNat, DestinationNatKey, NAT_POOL_MAX, SourceNat, SourceNatKey, Translated,
 };
@@ -21,7 +24,7 @@ use sekisho_abi::quota::{
 };
 use sekisho_abi::rule::{AddressKey, List, ListKey, Rule, RuleCounter, RuleKey, RuleRateKey};
 use sekisho_abi::trace::Trace;
-use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX, Verdict};
+use sekisho_abi::verdict::{COUNTERS_MAX, VERDICTS_MAX};
 use sekisho_dataplane::flow::{self, Key};
 use sekisho_dataplane::fragment::{Datagram, FragmentKey, Pair, PairKey};
 use sekisho_dataplane::frame::Aligned;
@@ -94,9 +97,13 @@ pub(crate) static SHARES: LruHashMap<Share, Rate> = LruHashMap::with_max_entries
 // Where a new datagram is put together.
 #[map]
 pub(crate) static NEW_DATAGRAM: PerCpuArray<Datagram> = PerCpuArray::with_max_entries(1, 0);
-// The port that a packet has entered by.
 #[map]
-pub(crate) static ENTERED: PerCpuArray<Port> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static KNOWN_PORTS: PerCpuArray<KnownPort> = PerCpuArray::with_max_entries(KNOWN_PORTS_MAX, 0);
+#[map]
+pub(crate) static KNOWN_NETWORKS: PerCpuArray<KnownNetwork> =
+    PerCpuArray::with_max_entries(KNOWN_NETWORKS_MAX, 0);
+#[map]
+pub(crate) static KNOWN_LISTS: PerCpuArray<KnownList> = PerCpuArray::with_max_entries(KNOWN_LISTS_MAX, 0);
 // What a program knows of its packet.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(PROGRAMS, 0);
@@ -162,21 +169,6 @@ pub(crate) fn port(key: PortKey) -> Option<&'static Port> {
     // SAFETY: a hash's elements are never unmapped while a program runs, and any bytes are a value. The daemon replaces a
     // port's entry as a whole.
     PORTS.get_ptr(key).map(|port| unsafe { &*port })
-}
-
-/// Remembers the port that a received packet has entered by, for the steps on its long way: they would look it up each.
-#[inline(always)]
-pub(crate) fn enter(port: &Port) -> Result<(), Verdict> {
-    let entered = ENTERED.get_ptr_mut(0).ok_or(Verdict::DropInternal)?;
-    // SAFETY: the entry is this CPU's own, and one packet at a time is in the one program that writes it.
-    unsafe { *entered = *port };
-    Ok(())
-}
-
-/// That port.
-#[inline(always)]
-pub(crate) fn entered() -> Result<&'static Port, Verdict> {
-    ENTERED.get(0).ok_or(Verdict::DropInternal)
 }
 
 /// Whether a NIC carries tagged ports.

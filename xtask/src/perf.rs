@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -59,6 +60,11 @@ pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
     let programs = programs()?;
     let mut perf = process::as_root(programs.join(PERF));
     perf.env("SEKISHO_BIN_DIR", &programs);
+    // A tree that was unpacked and not cloned has none.
+    let mut git = Command::new("git");
+    if let Ok(commit) = process::output(git.args(["describe", "--always", "--dirty"]).current_dir(root)) {
+        perf.env("SEKISHO_COMMIT", commit.trim());
+    }
     for rival in Rival::ALL {
         // One that can't be had is a skip that the report tells, and no reason to measure nothing.
         match setup::bring(&rival) {

@@ -56,6 +56,9 @@ fn perform(arguments: &Arguments) -> Result<()> {
     let base = arguments.compare.as_deref().map(Report::read).transpose()?;
     require_root()?;
     let mut session = Session::new(arguments.quick);
+    if let Ok(commit) = std::env::var("SEKISHO_COMMIT") {
+        session.version("commit", commit);
+    }
     if let Some(base) = &base {
         comparable(base, session.report())?;
     }
@@ -115,8 +118,10 @@ fn told(report: &Report) -> String {
 }
 
 fn told_changes(changes: &[Change<'_>]) -> String {
-    let (summary, table) = table::of_changes(changes);
-    columns(&summary, &table)
+    match table::of_changes(changes) {
+        (summary, table) if table.rows.is_empty() => format!("{summary}\n"),
+        (summary, table) => columns(&summary, &table),
+    }
 }
 
 fn columns(title: &str, table: &table::Table) -> String {

@@ -41,12 +41,12 @@ impl Session {
     /// How often each contender is measured. The least with which a ratio is told at all, or enough for its interval to
     /// mean something.
     pub fn rounds(&self) -> usize {
-        if self.quick { 3 } else { 7 }
+        if self.quick { 3 } else { 5 }
     }
 
     /// How long a sample of something steady takes.
     pub fn sample(&self) -> Duration {
-        Duration::from_millis(if self.quick { 1000 } else { 4000 })
+        Duration::from_millis(if self.quick { 1000 } else { 3000 })
     }
 
     /// Who is measured when: each contender once a round, in an order that is turned round each time, so that none always

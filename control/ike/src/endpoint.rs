@@ -566,7 +566,10 @@ impl Endpoint {
                 | State::IntermediateSent(_)
                 | State::AuthSent(_)
                 | State::AwaitAuth(_) => stats.half_open += 1,
-                State::Retired(_) => stats.retired += 1,
+                State::Retired(retired) => {
+                    stats.retired += 1;
+                    stats.unacknowledged += usize::from(retired.is_unacknowledged());
+                }
                 State::Established(state) => {
                     stats.established += 1;
                     stats.children += state.children.len();

@@ -46,6 +46,11 @@ impl Retired {
         Self { channel, farewell: None, stranger: false }.enter(ctx, LINGER)
     }
 
+    /// Whether the goodbye is still to be said, or to be answered.
+    pub(crate) fn is_unacknowledged(&self) -> bool {
+        self.farewell.is_some() || self.channel.is_waiting()
+    }
+
     fn enter(mut self, ctx: &mut Context<'_>, linger: Duration) -> Option<State> {
         ctx.timers.stop_all_but(Timer::Retransmit);
         ctx.timers.set(Timer::Forget, ctx.later(linger));

@@ -19,6 +19,8 @@ pub struct Stats {
     pub established: usize,
     /// IKE SAs that are gone for their user but still answer retransmissions or wait for their DELETE's reply.
     pub retired: usize,
+    /// Of those, the ones whose peer has not acknowledged our DELETE yet.
+    pub unacknowledged: usize,
     /// Child SA pairs.
     pub children: usize,
     /// Virtual addresses of our pools in use.

@@ -479,7 +479,7 @@ impl Daemon {
         loop {
             let now = Instant::now();
             self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
-            if self.endpoint.ike_sas().next().is_none() && self.endpoint.stats().retired == 0
+            if self.endpoint.ike_sas().next().is_none() && self.endpoint.stats().unacknowledged == 0
                 || now >= deadline
             {
                 break;

@@ -43,7 +43,7 @@ pub(crate) use twin::{About, Outcome, Twin};
 
 /// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
 /// programs moves the traffic from the old ones to the new ones.
-const ABI_VERSION: u32 = 4;
+const ABI_VERSION: u32 = 5;
 
 /// The kernel detaches some time after a pin is removed.
 const DETACH_TRIES: u32 = 100;

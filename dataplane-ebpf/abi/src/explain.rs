@@ -38,14 +38,16 @@ pub const REMEMBERED: [(&str, u32); 6] = [
 ];
 
 /// Maps that the programs write, and that begin empty for a question, with the capacity that is enough.
-pub const OWN: [(&str, Option<u32>); 21] = [
+pub const OWN: [(&str, Option<u32>); 23] = [
     ("RULE_COUNTERS", Some(1)),
     ("COUNTERS", None),
     ("EVENTS", None),
     ("FRAGMENTS", Some(1024)),
     ("FRAGMENT_PAIRS", Some(1024)),
     ("NEW_DATAGRAM", None),
-    ("ENTERED", None),
+    ("KNOWN_PORTS", None),
+    ("KNOWN_NETWORKS", None),
+    ("KNOWN_LISTS", None),
     ("SCRATCH", None),
     ("NEW_FLOW", None),
     ("CLAIMED", None),

@@ -11,6 +11,7 @@ pub mod event;
 pub mod explain;
 pub mod flow;
 pub mod map;
+pub mod memo;
 pub mod nat;
 pub mod neighbour;
 pub mod port;

@@ -28,7 +28,9 @@
 //! | `FRAGMENT_PAIRS` | LRU hash | addresses, protocol, port → where first fragments went | programs |
 //! | `SHARES` | LRU hash | host, port and what of → [`Rate`] | programs |
 //! | `NEW_DATAGRAM` | per-CPU array, 1 | 0 → a datagram in the making | programs |
-//! | `ENTERED` | per-CPU array, 1 | 0 → [`Port`](crate::port::Port) by which the packet has entered | programs |
+//! | `KNOWN_PORTS` | per-CPU array | digest of a key → [`KnownPort`](crate::memo::KnownPort), what `PORTS` has answered | programs |
+//! | `KNOWN_NETWORKS` | per-CPU array | digest of an address → [`KnownNetwork`](crate::memo::KnownNetwork), what `NETWORKS` has answered | programs |
+//! | `KNOWN_LISTS` | per-CPU array | digest of zones → [`KnownList`](crate::memo::KnownList), what `LISTS` has answered | programs |
 //! | `SCRATCH` | per-CPU array | program's number → what it knows of its packet, the programs' own affair | programs |
 //! | `NEW_FLOW` | per-CPU array, 1 | 0 → [`Flow`](crate::flow::Flow) in the making | programs |
 //! | `CLOCK` | array, 1 | 0 → [`Clock`] | programs |
@@ -55,7 +57,8 @@ use crate::{Address, pod};
 pub struct Config {
     /// The rule set in force: the first field of every [`RuleKey`](crate::rule::RuleKey) that is looked up. A reload
     /// writes the new set under the next number and then flips this one field. Every change of `PORTS` or `NETWORKS`
-    /// needs a new generation as well: a known flow is held against them only when it's judged again.
+    /// needs a new generation as well, when it is made: a known flow is held against them only when it's judged again, and
+    /// CPUs remember what they have answered ([`memo`](crate::memo)).
     pub generation: u32,
     /// ifindex of the kernel-side end of the engine's veth pair; 0 while there is none: SAs, if any, are the kernel's.
     pub engine_ifindex: u32,

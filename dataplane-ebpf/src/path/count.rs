@@ -10,6 +10,7 @@ use sekisho_dataplane::{rate, trace};
 
 use crate::context::now_ns;
 use crate::maps;
+use crate::memo::{self, Way};
 use crate::path::port::Receiver;
 use crate::subprogram;
 
@@ -52,6 +53,13 @@ impl Seen {
     #[inline(always)]
     pub(crate) fn port(&self) -> Result<&'static Port, Verdict> {
         maps::port(PortKey { ifindex: self.ifindex, vlan: self.vlan, reserved: 0 }).ok_or(Verdict::DropNoPort)
+    }
+
+    /// The port that the program `port` has got the frame by.
+    #[inline(always)]
+    pub(crate) fn entered(&self) -> Result<&'static Port, Verdict> {
+        let key = PortKey { ifindex: self.ifindex, vlan: self.vlan, reserved: 0 };
+        memo::port(Way::In, key, self.generation).ok_or(Verdict::DropNoPort)
     }
 }
 

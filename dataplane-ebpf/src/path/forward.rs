@@ -17,6 +17,7 @@ use sekisho_dataplane::{checksum, tcp};
 
 use crate::context::XdpFrame;
 use crate::maps;
+use crate::memo::{self, Way};
 use crate::path::count::Seen;
 use crate::path::{local, nat, pass};
 use crate::scratch::Scratch;
@@ -84,7 +85,7 @@ pub(crate) fn route(
         _ => return Err(Verdict::DropNoRoute),
     }
     let key = PortKey { ifindex: scratch.fib.ifindex, vlan: 0, reserved: 0 };
-    let port = maps::port(key).ok_or(Verdict::DropNoRoute)?;
+    let port = memo::port(Way::Out, key, scratch.seen.generation).ok_or(Verdict::DropNoRoute)?;
     if scratch.hop.ifindex != 0 {
         scratch.hop.ifindex = port.nic_ifindex;
         scratch.hop.vlan = port.vlan;

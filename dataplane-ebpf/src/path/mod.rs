@@ -34,6 +34,7 @@ use sekisho_dataplane::tcp;
 
 use crate::context::XdpFrame;
 use crate::maps;
+use crate::memo;
 use crate::path::count::Seen;
 use crate::path::flow::End;
 use crate::path::port::Receiver;
@@ -121,13 +122,12 @@ fn judge_known(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Option<Verdict
         return Ok(Some(verdict));
     }
     let seen = &mut scratch.seen;
-    let port = match seen.port() {
+    let port = match seen.entered() {
         Ok(port) => port,
         Err(_) if maps::is_trunk(seen.ifindex) => return Err(Verdict::DropUntagged),
         Err(refused) => return Err(refused),
     };
     seen.port = port.id;
-    maps::enter(port)?;
     seen.receiver = port::receiver(&ethernet, port)?;
     parsed?;
     if seen.packet.version == 0 {
@@ -168,7 +168,7 @@ pub(crate) fn scaled<F: Subprograms>(frame: &F, seen: &mut Seen) {
 #[inline(always)]
 pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
     let config = maps::config().ok_or(Verdict::DropInternal)?;
-    let port = maps::entered()?;
+    let port = scratch.seen.entered()?;
     scaled(frame, &mut scratch.seen);
     let packet = &scratch.seen.packet;
     match packet.kind {
@@ -180,7 +180,7 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
         (spoof::scope(packet, &packet.source), spoof::scope(packet, &packet.destination));
     spoof::martian(packet, source, destination)?;
     if source == Scope::Unicast {
-        spoof::source(maps::network(&packet.source), port)?;
+        spoof::source(memo::network(&packet.source, scratch.seen.generation).as_ref(), port)?;
     } else if port.flags & port_flags::VPN != 0 {
         // Behind a VPN there is no link.
         return Err(Verdict::DropSpoof);
@@ -200,7 +200,8 @@ pub(crate) fn long_way(frame: &XdpFrame, scratch: &mut Scratch) -> Result<Verdic
     if config.flags & config_flags::NAT != 0 && scratch.seen.packet.fragment != part::EARLY {
         subprogram::nat_arrive(frame, scratch)?;
     }
-    let owner = maps::network(&scratch.seen.packet.destination);
+    let owner = memo::network(&scratch.seen.packet.destination, scratch.seen.generation);
+    let owner = owner.as_ref();
     match owner.map(|network| network.kind) {
         Some(network_kind::LOCAL) => local::to_gateway(frame, scratch, config, port),
         Some(network_kind::MARTIAN) => Err(Verdict::DropMartian),

@@ -26,7 +26,7 @@ use crate::scratch::Scratch;
 /// An ARP packet on a port.
 #[inline(always)]
 pub(crate) fn arp(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
-    let port = maps::entered()?;
+    let port = scratch.seen.entered()?;
     has_neighbours(port)?;
     let ethernet = Ethernet::read(frame)?;
     let arp = neighbour::arp(frame, &ethernet)?;
@@ -45,7 +45,7 @@ pub(crate) fn arp(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict
 #[inline(always)]
 pub(crate) fn discovery(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verdict> {
     let seen = &scratch.seen;
-    let port = maps::entered()?;
+    let port = seen.entered()?;
     has_neighbours(port)?;
     let message = neighbour::discovery(frame, &seen.packet)?;
     let ethernet = Ethernet::read(frame)?;
@@ -111,7 +111,7 @@ pub(crate) fn source(frame: &XdpFrame, scratch: &mut Scratch) -> Result<(), Verd
 /// Holds one of the addresses that a frame's sender uses against its binding, where the port has bindings.
 #[inline(always)]
 pub(crate) fn held(scratch: &Scratch, address: &Address) -> Result<(), Verdict> {
-    let port = maps::entered()?;
+    let port = scratch.seen.entered()?;
     if *address == [0; 16] || port.flags & port_flags::BOUND == 0 {
         return Ok(());
     }

@@ -11,6 +11,7 @@ use sekisho_dataplane::rate::Limit;
 
 use crate::context::now_ns;
 use crate::maps;
+use crate::memo;
 use crate::subprogram;
 
 const TCP: u8 = 6;
@@ -95,7 +96,9 @@ fn find(asked: &mut Asked) {
     asked.rule = Rule::NONE;
     asked.source_class = CLASS_ANY;
     asked.destination_class = CLASS_ANY;
-    let Some(any) = list(asked, CLASS_ANY, CLASS_ANY) else { return };
+    let &mut Asked { generation, from, to, .. } = asked;
+    let key = ListKey { generation, from, to, source_class: CLASS_ANY, destination_class: CLASS_ANY };
+    let Some(any) = memo::list(key) else { return };
     // Most zones have no other list: not by a call, which costs as much as half a lookup.
     first_of(asked, any.list, any.first, any.flags);
     let kinds = any.flags;

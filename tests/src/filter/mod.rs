@@ -28,17 +28,21 @@ mod run;
 #[allow(unsafe_code, reason = "bpf(2)")]
 pub mod test_run;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, XskMap};
+use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, PerCpuValues, XskMap};
 use aya::programs::{ProgramError, ProgramFd, ProgramInfo, SchedClassifier, Xdp, XdpMode};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use sekisho_abi::flow::LIFETIMES_DEFAULT;
 use sekisho_abi::map::{Config, Counter};
+use sekisho_abi::memo::{
+    KNOWN_LISTS_MAX, KNOWN_NETWORKS_MAX, KNOWN_PORTS_MAX, KnownList, KnownNetwork, KnownPort,
+};
 use sekisho_abi::port::{network_kind, port_flags};
 use sekisho_abi::quota::{self, QUOTA_FLOWS_MAX, QUOTA_HALF_OPEN_MAX, Quotas, Secrets};
 use sekisho_abi::verdict::Verdict;
@@ -110,6 +114,8 @@ pub struct Lab {
     ifindex: BTreeMap<Device, u32>,
     config: Config,
     counters: RefCell<BTreeMap<(u16, Verdict), Counter>>,
+    /// Whether programs may have asked the tables.
+    has_run: Cell<bool>,
     /// AF_XDP sockets in `SOCKETS`.
     _sockets: Vec<OwnedFd>,
 }
@@ -164,6 +170,7 @@ impl Lab {
             ifindex,
             config: Config::default(),
             counters: RefCell::default(),
+            has_run: Cell::new(false),
             _sockets: Vec::new(),
         };
         lab.fill(buckets);
@@ -267,20 +274,43 @@ impl Lab {
     }
 
     fn program(&self, name: &str) -> &ProgramFd {
+        self.has_run.set(true);
         self.ebpf.program(name).expect("a program").fd().expect("loaded")
     }
 
     /// Puts an entry into a hash.
-    pub fn insert<K: aya::Pod, V: aya::Pod>(&mut self, map: &str, key: K, value: V) {
+    pub fn insert<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K, value: V) {
         let mut map: HashMap<&mut MapData, K, V> =
-            self.ebpf.map_mut(map).expect("a map").try_into().expect("a hash");
+            self.ebpf.map_mut(name).expect("a map").try_into().expect("a hash");
         map.insert(key, value, 0).expect("room");
+        self.changed(name);
     }
 
-    fn remove<K: aya::Pod, V: aya::Pod>(&mut self, map: &str, key: K) {
+    fn remove<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K) {
         let mut map: HashMap<&mut MapData, K, V> =
-            self.ebpf.map_mut(map).expect("a map").try_into().expect("a hash");
+            self.ebpf.map_mut(name).expect("a map").try_into().expect("a hash");
         map.remove(&key).expect("an entry");
+        self.changed(name);
+    }
+
+    /// A table has changed and the generation has not, as it never is by the daemon: what the programs remember of it is
+    /// wrong.
+    fn changed(&mut self, table: &str) {
+        if matches!(table, "PORTS" | "NETWORKS" | "LISTS") && self.has_run.replace(false) {
+            self.clear::<KnownPort>("KNOWN_PORTS", KNOWN_PORTS_MAX);
+            self.clear::<KnownNetwork>("KNOWN_NETWORKS", KNOWN_NETWORKS_MAX);
+            self.clear::<KnownList>("KNOWN_LISTS", KNOWN_LISTS_MAX);
+        }
+    }
+
+    fn clear<V: aya::Pod + Default>(&mut self, map: &str, entries: u32) {
+        let mut map: PerCpuArray<&mut MapData, V> =
+            self.ebpf.map_mut(map).expect("a map").try_into().expect("a per-CPU array");
+        let cpus = nr_cpus().expect("CPUs");
+        for index in 0..entries {
+            let zero = PerCpuValues::try_from(vec![V::default(); cpus]).expect("one for each CPU");
+            map.set(index, zero, 0).expect("an entry");
+        }
     }
 
     fn set<V: aya::Pod>(&mut self, map: &str, index: u32, value: V) {

@@ -99,6 +99,7 @@ impl Lab {
         let mut map: LpmTrie<&mut MapData, Address, Network> =
             self.ebpf.map_mut("NETWORKS").expect("a map").try_into().expect("a trie");
         map.insert(&Key::new(bits, octets(address)), network, 0).expect("room");
+        self.changed("NETWORKS");
     }
 
     /// A router that networks name by this number.

@@ -1,10 +1,11 @@
 //! Flows: TCP's states, expiry, rule sets that change, and the table's bound.
 
 use sekisho_abi::flow::{HOP_LIFETIME_NS, tcp_state};
+use sekisho_abi::port::{Network, network_kind};
 use sekisho_abi::verdict::Verdict;
 
 use crate::forward::{from_engine, to};
-use crate::lab::{Device, LAN1, LAN2, Lab, Service, VPN, WAN, zone};
+use crate::lab::{Device, LAN1, LAN2, Lab, Service, VPN, WAN, address, zone};
 use crate::packet::{ACK, FIN, Ip, RST, SYN, TCP, UDP, ip};
 
 const CLIENT: &str = "10.1.0.2";
@@ -149,6 +150,22 @@ fn a_new_rule_set_judges_tunnelled_and_local_flows_again() {
     assert!(lab.flows().is_empty());
 }
 
+/// What tables have answered holds under the generation it was asked for, and under no other.
+#[test]
+fn tables_are_asked_again_under_another_generation() {
+    let mut lab = Lab::new();
+    lab.allow(LAN1, WAN, Service::Any);
+    let newcomer = to(Device::Lan1, ip("10.77.0.2", "198.51.100.7").udp(1, 2, b""));
+    assert_eq!(lab.receive(Device::Lan1, &newcomer).verdict, Verdict::DropSpoof);
+    let network = Network { port: LAN1, zone: zone(LAN1), kind: network_kind::PORT, router: 0 };
+    lab.add_prefix("NETWORKS", 96 + 24, address("10.77.0.0"), network);
+    assert_eq!(lab.receive(Device::Lan1, &newcomer).verdict, Verdict::DropSpoof, "as a moment ago");
+    lab.next_generation();
+    assert_eq!(lab.receive(Device::Lan1, &newcomer).verdict, Verdict::DropPolicy, "no rules yet");
+    lab.allow(LAN1, WAN, Service::Any);
+    assert_eq!(lab.receive(Device::Lan1, &newcomer).verdict, Verdict::Forward);
+}
+
 #[test]
 fn flows_expire() {
     let mut lab = Lab::new();
@@ -234,10 +251,7 @@ fn events_tell_of_refusals_and_of_logged_flows() {
     // Fifty in a moment: the burst of each CPU, and what a slow machine adds.
     assert!((1..=49).contains(&verdicts(Verdict::DropPolicy)), "{}", verdicts(Verdict::DropPolicy));
     let event = events.last().expect("events");
-    assert_eq!(
-        (event.source, event.destination),
-        (crate::lab::address(CLIENT), crate::lab::address("10.2.0.2"))
-    );
+    assert_eq!((event.source, event.destination), (address(CLIENT), address("10.2.0.2")));
     assert_eq!((u16::from_be(event.source_port_be), u16::from_be(event.destination_port_be)), (5000, 54));
     assert_eq!((event.port, event.protocol, event.ifindex), (LAN1, UDP, lab.ifindex(Device::Lan1)));
     assert!(event.time_ns > 0);

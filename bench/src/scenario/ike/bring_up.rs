@@ -39,7 +39,7 @@ pub(super) struct Setup {
     auth: Auth,
     ike: &'static str,
     group: Group,
-    /// Tunnels at once in a full run. RSA keys take long to make.
+    /// Tunnels at once in a full run. Certificates take long to make.
     pub(super) tunnels: u32,
 }
 
@@ -53,7 +53,7 @@ pub(super) const SETUPS: [Setup; 3] = [
     },
     Setup {
         title: "ecdsa-p256, x25519",
-        tunnels: 1000,
+        tunnels: 200,
         auth: Auth::EcdsaP256,
         ike: "aes128gcm16-prfsha256-x25519",
         group: Group::X25519,

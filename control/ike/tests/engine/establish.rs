@@ -243,6 +243,21 @@ fn both_close_at_once() {
     pair.assert_empty();
 }
 
+/// Who waits for it can end then, though what is closed still answers the peer for a while.
+#[test]
+fn a_farewell_is_over_once_it_is_acknowledged() {
+    let mut pair = established(|_, _| {});
+    pair.act(Side::A, |endpoint, now| endpoint.close_all(now));
+    let told = |pair: &Pair| {
+        let stats = pair.a.endpoint.stats();
+        (stats.retired, stats.unacknowledged)
+    };
+    assert_eq!(told(&pair), (1, 1));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(told(&pair), (1, 0));
+    assert_eq!(pair.b.endpoint.stats().unacknowledged, 0, "the peer has nothing to be acknowledged");
+}
+
 #[test]
 fn closing_in_the_middle_of_every_step_leaves_nothing() {
     for milliseconds in (0..120).step_by(10) {
