@@ -41,8 +41,8 @@ pub(crate) struct PerfArgs {
     /// Only name the scenarios
     #[arg(long)]
     list: bool,
-    /// Write docs/performance.md and its plots: all scenarios run, in full, and each must succeed
-    #[arg(long, conflicts_with_all = ["quick", "scenario", "list"])]
+    /// Write docs/performance.md and its plots: all scenarios run, and each must succeed. The page says whether it was in full
+    #[arg(long, conflicts_with_all = ["scenario", "list"])]
     write: bool,
 }
 
