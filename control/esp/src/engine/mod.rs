@@ -24,6 +24,7 @@
 mod config;
 mod counters;
 mod pipeline;
+mod recent;
 mod ring;
 mod table;
 mod umem;

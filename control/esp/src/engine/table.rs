@@ -15,6 +15,7 @@ use sekisho_abi::map::PORTS_MAX;
 
 use super::config::L2Path;
 use super::counters::PairCells;
+use super::recent::Recent;
 use crate::sa::{Lifetimes, Outer, PortId, SaError, SaPair};
 use crate::transform::packet::SPI_MIN;
 use crate::transform::{InnerPacket, OpeningKey, OuterHeader, ReplayWindow, SealingKey, SelectorPair};
@@ -248,6 +249,7 @@ pub(crate) struct Table {
     paths: HashMap<IpAddr, ResolvedPath>,
     devices: Vec<Device>,
     lingering: Vec<(Instant, u32)>,
+    recent: Recent,
 }
 
 impl Table {
@@ -259,6 +261,7 @@ impl Table {
             paths: HashMap::new(),
             devices,
             lingering: Vec::new(),
+            recent: Recent::new(),
         }
     }
 
@@ -273,12 +276,22 @@ impl Table {
     }
 
     /// The pair in use that carries this packet of a VPN port. `None`: there is no such port.
-    pub(crate) fn select(&self, port: PortId, packet: &InnerPacket) -> Option<Selection> {
+    pub(crate) fn select(&mut self, port: PortId, packet: &InnerPacket) -> Option<Selection> {
         let active = &self.ports.get(usize::from(port))?.active;
+        // The one that there is costs less to ask.
+        let is_remembered = active.len() > 1;
+        if is_remembered && let Some(slot) = self.recent.pair(port, packet) {
+            return Some(Selection::Pair(slot));
+        }
         let matches =
             |slot: Slot| self.pair(slot).is_some_and(|pair| pair.selectors.matches_outbound(packet));
         Some(match active.iter().copied().find(|slot| matches(*slot)) {
-            Some(slot) => Selection::Pair(slot),
+            Some(slot) => {
+                if is_remembered {
+                    self.recent.remember(port, packet, slot);
+                }
+                Selection::Pair(slot)
+            }
             None => active.first().map_or(Selection::NoneInUse, |slot| Selection::Outside(*slot)),
         })
     }
@@ -323,6 +336,7 @@ impl Table {
         }
         pair.active = true;
         let (name, port) = (pair.name.clone(), pair.port);
+        self.recent.forget();
         let Some(port) = self.ports.get_mut(usize::from(port)) else { return Err(SaError::Unknown(spi_in)) };
         let mut placed = false;
         for place in &mut port.active {
@@ -362,6 +376,7 @@ impl Table {
         pair.outbound = None;
         pair.active = false;
         let port = usize::from(pair.port);
+        self.recent.forget();
         if let Some(port) = self.ports.get_mut(port) {
             port.active.retain(|active| *active != slot);
         }

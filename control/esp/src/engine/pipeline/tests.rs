@@ -471,6 +471,77 @@ fn two_connections_on_one_port_are_told_apart_by_selectors() {
     assert_eq!(spi(&mut a, [10, 3, 0, 1]), Err(DropReason::Selector));
 }
 
+/// What is remembered of flows says the same as the selectors would, through rekeys, removals and pairs that come.
+#[test]
+fn many_connections_on_one_port_are_told_apart_while_they_come_and_go() {
+    const PEERS: u8 = 200;
+    let mut gateway = Gateway::new();
+    let network = |peer: u8| [0, 255].map(|host| format!("10.{}.{peer}.{host}", 100 + peer % 2));
+    let pair = |peer: u8, round: u32| {
+        let spi = 0x1000_0000 + (round << 16) + u32::from(peer);
+        let [first, last] = network(peer);
+        let pair = pair_a(plain());
+        SaPair {
+            name: format!("peer-{peer}").into(),
+            spi_in: spi,
+            spi_out: spi,
+            remote: vec![selector(&first, &last, 0, 0..=65535)],
+            ..pair
+        }
+    };
+    let to =
+        |peer: u8, host: u8| ipv4([10, 1, 0, 2], [10, 100 + peer % 2, peer, host], 17, &udp(1, 2, &[0; 8]));
+    let spi_of = |frame: &[u8]| u32::from_be_bytes(frame[34..38].try_into().unwrap());
+    for round in 0..3 {
+        for peer in 0..PEERS {
+            gateway.install(pair(peer, round), true);
+            if round > 0 {
+                let former = pair(peer, round - 1).spi_in;
+                let now = gateway.pipeline.now;
+                gateway.pipeline.table.remove(former, Duration::ZERO, now).unwrap();
+            }
+            // The flow's second packet is the remembered one.
+            for _ in 0..2 {
+                let frame = gateway.encrypt(PORT_A, &to(peer, 7)).unwrap();
+                assert_eq!(spi_of(&frame), pair(peer, round).spi_out);
+            }
+        }
+        for host in [7, 8] {
+            for peer in 0..PEERS {
+                let frame = gateway.encrypt(PORT_A, &to(peer, host)).unwrap();
+                assert_eq!(spi_of(&frame), pair(peer, round).spi_out, "peer {peer}");
+            }
+        }
+    }
+    let now = gateway.pipeline.now;
+    gateway.pipeline.table.remove(pair(9, 2).spi_in, Duration::ZERO, now).unwrap();
+    assert_eq!(gateway.encrypt(PORT_A, &to(9, 7)), Err(DropReason::Selector));
+    assert!(gateway.encrypt(PORT_A, &to(10, 7)).is_ok());
+}
+
+/// Printed and not held against a figure: `cargo test -p sekisho-esp cost -- --nocapture`.
+#[test]
+fn cost_of_a_packet_among_many_peers() {
+    const CALLS: u32 = 2000;
+    for peers in [1_u16, 10, 100, 1000] {
+        let mut gateway = Gateway::new();
+        for peer in 0..peers {
+            let [high, low] = peer.to_be_bytes();
+            let of = |host: u8| format!("10.{}.{low}.{host}", 100 + high);
+            let (spi, name) = (0x1000_0000 + u32::from(peer), format!("peer-{peer}").into());
+            let remote = vec![selector(&of(0), &of(255), 0, 0..=65535)];
+            gateway.install(SaPair { name, spi_in: spi, spi_out: spi, remote, ..pair_a(plain()) }, true);
+        }
+        let [high, low] = (peers - 1).to_be_bytes();
+        let packet = ipv4([10, 1, 0, 2], [10, 100 + high, low, 7], 17, &udp(1, 2, &[0; 64]));
+        let began = Instant::now();
+        for _ in 0..CALLS {
+            gateway.encrypt(PORT_A, &packet).unwrap();
+        }
+        println!("{peers} peers: {:?} a packet of the last one", began.elapsed() / CALLS);
+    }
+}
+
 #[test]
 fn a_moved_peer_is_told_once_and_only_by_the_newest_packet() {
     let here = outer("192.0.2.1:4500", "198.51.100.2:4500", true);
