@@ -82,8 +82,9 @@ fn traces(site: &Site) -> Result<BTreeMap<String, Value>> {
         let name = port["name"].as_str().context("no name")?;
         let verdicts = port["verdicts"].as_object().context("no verdicts")?;
         for (verdict, count) in verdicts {
-            // Neighbours are asked for at any time, and groups told.
-            if !["pass", "multicast", "decrypt", "no-port"].contains(&verdict.as_str()) {
+            // Neighbours are asked for at any time, and groups told; and what is left of an earlier connection is sent again
+            // for minutes.
+            if !["pass", "multicast", "decrypt", "no-port", "tcp-state"].contains(&verdict.as_str()) {
                 traces.insert(format!("{name} {verdict}"), count.clone());
             }
         }
