@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!   I    sequence               ≤ s.max_end                  no more than the receiver has offered room for
-//!   II   sequence + length      ≥ s.end − r.max_window       nor older than what may still be on its way
+//!   II   sequence + length      ≥ s.end − r.max_window − 1   nor older than what may still be on its way: a keep-alive's
+//!                                                            number is one before that (RFC 9293 section 3.8.4)
 //!   III  acknowledgment         ≤ r.end                      only what was sent
 //!   IV   acknowledgment         ≥ r.end − max(s.max_window, 66000)
 //! ```
@@ -49,7 +50,7 @@ pub const fn fits(s: &Window, r: &Window, packet: &Packet) -> bool {
     let lag = if s.max_window > LAG { s.max_window } else { LAG };
     let (ack, newest) = (packet.tcp_acknowledgment, r.end);
     !after(packet.tcp_sequence, s.max_end)
-        && !after(s.end.wrapping_sub(r.max_window), end(packet))
+        && !after(s.end.wrapping_sub(r.max_window).wrapping_sub(1), end(packet))
         && (packet.tcp_flags & ACK == 0 || (!after(ack, newest) && !after(newest.wrapping_sub(lag), ack)))
 }
 
@@ -162,5 +163,26 @@ const fn opened(packet: &Packet) -> Window {
         scale,
         flags,
         reserved: [0; 2],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that data has overtaken on its way, as much of it as the receiver has room for.
+    #[test]
+    fn a_keep_alive_fits_and_nothing_older() {
+        let s = Window { end: 5480, max_end: 5480, max_window: 65_535, ..Window::default() };
+        let r = Window { end: 100, max_end: 65_635, max_window: 1480, ..Window::default() };
+        for (sequence, expected) in [(4000, true), (3999, true), (3998, false)] {
+            let packet = Packet {
+                tcp_sequence: sequence,
+                tcp_acknowledgment: 100,
+                tcp_flags: ACK,
+                ..Packet::default()
+            };
+            assert_eq!(fits(&s, &r, &packet), expected, "{sequence}");
+        }
     }
 }
