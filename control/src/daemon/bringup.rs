@@ -418,9 +418,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         ground.resize_tunnels(config).await?;
     }
     if changed {
-        ground.maps.set_ports(&ground.ports(config))?;
-        // Known flows are held against the ports only when they are judged again.
-        ground.maps.set_rules(&config.rules(SystemTime::now())?)?;
+        ground.put_ports_in_force(config)?;
     }
     Ok(())
 }
@@ -448,6 +446,10 @@ impl Ground {
         }
         self.narrow = narrow;
         self.resize_tunnels(config).await?;
+        self.put_ports_in_force(config)
+    }
+
+    fn put_ports_in_force(&mut self, config: &Config) -> anyhow::Result<()> {
         self.maps.set_ports(&self.ports(config))?;
         // Known flows are held against the ports only when they are judged again.
         self.maps.set_rules(&config.rules(SystemTime::now())?)?;
@@ -751,13 +753,15 @@ fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) ->
     let mut settings = EngineConfig::new(engine_link(device), inner.mac, all(outer));
     // A VLAN's frames come by the NIC of all of them, with a tag.
     settings.direct = all(others.into_iter().filter(|(port, _)| port.vlan.is_none()).collect());
-    let queues = |links: &[EngineLink]| links.iter().map(|link| link.queues).sum::<u32>();
-    if queues(&settings.outer) + queues(&settings.direct) + settings.inner.queues > SOCKETS_MAX {
+    let sockets = |settings: &EngineConfig| {
+        let links = settings.outer.iter().chain(&settings.direct).chain([&settings.inner]);
+        links.map(|link| link.queues).sum::<u32>()
+    };
+    if sockets(&settings) > SOCKETS_MAX {
         settings.direct.clear();
     }
     // Each socket has a full ring of frames to receive into, and as many are under way.
-    let sockets = queues(&settings.outer) + queues(&settings.direct) + settings.inner.queues;
-    settings.frames = settings.frames.max(2 * settings.ring_size * sockets);
+    settings.frames = settings.frames.max(2 * settings.ring_size * sockets(&settings));
     Engine::start(settings).context("the user-space ESP engine does not start")
 }
 
