@@ -32,6 +32,9 @@ use crate::policy::RuleSet;
 pub(super) const INNER_DEVICE: &str = "sekisho0";
 /// The engine's end.
 pub(super) const ENGINE_DEVICE: &str = "sekisho1";
+/// Most frames of 2 KiB that the engine locks for its sockets, 128 MiB in all: NICs with dozens of queues would have it
+/// lock gigabytes.
+const FRAMES_MAX: u32 = 1 << 16;
 
 /// The ledger's file in the run directory.
 pub(super) const LEDGER: &str = "ledger.json";
@@ -760,8 +763,9 @@ fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) ->
     if sockets(&settings) > SOCKETS_MAX {
         settings.direct.clear();
     }
-    // Each socket has a full ring of frames to receive into, and as many are under way.
-    settings.frames = settings.frames.max(2 * settings.ring_size * sockets(&settings));
+    // Each socket has a full ring of frames to receive into, and as many are under way; of many sockets each has less.
+    let wanted = 2 * settings.ring_size * sockets(&settings);
+    settings.frames = settings.frames.max(wanted.min(FRAMES_MAX));
     Engine::start(settings).context("the user-space ESP engine does not start")
 }
 
