@@ -1,7 +1,10 @@
-//! Handshakes: many tunnels at once, and honest ones under a flood, ours beside charon with the same proposals.
+//! Handshakes: many tunnels at once, at a fixed rate, from many addresses; all keys renewed; honest ones under a flood: ours
+//! beside charon with the same proposals.
 
+mod answering;
 mod bring_up;
 mod flooded;
+mod offered;
 
 use anyhow::{Context, Result};
 
@@ -65,5 +68,6 @@ pub fn run(session: &mut Session) -> Result<()> {
             record("memory each", "bytes", Better::Lower, figures.memory);
         }
     }
+    offered::run(session, &able);
     flooded::run(session, &able)
 }

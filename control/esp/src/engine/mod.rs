@@ -25,6 +25,7 @@ mod config;
 mod counters;
 mod pipeline;
 mod recent;
+pub mod relay;
 mod ring;
 mod table;
 mod umem;
