@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fmt;
+use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::str::FromStr;
@@ -23,6 +24,8 @@ use sekisho_tests::lab::{Lab, topology};
 
 use super::Tunnel;
 
+/// Where it finds its program.
+const OBJECT: &str = "SEKISHO_MEASURING_OBJECT";
 /// What it says once it relays.
 const READY: &str = "relaying";
 /// Until it says so.
@@ -99,7 +102,10 @@ fn start(lab: &Lab, place: Place, ports: [(&str, Place, &str); 2]) -> Result<Pro
     // The kernel answers for the addresses; what is not for neighbours it never sees.
     topology::configure(lab, place)?;
     let mut command = Command::new(env::current_exe().context("finding this program")?);
-    command.arg("relay");
+    // Not to be built by each of them, which takes longer than a start may.
+    let object = lab.dir().join("measuring-object");
+    fs::write(&object, measuring_object()).with_context(|| format!("writing {}", object.display()))?;
+    command.arg("relay").env(OBJECT, object);
     for (device, peer, far) in ports {
         let (source, destination) = (lab.at(place).mac(device)?, lab.at(peer).mac(far)?);
         command.arg(End { device: device.into(), source, destination }.to_string());

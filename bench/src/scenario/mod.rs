@@ -40,37 +40,37 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "filter",
         about: "what the XDP program costs a packet, and how that grows with flows, rules, addresses and zones",
-        seconds: [40, 150],
+        seconds: [40, 110],
         run: filter::run,
     },
     Scenario {
         name: "forwarding",
         about: "packets forwarded in clear, known flows and new ones: beside nftables, the bare kernel, a bare redirect",
-        seconds: [50, 210],
+        seconds: [50, 150],
         run: forwarding::run,
     },
     Scenario {
         name: "goodput",
         about: "through the tunnel: TCP, UDP, latency under load, CPU; against strongSwan's and WireGuard's user space",
-        seconds: [90, 480],
+        seconds: [95, 590],
         run: goodput::run,
     },
     Scenario {
         name: "ike",
         about: "handshakes: many tunnels at once, and honest ones under a flood; against charon",
-        seconds: [75, 270],
+        seconds: [70, 320],
         run: ike::run,
     },
     Scenario {
         name: "life",
         about: "packets lost and the longest gap: rekeying, reload, restart, crash, change of line",
-        seconds: [35, 120],
+        seconds: [35, 110],
         run: life::run,
     },
     Scenario {
         name: "xfrm",
         about: "through the tunnel on the kernel's ESP, in a virtual machine: against strongSwan with nftables",
-        seconds: [5, 240],
+        seconds: [5, 210],
         run: xfrm::run,
     },
 ];

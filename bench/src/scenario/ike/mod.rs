@@ -17,6 +17,8 @@ use crate::perf::session::Session;
 const SCENARIO: &str = "ike";
 /// Tunnels that are brought up at once in a quick run.
 const FEW: u32 = 50;
+/// Enough for a ratio: each takes seconds.
+const ROUNDS: usize = 3;
 /// Who answers.
 const ANSWERING: [Contender; 2] = [Contender::Sekisho, Contender::StrongSwan];
 
@@ -46,7 +48,7 @@ pub fn run(session: &mut Session) -> Result<()> {
         let case = format!("{count} tunnels at once, {}", setup.title);
         session.progress(format_args!("credentials for {case}"));
         let credentials = Credentials::make(setup, count, dir.path())?;
-        for (round, contender) in session.turns(&able) {
+        for (round, contender) in Session::turns_in(ROUNDS, &able) {
             session.progress(format_args!("round {}: {case}, {} answers", round + 1, contender.name()));
             let figures = match bring_up::measure(contender, setup, &credentials, count) {
                 Ok(figures) => figures,

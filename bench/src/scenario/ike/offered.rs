@@ -16,15 +16,19 @@ use crate::perf::statistics::quantile;
 /// Names of the labs: of the open loop and of the closed one.
 const LABS: [&str; 2] = ["perfopen", "perfall"];
 /// Handshakes that begin a second.
-const RATES: [f64; 5] = [50.0, 100.0, 200.0, 400.0, 800.0];
+const RATES: [f64; 4] = [100.0, 200.0, 400.0, 800.0];
+/// Of those, the ones of a quick run.
+const FEW_RATES: [f64; 2] = [100.0, 400.0];
 /// How long handshakes begin at each rate, in a quick run and in a full one.
-const TIMES: [Duration; 2] = [Duration::from_millis(1500), Duration::from_secs(3)];
+const TIMES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+/// Enough for a ratio: each takes long.
+const ROUNDS: usize = 3;
 /// A handshake that takes longer has failed: people have hung up.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the last handshake began so much later than it was due, the machine could not offer that many.
 const LATE: Duration = Duration::from_millis(500);
 /// Below this share of successes a higher rate shows no more, and would only take long.
-const HOPELESS: f64 = 50.0;
+const HOPELESS: f64 = 90.0;
 /// Clinics that connect as fast as the centre takes them, in a quick run and in a full one.
 const CLINICS: [u32; 2] = [200, 1000];
 /// And those that our own centre has in a full run besides.
@@ -36,7 +40,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Measures everyone in turn.
 pub(super) fn run(session: &mut Session, contenders: &[Contender]) {
-    for (round, contender) in session.turns(contenders) {
+    for (round, contender) in Session::turns_in(ROUNDS, contenders) {
         session.progress(format_args!(
             "round {}: handshakes by the rate offered, {}",
             round + 1,
@@ -50,7 +54,7 @@ pub(super) fn run(session: &mut Session, contenders: &[Contender]) {
         }
     }
     let clinics = CLINICS[usize::from(!session.is_quick())];
-    for (round, contender) in session.turns(contenders) {
+    for (round, contender) in Session::turns_in(ROUNDS, contenders) {
         session.progress(format_args!(
             "round {}: {clinics} clinics at once, {}",
             round + 1,
@@ -69,10 +73,11 @@ pub(super) fn run(session: &mut Session, contenders: &[Contender]) {
 fn open_loop(session: &mut Session, contender: Contender) -> Result<()> {
     const CASE: &str = "handshakes by the rate offered, 1/s";
     let time = TIMES[usize::from(!session.is_quick())];
-    let most = RATES.iter().fold(0.0_f64, |most, rate| most.max(rate * time.as_secs_f64()));
+    let rates = if session.is_quick() { &FEW_RATES[..] } else { &RATES };
+    let most = rates.iter().fold(0.0_f64, |most, rate| most.max(rate * time.as_secs_f64()));
     let centre = Centre::start(contender, LABS[0])?;
     let mut clinics = Initiators::new(&centre.lab, most.ceil() as u32 + 1)?;
-    for rate in RATES {
+    for &rate in rates {
         let found = clinics.open_loop(rate, time, PATIENCE)?;
         clinics.close()?;
         if found.late > LATE {
