@@ -72,12 +72,35 @@ impl Ground {
                     self.kernel.set_sysctl(&mut self.ledger, &key, value)?;
                 }
             }
+            // What is routed here is for our own policies alone, which the interface asks: another software's policy
+            // without an interface id would take the packet before. IPv6 has no such switch; there `egress` refuses it.
+            let key = format!("net/ipv4/conf/{name}/disable_xfrm");
+            self.kernel.set_sysctl(&mut self.ledger, &key, "1")?;
             self.filter.attach_tunnel(&link)?;
             let link = self.kernel.set_tunnel_up(&link, mtu).await?;
             interfaces.insert(port.id, link);
         }
         self.xfrm_interfaces = interfaces;
         Ok(())
+    }
+
+    /// Makes xfrm interfaces that somebody has removed, or set down, once more. Says whether there were any. SAs and
+    /// policies know their interface by its id, and go on.
+    pub(super) async fn restore_xfrm_interfaces(&mut self, config: &Config) -> anyhow::Result<bool> {
+        let mut lost = Vec::new();
+        for link in self.xfrm_interfaces.values() {
+            let now = self.kernel.find_xfrm_interface(&link.name).await?;
+            if now.is_none_or(|now| now.index != link.index || !now.up) {
+                lost.push(link.name.clone());
+            }
+        }
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        tracing::warn!(interfaces = ?lost, "xfrm interfaces were removed or set down: made once more");
+        self.make_xfrm_interfaces(config).await?;
+        self.route_into_tunnels(config).await?;
+        Ok(true)
     }
 
     /// Has the kernel tell of packets for connections that wait for them, and know whether addresses are translated.

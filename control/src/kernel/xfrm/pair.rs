@@ -27,6 +27,10 @@ pub(super) struct Pair {
     pub(super) sent: SaCounters,
     /// [`SaEvent::FirstInbound`](sekisho_esp::sa::SaEvent::FirstInbound) was told.
     pub(super) first_told: bool,
+    /// That one of its SAs is gone was told.
+    pub(super) loss_told: bool,
+    /// What inbound SAs have refused that moved.
+    refused_before: SaCounters,
     /// The address last told in [`SaEvent::Remapped`](sekisho_esp::sa::SaEvent::Remapped).
     remapped: Option<SocketAddr>,
     /// When the inbound SA goes as well.
@@ -52,6 +56,8 @@ impl Pair {
             active: false,
             sent: SaCounters::default(),
             first_told: false,
+            loss_told: false,
+            refused_before: SaCounters::default(),
             remapped: None,
             leaves: None,
         })
@@ -76,6 +82,22 @@ impl Pair {
     pub(super) fn set_outer(&mut self, outer: Outer) {
         self.sas.outer = outer;
         self.remapped = None;
+    }
+
+    /// Its inbound SA has moved; the former one had counted so much.
+    pub(super) fn moved(&mut self, counters: SaCounters) {
+        let before = &mut self.refused_before;
+        before.replay += counters.replay;
+        before.integrity += counters.integrity;
+    }
+
+    /// What it has received: as the kernel counts it, and what was refused at former places.
+    pub(super) fn received(&self, counters: SaCounters) -> SaCounters {
+        SaCounters {
+            replay: counters.replay + self.refused_before.replay,
+            integrity: counters.integrity + self.refused_before.integrity,
+            ..counters
+        }
     }
 
     /// Nothing is sent any more; the inbound SA goes at this time.

@@ -10,6 +10,9 @@ use super::wire::{Bytes, ESP, Request, TUNNEL, attribute, family, message};
 pub(super) const POLICY: usize = 168;
 /// Offset of the direction in it.
 const DIRECTION: usize = 160;
+/// Bytes of xfrm_userpolicy_id, and the offset of the direction in it.
+const DELETED: usize = 64;
+const DELETED_DIRECTION: usize = 60;
 /// NLM_F_REQUEST | NLM_F_ACK.
 const ACKNOWLEDGED: u16 = 5;
 /// NLM_F_REQUEST | NLM_F_DUMP.
@@ -104,11 +107,20 @@ impl PolicyId {
 
     /// Reads the name in the body of an XFRM_MSG_NEWPOLICY.
     pub(super) fn read(body: Bytes<'_>) -> Option<PolicyId> {
-        let attributes = body.from(POLICY)?.attributes();
-        let if_id =
-            attributes.filter(|(kind, _)| *kind == attribute::IF_ID).find_map(|(_, value)| value.u32(0));
+        PolicyId::read_from(body, DIRECTION, POLICY)
+    }
+
+    /// Reads the name in the body of an XFRM_MSG_DELPOLICY.
+    pub(super) fn read_deleted(body: Bytes<'_>) -> Option<PolicyId> {
+        PolicyId::read_from(body, DELETED_DIRECTION, DELETED)
+    }
+
+    /// The selector stands first in both, the direction and the attributes at these offsets.
+    fn read_from(body: Bytes<'_>, direction: usize, attributes: usize) -> Option<PolicyId> {
+        let mut attributes = body.from(attributes)?.attributes();
+        let if_id = attributes.find(|(kind, _)| *kind == attribute::IF_ID).and_then(|(_, value)| value.u32(0));
         Some(PolicyId {
-            direction: PolicyDirection::of(body.u8(DIRECTION)?)?,
+            direction: PolicyDirection::of(body.u8(direction)?)?,
             if_id: if_id.unwrap_or(0),
             selector: XfrmSelector::read(Bytes(body.slice(0, SELECTOR)?))?,
         })
@@ -174,12 +186,19 @@ mod tests {
         for length in 0..POLICY {
             assert_eq!(PolicyId::read(Bytes(&bytes[..length])), None);
         }
+        // What the kernel tells of one that is gone begins as the request to remove it.
+        let bytes = golden::bytes(golden::DELPOLICY);
+        assert_eq!(PolicyId::read_deleted(Bytes(&bytes)), Some(policy("192.0.2.2").id));
+        for length in 0..DELETED {
+            assert_eq!(PolicyId::read_deleted(Bytes(&bytes[..length])), None);
+        }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_a_policy_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = PolicyId::read(Bytes(&bytes));
+            let _ = PolicyId::read_deleted(Bytes(&bytes));
         }
     }
 }

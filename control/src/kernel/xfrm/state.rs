@@ -21,6 +21,8 @@ const REQID: usize = 208;
 const FAMILY: usize = 212;
 const MODE: usize = 214;
 const FLAGS: usize = 216;
+/// Numbers in xfrm_lifetime_cur: bytes, packets, when it was made and first used, in seconds since 1970.
+const USAGE: usize = 4;
 
 /// XFRM_STATE_AF_UNSPEC: carries both families inside.
 const FLAG_ANY_FAMILY: u8 = 32;
@@ -56,7 +58,7 @@ pub(super) struct StateId {
     pub(super) source: IpAddr,
 }
 
-/// Sequence numbers that an SA goes on with.
+/// Sequence numbers and use that an SA goes on with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sequence {
     /// Last sent.
@@ -65,6 +67,8 @@ pub(super) struct Sequence {
     pub(super) received: u64,
     /// What was received below it, as the kernel has it.
     pub(super) bitmap: Vec<u32>,
+    /// What was carried so far, as the kernel has it: limits go on counting there. `None`: nothing.
+    pub(super) usage: Option<[u64; USAGE]>,
 }
 
 /// An SA to write.
@@ -118,6 +122,13 @@ impl State<'_> {
                 value.u16(ESP_IN_UDP).u16_be(source).u16_be(destination).zeros(2 + 16);
             });
         }
+        if let Some(usage) = self.sequence.usage {
+            request.attribute(attribute::LTIME_VAL, |value| {
+                for number in usage {
+                    value.u64(number);
+                }
+            });
+        }
         self.put_sequence(&mut request);
         request.attribute(attribute::IF_ID, |value| {
             value.u32(self.if_id);
@@ -143,7 +154,7 @@ impl State<'_> {
             (Direction::Out, true) => 0,
         };
         let (low, high) = (|number: u64| number as u32, |number: u64| (number >> 32) as u32);
-        let Sequence { sent, received, bitmap } = &self.sequence;
+        let Sequence { sent, received, bitmap, .. } = &self.sequence;
         if !self.esn && window == 0 {
             if *sent != 0 {
                 request.attribute(attribute::REPLAY_VAL, |value| {
@@ -251,6 +262,8 @@ impl<'a> Found<'a> {
             udp: None,
             algorithms: Vec::new(),
         };
+        let usage = Some([body.u64(USED)?, body.u64(USED + 8)?, body.u64(USED + 16)?, body.u64(USED + 24)?]);
+        found.sequence.usage = usage;
         for (kind, value) in body.from(STATE)?.attributes() {
             match kind {
                 attribute::IF_ID => found.if_id = value.u32(0)?,
@@ -268,6 +281,7 @@ impl<'a> Found<'a> {
                         bitmap: bitmap
                             .filter_map(|word| word.try_into().ok().map(u32::from_ne_bytes))
                             .collect(),
+                        usage,
                     };
                 }
                 attribute::ALG_CRYPT | attribute::ALG_AEAD | attribute::ALG_AUTH_TRUNC => {
@@ -427,6 +441,24 @@ mod tests {
             replay.expect("there").1.u32(20)
         };
         assert_eq!((window(true), window(false)), (Some(0), Some(1024)));
+    }
+
+    /// An SA that moves has its limits where they were: without extended sequence numbers the numbers would end unannounced.
+    #[test]
+    fn use_so_far_goes_along() {
+        let keys = gcm();
+        let usage = [1_000_000, 2_000, 1_700_000_000, 1_700_000_001];
+        let sequence = Sequence { sent: 5, usage: Some(usage), ..Sequence::default() };
+        let mut request = State { sequence, ..gcm_esn(&keys) }.add();
+        let bytes = request.finish(0).to_vec();
+        let body = Bytes(&bytes).from(super::super::wire::HEADER + STATE).expect("attributes");
+        let (_, value) = body.attributes().find(|(kind, _)| *kind == attribute::LTIME_VAL).expect("there");
+        assert_eq!([0, 8, 16, 24].map(|at| value.u64(at).expect("a number")), usage);
+        let mut shown = golden::bytes(golden::FOUND_GCM_ESN);
+        for (number, at) in usage.into_iter().zip((USED..).step_by(8)) {
+            shown[at..at + 8].copy_from_slice(&number.to_ne_bytes());
+        }
+        assert_eq!(Found::read(Bytes(&shown)).expect("an SA").sequence.usage, Some(usage));
     }
 
     proptest! {

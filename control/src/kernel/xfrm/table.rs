@@ -3,7 +3,7 @@
 //! The control plane's calls are carried out at once, over one socket; another thread reads the kernel's events. What the
 //! kernel has no event for is looked at a few times a second: the first packet of a new inbound SA, and what lingers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,6 +58,8 @@ struct Inner {
     policies: BTreeMap<PolicyId, Policy>,
     /// The kernel's notes of acquires, and when they are to be forgotten.
     acquired: Vec<(Instant, StateId)>,
+    /// Somebody has removed policies, perhaps ours.
+    policies_lost: bool,
     looked: Instant,
     pending: VecDeque<SaEvent>,
 }
@@ -66,7 +68,8 @@ impl XfrmTable {
     /// Opens the sockets and removes what a predecessor left under our interface ids.
     pub fn open(has_ipv6: bool) -> Result<XfrmTable, SaError> {
         let io = |error: io::Error| explained("cannot open a socket of XFRM", error.into());
-        let events = Socket::listen(&[group::ACQUIRE, group::EXPIRE, group::MAPPING]).map_err(io)?;
+        let groups = [group::ACQUIRE, group::EXPIRE, group::POLICY, group::MAPPING];
+        let events = Socket::listen(&groups).map_err(io)?;
         let mut writer = Writer::open(has_ipv6)?;
         remove_all(writer.socket(), |id| plan::port(id).is_some())?;
         let inner = Inner {
@@ -77,6 +80,7 @@ impl XfrmTable {
             translates: false,
             policies: BTreeMap::new(),
             acquired: Vec::new(),
+            policies_lost: false,
             looked: Instant::now(),
             pending: VecDeque::new(),
         };
@@ -136,14 +140,7 @@ fn too_many() -> SaError {
 
 /// Removes every SA and policy whose interface id is meant. Nobody else's has one of ours.
 pub(super) fn remove_all(socket: &mut Socket, meant: impl Fn(u32) -> bool) -> Result<(), SaError> {
-    let mut policies = Vec::new();
-    let listed = socket.dump(policy::dump(), |received| {
-        if received.kind == message::NEWPOLICY {
-            policies.extend(PolicyId::read(received.body).filter(|id| meant(id.if_id)));
-        }
-    });
-    listed.map_err(|refusal| explained("cannot list the kernel's policies", refusal))?;
-    for id in policies {
+    for id in listed_policies(socket, &meant)? {
         gone(socket.tell(id.delete())).map_err(|refusal| explained("cannot remove a policy", refusal))?;
     }
     let mut states = Vec::new();
@@ -161,6 +158,18 @@ pub(super) fn remove_all(socket: &mut Socket, meant: impl Fn(u32) -> bool) -> Re
         }
     }
     Ok(())
+}
+
+/// The policies in the kernel whose interface id is meant.
+fn listed_policies(socket: &mut Socket, meant: impl Fn(u32) -> bool) -> Result<BTreeSet<PolicyId>, SaError> {
+    let mut policies = BTreeSet::new();
+    let listed = socket.dump(policy::dump(), |received| {
+        if received.kind == message::NEWPOLICY {
+            policies.extend(PolicyId::read(received.body).filter(|id| meant(id.if_id)));
+        }
+    });
+    listed.map_err(|refusal| explained("cannot list the kernel's policies", refusal))?;
+    Ok(policies)
 }
 
 /// What is gone already counts as removed.
@@ -289,22 +298,45 @@ impl Inner {
             return if pair.active { self.writer.update(&pair.outbound()) } else { Ok(()) };
         }
         let inbound = pair.inbound();
-        let (active, outbound) = (pair.active, pair.outbound());
-        self.writer.replace(&old_in, inbound)?;
-        if active {
-            self.writer.replace(&old_out, outbound)?;
+        let counted = self.writer.replace(&old_in, inbound)?;
+        if pair.active {
+            self.writer.replace(&old_out, pair.outbound())?;
         }
+        pair.moved(counted);
         self.settle_policies()
     }
 
     fn counters(&mut self, spi_in: u32) -> Result<PairCounters, SaError> {
-        let pair = self.pairs.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
-        let inbound = self.writer.counters(&pair.inbound().id)?.unwrap_or_default();
+        let pair = self.pairs.get_mut(&spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let inbound = self.writer.counters(&pair.inbound().id)?;
         let outbound = match pair.active {
-            true => self.writer.counters(&pair.outbound().id)?.unwrap_or_default(),
-            false => pair.sent,
+            true => self.writer.counters(&pair.outbound().id)?,
+            false => Some(pair.sent),
         };
-        Ok(PairCounters { inbound, outbound })
+        if (inbound.is_none() || outbound.is_none()) && !pair.is_leaving() && !pair.loss_told {
+            // `ip xfrm state flush`, or the end of a hard limit. The peer still sends by it: new ones are needed.
+            pair.loss_told = true;
+            tracing::warn!(spi_in = format!("{spi_in:#010x}"), "an SA is no longer in the kernel");
+            self.pending.push_back(SaEvent::HardExpired { spi_in });
+        }
+        Ok(PairCounters {
+            inbound: pair.received(inbound.unwrap_or_default()),
+            outbound: outbound.unwrap_or_default(),
+        })
+    }
+
+    /// Writes those of our policies again that others have removed: without them nothing leaves, and nothing is let in.
+    fn restore_policies(&mut self) -> Result<(), SaError> {
+        let there = listed_policies(self.writer.socket(), |id| plan::port(id).is_some())?;
+        let before = self.policies.len();
+        self.policies.retain(|id, _| there.contains(id));
+        match before - self.policies.len() {
+            0 => Ok(()),
+            lost => {
+                tracing::warn!(lost, "policies were removed by others: written again");
+                self.settle_policies()
+            }
+        }
     }
 
     /// What the kernel has no event for.
@@ -361,6 +393,14 @@ impl Inner {
                 let is_news = pair.inbound().id.destination == id.destination && pair.remap(remote);
                 is_news.then_some(SaEvent::Remapped { spi_in: id.spi, remote })
             }
+            XfrmEvent::PolicyGone(id) => {
+                self.policies_lost |= self.policies.contains_key(&id);
+                None
+            }
+            XfrmEvent::PoliciesGone => {
+                self.policies_lost = true;
+                None
+            }
         }
     }
 }
@@ -415,6 +455,11 @@ impl SaTable for XfrmTable {
             for event in read {
                 let told = inner.translate(event);
                 inner.pending.extend(told);
+            }
+            if std::mem::take(&mut inner.policies_lost)
+                && let Err(error) = inner.restore_policies()
+            {
+                tracing::error!(%error, "policies are missing in the kernel");
             }
         }
     }

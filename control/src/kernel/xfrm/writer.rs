@@ -122,25 +122,32 @@ impl Writer {
     }
 
     /// Makes an SA that goes on where another one ends, which is then removed. One between other addresses stands beside
-    /// its predecessor until then; for the same destination the kernel has one place only.
-    pub(super) fn replace(&mut self, former: &StateId, mut state: State<'_>) -> Result<(), SaError> {
-        let Some(sequence) = self.found(former, |found| found.sequence.clone())? else {
-            return Err(SaError::Unknown(former.spi));
-        };
+    /// its predecessor until then; for the same destination the kernel has one place only. Gives back what the former one
+    /// has counted: packets and bytes, but not what was refused, go on in the new one.
+    pub(super) fn replace(
+        &mut self,
+        former: &StateId,
+        mut state: State<'_>,
+    ) -> Result<SaCounters, SaError> {
+        let found = self.found(former, |found| (found.sequence.clone(), found.counters))?;
+        let (sequence, counters) = found.ok_or(SaError::Unknown(former.spi))?;
         state.sequence = match state.direction {
             Direction::In => Sequence { sent: 0, ..sequence },
             Direction::Out => Sequence {
                 sent: sequence.sent.saturating_add(MOVED),
                 received: 0,
                 bitmap: vec![0; sequence.bitmap.len()],
+                usage: sequence.usage,
             },
         };
         if former.destination == state.id.destination {
             self.remove(former)?;
-            return self.add(&state);
+            self.add(&state)?;
+        } else {
+            self.add(&state)?;
+            self.remove(former)?;
         }
-        self.add(&state)?;
-        self.remove(former)
+        Ok(counters)
     }
 
     /// Removes an SA; one that is gone counts as removed.
