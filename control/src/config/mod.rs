@@ -401,6 +401,8 @@ pub struct Life {
     pub dpd_action: DpdAction,
     /// What becomes of a second IKE SA with the same peer.
     pub unique: sekisho_ike::config::Uniqueness,
+    /// Packets and bytes after which a child SA gets new keys, and after which it carries nothing more.
+    pub limits: sekisho_esp::sa::Lifetimes,
 }
 
 /// What becomes of a connection whose peer is dead.

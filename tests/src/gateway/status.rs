@@ -42,6 +42,11 @@ impl Status {
             .sum()
     }
 
+    /// A counter of the ESP data path, by the name that status gives it.
+    pub fn esp_counter(&self, name: &str) -> u64 {
+        number(&self.0, &format!("/engine/{name}"))
+    }
+
     /// Flows known.
     pub fn flows(&self) -> u64 {
         number(&self.0, "/flows/count")
