@@ -251,6 +251,14 @@ fn wrong_types() {
     refuses("dpd = \"30s\"", "dpd = ¦30", "`dpd` is an integer");
     refuses("dpd = \"30s\"", "dpd = ¦\"soon\"", "`dpd` cannot be \"soon\"");
     refuses("datapath = \"auto\"", "datapath = ¦\"fast\"", "`datapath` cannot be \"fast\"");
+    refuses("datapath = \"auto\"", "offload = ¦\"all\"", "`offload` cannot be \"all\"");
+    refuses(
+        "datapath = \"auto\"",
+        "datapath = \"engine\"\noffload = ¦\"crypto\"",
+        "the engine encrypts by itself",
+    );
+    let source = CLINIC.replacen("datapath = \"auto\"", "datapath = \"kernel\"\noffload = \"packet\"", 1);
+    assert_eq!(check_now(&source).expect("good").config.gateway.offload, Offload::Packet);
     refuses("metrics = \"127.0.0.1:9469\"", "flows_max = ¦5", "`flows_max` cannot be 5");
     refuses("interface = \"lan1\"", "interface = ¦7", "`interface` is an integer");
     refuses("[services]", "[timeouts]\nudp = ¦\"0s\"\n[services]", "`udp` cannot be 0s");

@@ -457,6 +457,7 @@ impl Ground {
     }
 
     fn put_ports_in_force(&mut self, config: &Config) -> anyhow::Result<()> {
+        self.offload(config);
         self.maps.set_ports(&self.ports(config))?;
         // Known flows are held against the ports only when they are judged again.
         self.maps.set_rules(&config.rules(SystemTime::now())?)?;

@@ -466,7 +466,8 @@ impl Tunnels {
         }
         let outer =
             Outer { local: sa.path.local, remote: sa.path.remote, udp_encapsulation: sa.udp_encapsulation };
-        let (port, limits) = self.all.get(index).map(|tunnel| (tunnel.port, tunnel.life.limits)).unwrap_or_default();
+        let (port, limits) =
+            self.all.get(index).map(|tunnel| (tunnel.port, tunnel.life.limits)).unwrap_or_default();
         let spi = Spi { port, udp_encapsulated: u8::from(sa.udp_encapsulation), outbound: 0 };
         let result = pair(&sa, port, outer, limits)
             .map_err(|error| error.to_owned())

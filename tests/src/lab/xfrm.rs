@@ -83,7 +83,8 @@ pub fn grow_old(namespace: &Namespace, peer: IpAddr, spi: u32, age: Age) -> Resu
     let family = u16::try_from(family)?.to_ne_bytes();
     // xfrm_aevent_id: the SA's name, its source, flags, reqid.
     let mut body = [&address[..], &spi.to_be_bytes(), &family, &[50, 0], &[0; 16 + 4 + 4]].concat();
-    let numbers = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_ne_bytes()).collect::<Vec<u8>>();
+    let numbers =
+        |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_ne_bytes()).collect::<Vec<u8>>();
     let usage = [0, age.packets, 0, 0].iter().flat_map(|number: &u64| number.to_ne_bytes()).collect();
     let words = WINDOW / u32::BITS;
     let with_window =

@@ -85,7 +85,8 @@ fn dead(site: &mut Site) -> Result<String> {
     let (gateway, interface) = (site.at(Place::Clinic), interface(site)?);
     site.clinic.crash()?;
     let mut figures = Vec::new();
-    for what in [&["xfrm", "state", "flush"][..], &["xfrm", "policy", "flush"], &["link", "del", &interface]] {
+    for what in [&["xfrm", "state", "flush"][..], &["xfrm", "policy", "flush"], &["link", "del", &interface]]
+    {
         ip_show(&gateway, what)?;
         let figure = lifecycle::unreachable_and_unseen(site).with_context(|| format!("after ip {what:?}"))?;
         figures.push(figure);

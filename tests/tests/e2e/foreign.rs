@@ -50,10 +50,18 @@ fn of_others() -> Vec<String> {
     vec![
         format!("xfrm state add src {own} dst {peer} proto esp spi 0xf001 reqid 77 {aead}"),
         format!("xfrm state add src {peer} dst {own} proto esp spi 0xf002 reqid 77 {aead} if_id 0x2a"),
-        format!("xfrm state add src {peer6} dst {own6} proto esp spi 0xf003 reqid 77 {aead} if_id 0x5e510003"),
+        format!(
+            "xfrm state add src {peer6} dst {own6} proto esp spi 0xf003 reqid 77 {aead} if_id 0x5e510003"
+        ),
         format!("xfrm policy add src 10.99.0.0/24 dst 10.98.0.0/24 dir out {}", template(own, peer)),
-        format!("xfrm policy add src 10.98.0.0/24 dst 10.99.0.0/24 dir in {} if_id 0x2a", template(peer, own)),
-        format!("xfrm policy add src fd99::/64 dst fd98::/64 dir fwd {} if_id 0x5e510003", template(peer6, own6)),
+        format!(
+            "xfrm policy add src 10.98.0.0/24 dst 10.99.0.0/24 dir in {} if_id 0x2a",
+            template(peer, own)
+        ),
+        format!(
+            "xfrm policy add src fd99::/64 dst fd98::/64 dir fwd {} if_id 0x5e510003",
+            template(peer6, own6)
+        ),
         "link add others42 type xfrm dev lo if_id 0x2a".to_owned(),
         "link set others42 up".to_owned(),
     ]
@@ -67,10 +75,8 @@ fn stay(site: &mut Site) -> Result<String> {
     let gateway = site.at(Place::Clinic);
     set(&gateway, &of_others())?;
     let outcome = untouched(site, &gateway);
-    let cleared = set(
-        &gateway,
-        &["xfrm state flush", "xfrm policy flush", "link del others42"].map(str::to_owned),
-    );
+    let cleared =
+        set(&gateway, &["xfrm state flush", "xfrm policy flush", "link del others42"].map(str::to_owned));
     let figure = outcome?;
     cleared?;
     usual(site)?;
@@ -126,7 +132,11 @@ fn untouched(site: &mut Site, gateway: &Namespace) -> Result<String> {
         "a stop leaves {sas:?}, {policies} policies, {interfaces} interfaces of ours"
     );
     same("a stop")?;
-    Ok(format!("{} bytes of others' as they were; {} SAs left by a crash were removed", before.len(), left.len()))
+    Ok(format!(
+        "{} bytes of others' as they were; {} SAs left by a crash were removed",
+        before.len(),
+        left.len()
+    ))
 }
 
 /// The selectors of our own connection, asked before all others, and no interface id: the kernel looks at such policies
@@ -176,5 +186,7 @@ fn beside_greedy(site: &Site) -> Result<String> {
     v4.context("beside a policy of others")?;
     v6?;
     ensure!(gated > 0, "the second gate has refused nothing");
-    Ok(format!("IPv4 goes on in our SAs; of IPv6 {gated} packets refused by the second gate, none seen outside"))
+    Ok(format!(
+        "IPv4 goes on in our SAs; of IPv6 {gated} packets refused by the second gate, none seen outside"
+    ))
 }

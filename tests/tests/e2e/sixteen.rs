@@ -191,8 +191,12 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
         let (name, own) = (peer.name(), gateway.status()?);
         let [here, there] = [status.connection(&name)?, own.connection("centre")?];
         for direction in ["inbound", "outbound"] {
-            let counted = [here, there].map(|connection| connection.child_sum(&format!("{direction}/packets")));
-            ensure!(counted == [*packets; 2], "{name}: {packets} packets, {direction} {counted:?} are counted");
+            let counted =
+                [here, there].map(|connection| connection.child_sum(&format!("{direction}/packets")));
+            ensure!(
+                counted == [*packets; 2],
+                "{name}: {packets} packets, {direction} {counted:?} are counted"
+            );
             for reason in ["replay", "integrity", "selector", "malformed", "expired", "unsent"] {
                 let refused = here.child_sum(&format!("{direction}/{reason}"));
                 ensure!(refused == 0, "{name}: {refused} {direction} under {reason}");

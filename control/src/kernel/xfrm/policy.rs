@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::offload::Offload;
 use super::selector::{SELECTOR, XfrmSelector};
 use super::state;
 use super::wire::{Bytes, ESP, Request, TUNNEL, attribute, family, message};
@@ -61,6 +62,8 @@ pub(super) struct Policy {
     /// The lowest number is asked first.
     pub(super) priority: u32,
     pub(super) template: Template,
+    /// The NIC that shall heed it, too.
+    pub(super) offload: Option<Offload>,
 }
 
 impl Policy {
@@ -90,6 +93,9 @@ impl Policy {
             // Whatever algorithms the SA has.
             value.u32(u32::MAX).u32(u32::MAX).u32(u32::MAX);
         });
+        if let Some(offload) = self.offload {
+            offload.put_in_policy(&mut request);
+        }
         put_if_id(&mut request, self.id.if_id);
         request
     }
@@ -118,7 +124,8 @@ impl PolicyId {
     /// The selector stands first in both, the direction and the attributes at these offsets.
     fn read_from(body: Bytes<'_>, direction: usize, attributes: usize) -> Option<PolicyId> {
         let mut attributes = body.from(attributes)?.attributes();
-        let if_id = attributes.find(|(kind, _)| *kind == attribute::IF_ID).and_then(|(_, value)| value.u32(0));
+        let if_id =
+            attributes.find(|(kind, _)| *kind == attribute::IF_ID).and_then(|(_, value)| value.u32(0));
         Some(PolicyId {
             direction: PolicyDirection::of(body.u8(direction)?)?,
             if_id: if_id.unwrap_or(0),
@@ -169,6 +176,7 @@ mod tests {
                 spi: 0,
                 reqid: 7,
             },
+            offload: None,
         }
     }
 

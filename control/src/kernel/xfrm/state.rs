@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use sekisho_esp::sa::{Keys, Lifetimes, SaCounters, Transform};
 
 use super::algorithm::{self, Shown};
+use super::offload::Offload;
 use super::selector::SELECTOR;
 use super::wire::{Bytes, ESP, Request, TUNNEL, attribute, family, message};
 
@@ -89,6 +90,8 @@ pub(super) struct State<'a> {
     pub(super) sequence: Sequence,
     /// The kernel knows of directions (Linux 6.10), and wants no window where packets leave.
     pub(super) directed: bool,
+    /// The NIC that shall do the work.
+    pub(super) offload: Option<Offload>,
 }
 
 impl State<'_> {
@@ -116,6 +119,9 @@ impl State<'_> {
         request.u8(0);
         request.u8(FLAG_ANY_FAMILY | if self.esn { FLAG_ESN } else { 0 }).zeros(7);
         algorithm::put(&mut request, self.transform, self.keys);
+        if let Some(offload) = self.offload {
+            offload.put(&mut request, self.direction);
+        }
         if let Some((source, destination)) = self.udp {
             request.attribute(attribute::ENCAP, |value| {
                 // No original address: tunnel mode has no checksum to mend (RFC 3948 section 3.1).
@@ -226,6 +232,7 @@ pub(super) struct Found<'a> {
     pub(super) if_id: u32,
     pub(super) sequence: Sequence,
     pub(super) direction: Option<u8>,
+    pub(super) offload: Option<Offload>,
     /// Packets and bytes through it, and refused.
     pub(super) counters: SaCounters,
     reqid: u32,
@@ -248,6 +255,7 @@ impl<'a> Found<'a> {
             if_id: 0,
             sequence: Sequence::default(),
             direction: None,
+            offload: None,
             counters: SaCounters {
                 bytes: body.u64(USED)?,
                 packets: body.u64(USED + 8)?,
@@ -267,6 +275,7 @@ impl<'a> Found<'a> {
         for (kind, value) in body.from(STATE)?.attributes() {
             match kind {
                 attribute::IF_ID => found.if_id = value.u32(0)?,
+                attribute::OFFLOAD_DEV => found.offload = Offload::read(value),
                 attribute::SA_DIR => found.direction = value.u8(0),
                 attribute::ENCAP => found.udp = Some((value.u16_be(2)?, value.u16_be(4)?)),
                 attribute::REPLAY_VAL => found.sequence.sent = value.u32(0)?.into(),
@@ -331,6 +340,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::super::golden;
+    use super::super::offload::OffloadKind;
     use super::*;
 
     fn keys(encryption: &[u8], integrity: &[u8]) -> Keys {
@@ -367,6 +377,7 @@ mod tests {
             lifetimes: Lifetimes::default(),
             sequence: Sequence::default(),
             directed: false,
+            offload: None,
         }
     }
 
@@ -385,7 +396,13 @@ mod tests {
     #[test]
     fn writes_what_ip_xfrm_writes() {
         let (aead, separate) = (gcm(), keys(&counting(0..16), &counting(0..32)));
+        let offload = Some(Offload { device: 2, kind: OffloadKind::Crypto });
+        let other_way =
+            StateId { destination: address("192.0.2.1"), spi: 0x1002, source: address("192.0.2.2") };
+        let received = State { direction: Direction::In, id: other_way, ..gcm_esn(&aead) };
         for (request, expected) in [
+            (State { offload, ..gcm_esn(&aead) }.add(), golden::SA_OFFLOAD_OUT),
+            (State { offload, ..received }.add(), golden::SA_OFFLOAD_IN),
             (gcm_esn(&aead).add(), golden::SA_GCM_ESN),
             (cbc_udp(&separate).add(), golden::SA_CBC_UDP),
             (gcm_esn(&aead).id.get(), golden::GETSA),

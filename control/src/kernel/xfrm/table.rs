@@ -3,8 +3,9 @@
 //! The control plane's calls are carried out at once, over one socket; another thread reads the kernel's events. What the
 //! kernel has no event for is looked at a few times a second: the first packet of a new inbound SA, and what lingers.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,16 @@ use ipnet::IpNet;
 use sekisho_esp::sa::{Outer, PairCounters, PortId, SaError, SaEvent, SaPair, SaTable, Selector};
 
 use super::event::{self, XfrmEvent};
+use super::listing::{policies, remove_all};
+use super::offload::{OffloadKind, Wish};
 use super::pair::Pair;
 use super::plan::{self, TRAP_SPI};
-use super::policy::{self, Policy, PolicyId};
+use super::policy::{Policy, PolicyId};
 use super::refusal::explained;
 use super::selector::{self, POLICIES_MAX};
 use super::socket::Socket;
-use super::state::{self, Found, StateId};
-use super::wire::{group, message};
+use super::state::{State, StateId};
+use super::wire::group;
 use super::writer::Writer;
 
 /// How often what has no event is looked at.
@@ -40,6 +43,17 @@ pub struct Trap {
     pub remote: Vec<IpNet>,
 }
 
+/// Who does the work of the SAs there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offloaded {
+    /// SAs in NICs.
+    pub in_nics: usize,
+    /// SAs that the kernel does the work of.
+    pub in_kernel: usize,
+    /// Why a NIC has not taken one, the last time.
+    pub refused: Option<String>,
+}
+
 /// XFRM as a data path.
 pub struct XfrmTable {
     inner: Mutex<Inner>,
@@ -54,6 +68,7 @@ struct Inner {
     reqids: BTreeMap<Arc<str>, u32>,
     traps: Vec<Policy>,
     translates: bool,
+    wish: Wish,
     /// In the kernel.
     policies: BTreeMap<PolicyId, Policy>,
     /// The kernel's notes of acquires, and when they are to be forgotten.
@@ -78,6 +93,7 @@ impl XfrmTable {
             reqids: BTreeMap::new(),
             traps: Vec::new(),
             translates: false,
+            wish: Wish::default(),
             policies: BTreeMap::new(),
             acquired: Vec::new(),
             policies_lost: false,
@@ -106,6 +122,24 @@ impl XfrmTable {
         inner.traps = all;
         inner.translates = translates;
         inner.settle_policies()
+    }
+
+    /// From now on NICs are asked to do so much of each new SA: those with our addresses, by ifindex.
+    pub fn offload(&self, kind: Option<OffloadKind>, devices: BTreeMap<IpAddr, u32>) {
+        self.inner().wish.set(kind, devices);
+    }
+
+    /// What NICs do.
+    pub fn offloaded(&self) -> Offloaded {
+        let inner = self.inner();
+        let mut offloaded = Offloaded { refused: inner.wish.refused.clone(), ..Offloaded::default() };
+        for pair in inner.pairs.values() {
+            let sas = [Some(pair.in_nic.0), pair.active.then_some(pair.in_nic.1)];
+            for in_nic in sas.into_iter().flatten() {
+                *(if in_nic { &mut offloaded.in_nics } else { &mut offloaded.in_kernel }) += 1;
+            }
+        }
+        offloaded
     }
 
     /// What `status` says of this path: features of this kernel.
@@ -138,55 +172,15 @@ fn too_many() -> SaError {
     }
 }
 
-/// Removes every SA and policy whose interface id is meant. Nobody else's has one of ours.
-pub(super) fn remove_all(socket: &mut Socket, meant: impl Fn(u32) -> bool) -> Result<(), SaError> {
-    for id in listed_policies(socket, &meant)? {
-        gone(socket.tell(id.delete())).map_err(|refusal| explained("cannot remove a policy", refusal))?;
-    }
-    let mut states = Vec::new();
-    let listed = socket.dump(state::dump(), |received| {
-        if received.kind == message::NEWSA {
-            states
-                .extend(Found::read(received.body).filter(|found| meant(found.if_id)).map(|found| found.id));
-        }
-    });
-    listed.map_err(|refusal| explained("cannot list the kernel's SAs", refusal))?;
-    for id in states {
-        // What has no SPI is the kernel's own note of an acquire, and ends by itself.
-        if id.spi != 0 {
-            gone(socket.tell(id.delete())).map_err(|refusal| explained("cannot remove an SA", refusal))?;
-        }
-    }
-    Ok(())
-}
-
-/// The policies in the kernel whose interface id is meant.
-fn listed_policies(socket: &mut Socket, meant: impl Fn(u32) -> bool) -> Result<BTreeSet<PolicyId>, SaError> {
-    let mut policies = BTreeSet::new();
-    let listed = socket.dump(policy::dump(), |received| {
-        if received.kind == message::NEWPOLICY {
-            policies.extend(PolicyId::read(received.body).filter(|id| meant(id.if_id)));
-        }
-    });
-    listed.map_err(|refusal| explained("cannot list the kernel's policies", refusal))?;
-    Ok(policies)
-}
-
-/// What is gone already counts as removed.
-pub(super) fn gone(outcome: Result<(), super::socket::Refusal>) -> Result<(), super::socket::Refusal> {
-    match outcome {
-        Err(refusal) if matches!(refusal.errno(), libc::ENOENT | libc::ESRCH) => Ok(()),
-        other => other,
-    }
-}
-
 impl Inner {
     /// Makes the kernel's policies those that the pairs and traps ask for: first what is new, then what is not wanted.
     fn settle_policies(&mut self) -> Result<(), SaError> {
         let wanted = plan::policies(self.pairs.values().map(Pair::wanted), &self.traps, self.translates);
         for (id, policy) in &wanted {
             if self.policies.get(id) != Some(policy) {
-                self.writer.put_policy(policy)?;
+                if let Some(reason) = self.writer.put_policy(policy)? {
+                    return self.take_from_nics(reason);
+                }
                 self.policies.insert(*id, *policy);
             }
         }
@@ -197,6 +191,25 @@ impl Inner {
             self.policies.remove(&id);
         }
         Ok(())
+    }
+
+    /// A NIC takes SAs and does not heed policies: by the kernel's own the SAs in it are never used. The kernel does it all
+    /// from now on. This sets all policies anew.
+    fn take_from_nics(&mut self, reason: String) -> Result<(), SaError> {
+        self.wish.set(None, BTreeMap::new());
+        for pair in self.pairs.values_mut() {
+            pair.offload = None;
+            let (inbound, outbound) = std::mem::take(&mut pair.in_nic);
+            if inbound {
+                self.writer.replace(&pair.inbound().id, pair.inbound())?;
+            }
+            if outbound && pair.active {
+                self.writer.replace(&pair.outbound().id, pair.outbound())?;
+            }
+        }
+        tracing::warn!(reason, "a NIC does not take a policy: the kernel encrypts by itself");
+        self.wish.refused = Some(reason);
+        self.settle_policies()
     }
 
     fn reqid(&mut self, name: &Arc<str>) -> u32 {
@@ -212,8 +225,10 @@ impl Inner {
         let outbound = selector::between(&pair.local, &pair.remote).ok_or_else(too_many)?;
         let inbound = selector::between(&pair.remote, &pair.local).ok_or_else(too_many)?;
         let reqid = self.reqid(&pair.name);
-        let pair = Pair::new(pair, reqid, outbound, inbound)?;
-        self.writer.add(&pair.inbound())?;
+        let mut pair = Pair::new(pair, reqid, outbound, inbound)?;
+        let local = pair.outer().local.ip();
+        let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.inbound() })?;
+        pair.in_nic.0 = self.wish.heard(local, worker);
         self.pairs.insert(spi_in, pair);
         let rest = self.settle_policies();
         let rest = rest.and_then(|()| if activate { self.activate(spi_in) } else { Ok(()) });
@@ -232,7 +247,10 @@ impl Inner {
         }
         let (port, name) = (pair.port(), pair.name().clone());
         // Both stand side by side for a moment, under the same policies: whichever the kernel takes, the peer has it.
-        self.writer.add(&pair.outbound())?;
+        let local = pair.outer().local.ip();
+        let offload = self.wish.of(local);
+        let worker = self.writer.add(&State { offload, ..pair.outbound() })?;
+        let in_nic = self.wish.heard(local, worker);
         let former: Vec<u32> = self
             .pairs
             .values()
@@ -246,6 +264,7 @@ impl Inner {
         }
         if let Some(pair) = self.pairs.get_mut(&spi_in) {
             pair.active = true;
+            pair.use_nic(in_nic, offload);
         }
         self.settle_policies()?;
         former.into_iter().try_for_each(|spi| self.stop_sending(spi))
@@ -297,12 +316,14 @@ impl Inner {
             self.writer.update(&pair.inbound())?;
             return if pair.active { self.writer.update(&pair.outbound()) } else { Ok(()) };
         }
-        let inbound = pair.inbound();
-        let counted = self.writer.replace(&old_in, inbound)?;
-        if pair.active {
-            self.writer.replace(&old_out, pair.outbound())?;
-        }
+        let offload = self.wish.of(outer.local.ip());
+        let (counted, worker) = self.writer.replace(&old_in, State { offload, ..pair.inbound() })?;
         pair.moved(counted);
+        pair.in_nic.0 = self.wish.heard(outer.local.ip(), worker);
+        if pair.active {
+            let (_, worker) = self.writer.replace(&old_out, State { offload, ..pair.outbound() })?;
+            pair.use_nic(self.wish.heard(outer.local.ip(), worker), offload);
+        }
         self.settle_policies()
     }
 
@@ -327,7 +348,7 @@ impl Inner {
 
     /// Writes those of our policies again that others have removed: without them nothing leaves, and nothing is let in.
     fn restore_policies(&mut self) -> Result<(), SaError> {
-        let there = listed_policies(self.writer.socket(), |id| plan::port(id).is_some())?;
+        let there = policies(self.writer.socket(), |id| plan::port(id).is_some())?;
         let before = self.policies.len();
         self.policies.retain(|id, _| there.contains(id));
         match before - self.policies.len() {

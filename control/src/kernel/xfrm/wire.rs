@@ -33,6 +33,7 @@ pub(super) mod attribute {
     pub(crate) const ALG_AEAD: u16 = 18;
     pub(crate) const ALG_AUTH_TRUNC: u16 = 20;
     pub(crate) const REPLAY_ESN_VAL: u16 = 23;
+    pub(crate) const OFFLOAD_DEV: u16 = 28;
     pub(crate) const IF_ID: u16 = 31;
     pub(crate) const MTIMER_THRESH: u16 = 32;
     pub(crate) const SA_DIR: u16 = 33;
