@@ -20,6 +20,7 @@ mod e2e {
     pub(crate) mod nat;
     pub(crate) mod negotiation;
     pub(crate) mod neighbours;
+    pub(crate) mod offload;
     pub(crate) mod operation;
     pub(crate) mod pmtu;
     pub(crate) mod refusal;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::clear::trials(&stage));
     trials.extend(e2e::foreign::trials(&stage));
     trials.extend(e2e::counters::trials(&stage));
+    trials.extend(e2e::offload::trials(&stage));
     trials.extend(e2e::sixteen::trials());
     trials.extend(e2e::vlan::trials());
     trials.extend(e2e::neighbours::trials());
