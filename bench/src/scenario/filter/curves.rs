@@ -218,11 +218,6 @@ mod tests {
         assert_eq!(ends.len(), 100_000);
         assert_eq!(frame(1_048_575).len(), 64);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn the_table_has_room_for_all_that_is_opened() {
