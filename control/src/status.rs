@@ -123,6 +123,18 @@ pub struct Datapath {
     pub kind: String,
     /// The reason for the choice.
     pub why: String,
+    /// The user-space engine's workers; none where it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<WorkersStatus>,
+}
+
+/// Threads that carry ESP.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct WorkersStatus {
+    /// How many.
+    pub count: u32,
+    /// Why so many.
+    pub why: String,
 }
 
 /// One port.
@@ -317,6 +329,13 @@ pub struct IkeEngineStatus {
     pub failures: BTreeMap<String, u64>,
 }
 
+impl WorkersStatus {
+    fn words(&self) -> String {
+        let Self { count, why } = self;
+        format!("\nworkers {count}: {why}")
+    }
+}
+
 impl Status {
     /// The table an operator reads.
     pub fn render(&self) -> String {
@@ -324,10 +343,11 @@ impl Status {
         let Status { gateway, version, pid, uptime_s, datapath, flows, ike, .. } = self;
         let _ = writeln!(
             out,
-            "gateway {gateway}  sekishod {version}  pid {pid}  up {}\ndata path {}: {}\nflows {} of {}{}",
+            "gateway {gateway}  sekishod {version}  pid {pid}  up {}\ndata path {}: {}{}\nflows {} of {}{}",
             duration(*uptime_s),
             datapath.kind,
             datapath.why,
+            datapath.workers.as_ref().map(WorkersStatus::words).unwrap_or_default(),
             flows.count,
             flows.max,
             if flows.pressure { ", filling up: unanswered ones live shorter" } else { "" }

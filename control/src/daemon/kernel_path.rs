@@ -41,7 +41,7 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
         }
     };
     tracing::info!(datapath = kind, why, "ESP data path");
-    Ok(Choice { status: status::Datapath { kind: kind.into(), why }, table })
+    Ok(Choice { status: status::Datapath { kind: kind.into(), why, workers: None }, table })
 }
 
 /// Opens XFRM, once it is clear that the kernel has all that is needed.

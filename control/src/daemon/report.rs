@@ -10,12 +10,13 @@ use sekisho_esp::sa::SaCounters;
 use sekisho_ike::status::IkeStatus;
 
 use super::bringup::INNER_DEVICE;
+use super::engine::Workers;
 use super::tunnels::Tunnel;
 use super::{Daemon, engine_counters, kernel_path};
 use crate::config::Action;
 use crate::status::{
-    ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus,
-    LeaseStatus, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status, ZoneStatus,
+    ChildStatus, ConnectionState, ConnectionStatus, Count, Datapath, FlowStatus, IkeEngineStatus, IkeSaStatus,
+    LeaseStatus, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status, WorkersStatus, ZoneStatus,
 };
 
 impl Daemon {
@@ -33,7 +34,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: now.duration_since(self.started).as_secs(),
-            datapath: self.datapath.clone(),
+            datapath: Datapath { workers: self.workers(), ..self.datapath.clone() },
             connections: self
                 .tunnels
                 .iter()
@@ -75,6 +76,11 @@ impl Daemon {
                 (None, None) => BTreeMap::new(),
             },
         }
+    }
+
+    fn workers(&self) -> Option<WorkersStatus> {
+        let Workers { count, why } = self.ground.engine.as_ref().map(|_| self.ground.workers.clone())?;
+        Some(WorkersStatus { count, why })
     }
 
     fn zones(&self) -> Vec<ZoneStatus> {
