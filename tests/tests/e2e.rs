@@ -23,6 +23,7 @@ mod e2e {
     pub(crate) mod reload;
     pub(crate) mod switch;
     pub(crate) mod vlan;
+    pub(crate) mod workers;
 }
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
     trials.extend(e2e::vlan::trials());
+    trials.extend(e2e::workers::trials());
     trials.extend(e2e::neighbours::trials());
     trials.extend(e2e::lan_services::trials());
     let last = stage.clone();

@@ -27,6 +27,17 @@ impl Status {
         (text(&self.0, "/datapath/kind"), text(&self.0, "/datapath/why"))
     }
 
+    /// The engine's workers, and why so many; `None` where it does not run.
+    pub fn workers(&self) -> Option<(u64, &str)> {
+        let workers = self.0.pointer("/datapath/workers")?;
+        Some((number(workers, "/count"), text(workers, "/why")))
+    }
+
+    /// A counter of the engine.
+    pub fn engine(&self, counter: &str) -> u64 {
+        number(&self.0, &format!("/engine/{counter}"))
+    }
+
     /// Packets refused for a reason, all ports together.
     pub fn drops(&self, reason: &str) -> u64 {
         number(&self.0, &format!("/drops/{reason}/packets"))
