@@ -14,9 +14,11 @@ use super::engine::Workers;
 use super::tunnels::Tunnel;
 use super::{Daemon, engine_counters, kernel_path};
 use crate::config::Action;
+use crate::kernel::xfrm::Offloaded;
 use crate::status::{
-    ChildStatus, ConnectionState, ConnectionStatus, Count, Datapath, FlowStatus, IkeEngineStatus, IkeSaStatus,
-    LeaseStatus, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status, WorkersStatus, ZoneStatus,
+    ChildStatus, ConnectionState, ConnectionStatus, Count, Datapath, FlowStatus, IkeEngineStatus,
+    IkeSaStatus, LeaseStatus, Offload, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status,
+    WorkersStatus, ZoneStatus,
 };
 
 impl Daemon {
@@ -34,7 +36,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: now.duration_since(self.started).as_secs(),
-            datapath: Datapath { workers: self.workers(), ..self.datapath.clone() },
+            datapath: self.datapath(),
             connections: self
                 .tunnels
                 .iter()
@@ -78,9 +80,17 @@ impl Daemon {
         }
     }
 
-    fn workers(&self) -> Option<WorkersStatus> {
-        let Workers { count, why } = self.ground.engine.as_ref().map(|_| self.ground.workers.clone())?;
-        Some(WorkersStatus { count, why })
+    fn datapath(&self) -> Datapath {
+        let mut datapath = self.datapath.clone();
+        if let (Some(offload), Some(table)) = (&mut datapath.offload, &self.ground.xfrm) {
+            let Offloaded { in_nics, in_kernel, refused } = table.offloaded();
+            *offload = Offload { in_nics, in_kernel, refused, ..std::mem::take(offload) };
+        }
+        if self.ground.engine.is_some() {
+            let Workers { count, why } = self.ground.workers.clone();
+            datapath.workers = Some(WorkersStatus { count, why });
+        }
+        datapath
     }
 
     fn zones(&self) -> Vec<ZoneStatus> {
