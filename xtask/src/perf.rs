@@ -94,10 +94,24 @@ pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::{Cli, Task};
 
     fn args(options: &[&str]) -> PerfArgs {
         PerfArgs { options: options.iter().map(OsString::from).collect() }
+    }
+
+    #[test]
+    fn options_are_handed_on_untouched() {
+        for options in [&["--quick", "--write"][..], &["--help"], &["--scenario", "ike", "--out", "x"], &[]] {
+            let line = ["xtask", "perf"].iter().chain(options);
+            let Task::Perf(parsed) = Cli::try_parse_from(line).expect("a command").command else {
+                panic!("another task")
+            };
+            assert_eq!(parsed.options, options);
+        }
     }
 
     #[test]
