@@ -15,11 +15,13 @@ const SCENARIO: &str = "forwarding";
 /// Flows of a busy gateway.
 const FLOWS: usize = 10_000;
 /// New flows of one sample, in a quick run and in a full one: fewer than either table has room for by default.
-const NEW_FLOWS: [usize; 2] = [10_000, 50_000];
+const NEW_FLOWS: [usize; 2] = [10_000, 20_000];
 /// Of the rate of a flood: well below what a gateway can do, so that what is lost is lost for another reason.
 const PACE: f64 = 0.8;
 /// Steady rates show in less than what other scenarios need.
 const SAMPLE_PART: u32 = 4;
+/// Enough for a ratio: it takes seconds to open so many flows and to forget them.
+const RULES_ROUNDS: usize = 3;
 /// Rules of the policies.
 const RULE_COUNTS: [u16; 3] = [RULES, 100, 1000];
 
@@ -122,7 +124,8 @@ fn by_rules(
     session.progress(format_args!("{rules} rules, {family}"));
     let known = Load { family, mix: Mix::Of(64), flows: FLOWS };
     let new = Load { flows: NEW_FLOWS[usize::from(!session.is_quick())], ..known };
-    for index in turns(session, forwarders) {
+    let all: Vec<usize> = (0..forwarders.len()).collect();
+    for (_, index) in Session::turns_in(RULES_ROUNDS, &all) {
         let forwarder = &mut forwarders[index];
         let kind = forwarder.kind();
         let templates = forwarder.establish(known)?;

@@ -40,13 +40,13 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "filter",
         about: "what the XDP program costs a packet, and how that grows with flows, rules, addresses and zones",
-        seconds: [40, 110],
+        seconds: [40, 105],
         run: filter::run,
     },
     Scenario {
         name: "forwarding",
         about: "packets forwarded in clear, known flows and new ones: beside nftables, the bare kernel, a bare redirect",
-        seconds: [50, 150],
+        seconds: [50, 200],
         run: forwarding::run,
     },
     Scenario {
@@ -58,13 +58,13 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "ike",
         about: "handshakes: many tunnels at once, and honest ones under a flood; against charon",
-        seconds: [70, 320],
+        seconds: [70, 300],
         run: ike::run,
     },
     Scenario {
         name: "life",
         about: "packets lost and the longest gap: rekeying, reload, restart, crash, change of line",
-        seconds: [35, 110],
+        seconds: [35, 90],
         run: life::run,
     },
     Scenario {

@@ -71,8 +71,8 @@ fn main_entries() -> Vec<Entry> {
         .collect()
 }
 
-/// Rounds of the variants, which are many.
-const VARIANT_ROUNDS: usize = 3;
+/// Enough for a ratio: gateways are raised anew in each, and there are many.
+const ROUNDS: usize = 3;
 
 /// Every cipher, in UDP and not, by those who have the choice.
 fn variants() -> Vec<Entry> {
@@ -108,9 +108,7 @@ pub fn run(session: &mut Session) -> Result<()> {
             Err(error) => session.skip(entry.contender.name(), format_args!("{error:#}")),
         }
     }
-    let (variants, main): (Vec<Entry>, Vec<Entry>) = able.into_iter().partition(|entry| entry.variant);
-    let turns = session.turns(&main).into_iter().chain(Session::turns_in(VARIANT_ROUNDS, &variants));
-    for (round, entry) in turns {
+    for (round, entry) in Session::turns_in(ROUNDS, &able) {
         let title = title(&entry);
         session.progress(format_args!("round {}: {title}", round + 1));
         if let Err(error) = measure(session, round, entry) {
