@@ -9,6 +9,7 @@ pub mod wireguard;
 use anyhow::Result;
 use sekisho_tests::lab::Lab;
 
+use crate::generator::Arriving;
 use crate::perf::report::OURS;
 
 /// What the tunnel encrypts with.
@@ -112,6 +113,14 @@ impl Contender {
             Self::WireguardGo => wireguard::Implementation::Go.version(),
             Self::GotaTun => wireguard::Implementation::GotaTun.version(),
             Self::BoringTun => wireguard::Implementation::BoringTun.version(),
+        }
+    }
+
+    /// How its last gateway hands over what was decrypted.
+    pub const fn arriving(self) -> Arriving {
+        match self {
+            Self::Sekisho => Arriving::Frames,
+            Self::StrongSwan | Self::WireguardGo | Self::GotaTun | Self::BoringTun => Arriving::Packets,
         }
     }
 
