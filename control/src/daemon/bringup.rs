@@ -228,6 +228,9 @@ impl Ground {
         for device in [INNER_DEVICE, ENGINE_DEVICE] {
             self.kernel.set_offloads_off(device)?;
         }
+        if let Err(error) = self.kernel.take_in_batches(INNER_DEVICE) {
+            tracing::warn!(%error, "the tunnel is slower than it could be");
+        }
         if self.kernel.has_ipv6() {
             // The kernel has nothing to say on the engine's end: no neighbour discovery into the filter.
             for (device, key, value) in [
