@@ -123,6 +123,23 @@ pub struct Datapath {
     pub kind: String,
     /// The reason for the choice.
     pub why: String,
+    /// What NICs do of it; nothing where they are not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<Offload>,
+}
+
+/// What NICs do of the kernel's ESP.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Offload {
+    /// `crypto` or `packet`.
+    pub asked_for: String,
+    /// SAs that NICs have taken.
+    pub in_nics: usize,
+    /// SAs that the kernel does the work of.
+    pub in_kernel: usize,
+    /// Why a NIC has not taken one, the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// One port.
@@ -332,6 +349,10 @@ impl Status {
             flows.max,
             if flows.pressure { ", filling up: unanswered ones live shorter" } else { "" }
         );
+        if let Some(Offload { asked_for, in_nics, in_kernel, refused }) = &datapath.offload {
+            let why = refused.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let _ = writeln!(out, "offload {asked_for}: {in_nics} SAs in NICs, {in_kernel} not{why}");
+        }
         let _ = writeln!(out, "\nCONNECTIONS");
         for connection in &self.connections {
             connection.render(&mut out);
@@ -527,6 +548,14 @@ mod tests {
                 ..ConnectionStatus::default()
             }],
             drops: BTreeMap::from([("policy".into(), Count { packets: 3, bytes: 180 })]),
+            datapath: Datapath {
+                offload: Some(Offload {
+                    refused: Some("no such NIC".into()),
+                    in_kernel: 2,
+                    ..Offload::default()
+                }),
+                ..Datapath::default()
+            },
             pools: vec![PoolStatus {
                 name: "clinics".into(),
                 size: 254,
@@ -541,9 +570,16 @@ mod tests {
             ..Status::default()
         };
         let table = status.render();
-        for expected in
-            ["clinic", "lan1", "centre: down", "no answer", "policy", "1 of 254", "dentist.example"]
-        {
+        for expected in [
+            "clinic",
+            "2 not (no such NIC)",
+            "lan1",
+            "centre: down",
+            "no answer",
+            "policy",
+            "1 of 254",
+            "dentist.example",
+        ] {
             assert!(table.contains(expected), "{expected} is missing in:\n{table}");
         }
     }

@@ -5,10 +5,11 @@
 //! clear, be the daemon dead, the route wrong or the packet the kernel's own.
 
 use sekisho_abi::flow::Hop;
-use sekisho_abi::map::config_flags;
+use sekisho_abi::map::{SpiKey, config_flags};
 use sekisho_abi::port::{PortKey, network_kind, port_flags};
 use sekisho_abi::verdict::Verdict;
 use sekisho_dataplane::fragment::{self, part};
+use sekisho_dataplane::frame::Frame as _;
 use sekisho_dataplane::icmp;
 use sekisho_dataplane::parse::{Kind, Packet, ethertype, udp_port};
 use sekisho_dataplane::spoof::{self, Scope};
@@ -106,7 +107,7 @@ pub(crate) fn packet(frame: &SkbFrame, scratch: &mut Scratch) -> Result<(), Verd
         return subprogram::rule(asked, frame.bytes());
     }
     if own && port.flags & port_flags::IKE != 0 && is_ike_or_esp(packet) {
-        return Ok(());
+        return if is_ours(frame, packet) { Ok(()) } else { Err(Verdict::DropUnknownSpi) };
     }
     if packet.kind == Kind::IcmpError {
         // The gateway's own errors answer a packet that was let in; another's must fit a flow, as it did on entry.
@@ -144,4 +145,21 @@ fn is_about_a_tunnel(frame: &SkbFrame, error: &Packet) -> bool {
 fn is_ike_or_esp(packet: &Packet) -> bool {
     let from_ike = matches!(packet.source_port(), udp_port::IKE | udp_port::IKE_NAT_T);
     packet.kind == Kind::Esp || (matches!(packet.kind, Kind::Udp | Kind::EspInUdp) && from_ike)
+}
+
+/// Whether it is IKE, or ESP by an SA of ours. A policy of other software may have taken a packet for one of our VPNs into
+/// an SA of its own: to another peer, under keys that are not ours.
+#[inline(always)]
+fn is_ours(frame: &SkbFrame, packet: &Packet) -> bool {
+    let spi_be = match packet.kind {
+        // Behind a NAT the peer has another port than 4500. Later fragments go as the first one did.
+        Kind::Udp if packet.source_port() == udp_port::IKE_NAT_T && packet.fragment != part::LATER => {
+            // Shorter: a keepalive. Zero: the non-ESP marker (RFC 3948 section 2.2).
+            frame.read_at::<4>(u32::from(packet.transport) + 8).map_or(0, u32::from_ne_bytes)
+        }
+        Kind::Udp => 0,
+        _ => packet.spi_be,
+    };
+    let key = SpiKey { destination: packet.destination, spi_be };
+    spi_be == 0 || maps::spi(&key).is_some_and(|spi| spi.outbound != 0)
 }

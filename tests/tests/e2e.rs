@@ -6,10 +6,13 @@
 mod e2e {
     pub(crate) mod addresses;
     pub(crate) mod attacks;
+    pub(crate) mod clear;
     pub(crate) mod clinic;
     pub(crate) mod control;
+    pub(crate) mod counters;
     pub(crate) mod evidence;
     pub(crate) mod explain;
+    pub(crate) mod foreign;
     pub(crate) mod lab;
     pub(crate) mod lan_services;
     pub(crate) mod life;
@@ -17,10 +20,12 @@ mod e2e {
     pub(crate) mod nat;
     pub(crate) mod negotiation;
     pub(crate) mod neighbours;
+    pub(crate) mod offload;
     pub(crate) mod operation;
     pub(crate) mod pmtu;
     pub(crate) mod refusal;
     pub(crate) mod reload;
+    pub(crate) mod sixteen;
     pub(crate) mod switch;
     pub(crate) mod vlan;
 }
@@ -56,6 +61,11 @@ fn main() -> ExitCode {
     trials.extend(e2e::attacks::trials(&stage));
     trials.extend(e2e::control::trials(&stage));
     trials.extend(e2e::mobility::trials(&stage));
+    trials.extend(e2e::clear::trials(&stage));
+    trials.extend(e2e::foreign::trials(&stage));
+    trials.extend(e2e::counters::trials(&stage));
+    trials.extend(e2e::offload::trials(&stage));
+    trials.extend(e2e::sixteen::trials());
     trials.extend(e2e::vlan::trials());
     trials.extend(e2e::neighbours::trials());
     trials.extend(e2e::lan_services::trials());

@@ -56,6 +56,18 @@ const TESTS: &str = "sekisho-tests";
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// The same for a suite in a guest, which is slow.
 const GUEST_DEADLINE: Duration = Duration::from_secs(20 * 60);
+/// Of the end-to-end suite, what the data path has to do with.
+const XFRM_GROUPS: [&str; 9] = [
+    "shown::",
+    "negotiation::",
+    "foreign::",
+    "clear::",
+    "counters::",
+    "offload::",
+    "mobility::",
+    "pmtu::",
+    "sixteen::",
+];
 /// As shells say "ended by SIGINT".
 const INTERRUPTED: u8 = 130;
 
@@ -280,9 +292,8 @@ fn kernels(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
 fn xfrm(root: &Path, extent: Extent, products: &Products, tally: &mut Tally) -> Result<()> {
     let us = env::current_exe().context("finding this program")?;
     // One pattern each, for no more is understood.
-    for (target, chosen) in
-        [(Suite::E2e, Some("shown::")), (Suite::E2e, Some("negotiation::")), (Suite::Datapath, None)]
-    {
+    let groups = XFRM_GROUPS.iter().map(|group| (Suite::E2e, Some(*group)));
+    for (target, chosen) in groups.chain([(Suite::Datapath, None)]) {
         let seconds = GUEST_DEADLINE.as_secs();
         let runner = format!(
             r#"target."cfg(unix)".runner = ["{}", "vm", "--kernel", "6.12", "--timeout", "{seconds}", "--"]"#,

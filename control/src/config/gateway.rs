@@ -9,7 +9,7 @@ use super::diagnostic::Report;
 use super::name::read_name;
 use super::ports::PortSpec;
 use super::table::Section;
-use super::{Datapath, Gateway, Match, Policy, ZONE_GATEWAY};
+use super::{Datapath, Gateway, Match, Offload, Policy, ZONE_GATEWAY};
 
 /// Fewest and most flows that the table may be made for.
 const FLOWS: std::ops::RangeInclusive<u32> = 1024..=16_777_216;
@@ -42,6 +42,18 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Option<GatewaySpec> {
             _ => return None,
         })
     });
+    let offload = section.parsed("offload", "\"none\", \"crypto\" or \"packet\"", |text| {
+        [Offload::None, Offload::Crypto, Offload::Packet].into_iter().find(|offload| offload.name() == text)
+    });
+    if let Some(offload) = &offload
+        && *offload.get_ref() != Offload::None
+        && datapath.as_ref().is_some_and(|datapath| *datapath.get_ref() == Datapath::Engine)
+    {
+        report
+            .error(offload.span(), "the engine encrypts by itself: no NIC can do it for it")
+            .expected("expected `offload = \"none\"`, or `datapath = \"kernel\"`")
+            .remedy("remove the line, or write `datapath = \"kernel\"`");
+    }
     let flows_max = read_flows_max(&section, report);
     section.finish();
     Some(GatewaySpec {
@@ -49,6 +61,7 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Option<GatewaySpec> {
             name: name?.into_inner().into(),
             metrics: metrics.as_ref().map(|metrics| *metrics.get_ref()),
             datapath: datapath.map(Spanned::into_inner).unwrap_or_default(),
+            offload: offload.map(Spanned::into_inner).unwrap_or_default(),
             flows_max,
         },
         metrics,

@@ -116,6 +116,8 @@ pub struct Gateway {
     pub metrics: Option<SocketAddr>,
     /// Which ESP to use.
     pub datapath: Datapath,
+    /// What NICs shall do of the kernel's ESP.
+    pub offload: Offload,
     /// Capacity of the flow table.
     pub flows_max: u32,
 }
@@ -194,6 +196,29 @@ pub enum Datapath {
     Kernel,
     /// The user-space engine.
     Engine,
+}
+
+/// How much of the kernel's ESP the NIC of the uplink shall do, where it can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// Nothing.
+    #[default]
+    None,
+    /// Encryption and integrity; the kernel makes the packets.
+    Crypto,
+    /// The whole of it, policies included.
+    Packet,
+}
+
+impl Offload {
+    /// As the configuration has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Crypto => "crypto",
+            Self::Packet => "packet",
+        }
+    }
 }
 
 /// A physical port.
@@ -401,6 +426,8 @@ pub struct Life {
     pub dpd_action: DpdAction,
     /// What becomes of a second IKE SA with the same peer.
     pub unique: sekisho_ike::config::Uniqueness,
+    /// Packets and bytes after which a child SA gets new keys, and after which it carries nothing more.
+    pub limits: sekisho_esp::sa::Lifetimes,
 }
 
 /// What becomes of a connection whose peer is dead.

@@ -251,6 +251,14 @@ fn wrong_types() {
     refuses("dpd = \"30s\"", "dpd = ¦30", "`dpd` is an integer");
     refuses("dpd = \"30s\"", "dpd = ¦\"soon\"", "`dpd` cannot be \"soon\"");
     refuses("datapath = \"auto\"", "datapath = ¦\"fast\"", "`datapath` cannot be \"fast\"");
+    refuses("datapath = \"auto\"", "offload = ¦\"all\"", "`offload` cannot be \"all\"");
+    refuses(
+        "datapath = \"auto\"",
+        "datapath = \"engine\"\noffload = ¦\"crypto\"",
+        "the engine encrypts by itself",
+    );
+    let source = CLINIC.replacen("datapath = \"auto\"", "datapath = \"kernel\"\noffload = \"packet\"", 1);
+    assert_eq!(check_now(&source).expect("good").config.gateway.offload, Offload::Packet);
     refuses("metrics = \"127.0.0.1:9469\"", "flows_max = ¦5", "`flows_max` cannot be 5");
     refuses("interface = \"lan1\"", "interface = ¦7", "`interface` is an integer");
     refuses("[services]", "[timeouts]\nudp = ¦\"0s\"\n[services]", "`udp` cannot be 0s");
@@ -748,6 +756,7 @@ proptest! {
 
 #[test]
 fn the_life_of_a_connection() {
+    use sekisho_esp::sa::Lifetimes;
     use sekisho_ike::config::Uniqueness;
     let source = CLINIC.replacen(
         "start = \"always\"",
@@ -761,6 +770,7 @@ fn the_life_of_a_connection() {
         dpd: Duration::from_secs(30),
         dpd_action: DpdAction::Clear,
         unique: Uniqueness::Keep,
+        limits: Lifetimes::default(),
     };
     assert_eq!(config.config.connections[0].life, wanted);
     // What is left out.
@@ -772,6 +782,24 @@ fn the_life_of_a_connection() {
         let wanted = Life { reauth: never, idle: never, dpd_action, unique: Uniqueness::Replace, ..wanted };
         assert_eq!(config.config.connections[0].life, wanted);
     }
+}
+
+#[test]
+fn what_one_child_sa_may_carry() {
+    use sekisho_esp::sa::Lifetimes;
+    let limits = |keys: &str| {
+        let source = CLINIC.replacen("dpd = \"30s\"", keys, 1);
+        check_now(&source).expect("a good configuration").config.connections[0].life.limits
+    };
+    let wanted = Lifetimes { soft_packets: Some(900), hard_packets: Some(1000), ..Lifetimes::default() };
+    assert_eq!(limits("life_packets = 1000"), wanted);
+    let wanted = Lifetimes { soft_bytes: Some(1 << 30), ..Lifetimes::default() };
+    assert_eq!(limits("rekey_bytes = 1_073_741_824"), wanted);
+    let wanted = Lifetimes { soft_bytes: Some(200_000), hard_bytes: Some(200_001), ..wanted };
+    assert_eq!(limits("rekey_bytes = 200_000\nlife_bytes = 200_001"), wanted);
+    refuses("dpd = \"30s\"", "rekey_packets = ¦99", "`rekey_packets` cannot be 99");
+    refuses("dpd = \"30s\"", "life_bytes = ¦-1", "`life_bytes` cannot be -1");
+    refuses("dpd = \"30s\"", "life_packets = 1000\nrekey_packets = ¦1000", "the SA would end before");
 }
 
 #[test]

@@ -241,6 +241,9 @@ impl Ground {
                 self.kernel.set_sysctl(&mut self.ledger, &format!("net/ipv6/conf/{device}/{key}"), value)?;
             }
         }
+        // What is routed here is the engine's: no policy of the kernel takes it before. IPv6 has no such switch.
+        let key = format!("net/ipv4/conf/{INNER_DEVICE}/disable_xfrm");
+        self.kernel.set_sysctl(&mut self.ledger, &key, "1")?;
         self.filter.attach_port(&inner)?;
         self.filter.attach_engine(&engine)?;
         self.tunnel = Some((inner, engine));
@@ -420,6 +423,7 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         }
         changed = true;
     }
+    changed |= ground.restore_xfrm_interfaces(config).await?;
     if resized {
         ground.resize_tunnels(config).await?;
     }
@@ -456,6 +460,7 @@ impl Ground {
     }
 
     fn put_ports_in_force(&mut self, config: &Config) -> anyhow::Result<()> {
+        self.offload(config);
         self.maps.set_ports(&self.ports(config))?;
         // Known flows are held against the ports only when they are judged again.
         self.maps.set_rules(&config.rules(SystemTime::now())?)?;

@@ -91,7 +91,7 @@ impl Changes {
             connections,
         } = new;
         let mut changes = Changes::default();
-        let Gateway { name: _, metrics, datapath: _, flows_max: _ } = gateway;
+        let Gateway { name: _, metrics, datapath: _, offload: _, flows_max: _ } = gateway;
         changes.metrics = *metrics != old.gateway.metrics;
         if changes.metrics {
             changes.add("gateway", "metrics", Kind::Changed);

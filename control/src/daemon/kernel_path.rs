@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use sekisho_abi::port::{Port as FilterPort, PortKey, port_flags};
 
 use super::bringup::Ground;
-use crate::config::{Child, Config, Connection, Datapath, DpdAction, Start, VpnPort};
-use crate::kernel::xfrm::{Trap, XfrmTable};
+use crate::config::{self, Child, Config, Connection, Datapath, DpdAction, Start, VpnPort};
+use crate::kernel::xfrm::{OffloadKind, Trap, XfrmTable};
 use crate::kernel::{Kernel, Link};
 use crate::status;
 
@@ -41,7 +41,19 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
         }
     };
     tracing::info!(datapath = kind, why, "ESP data path");
-    Ok(Choice { status: status::Datapath { kind: kind.into(), why }, table })
+    // Counted where the SAs are.
+    let offload = (config.gateway.offload != config::Offload::None).then(|| {
+        let unused = "the engine encrypts by itself; NICs can only help the kernel (datapath = \"kernel\")";
+        status::Offload {
+            asked_for: config.gateway.offload.name().into(),
+            refused: table.is_none().then(|| unused.to_owned()),
+            ..status::Offload::default()
+        }
+    });
+    if let Some(reason) = offload.as_ref().and_then(|offload| offload.refused.as_ref()) {
+        tracing::warn!(reason, "no NIC offload of ESP");
+    }
+    Ok(Choice { status: status::Datapath { kind: kind.into(), why, offload }, table })
 }
 
 /// Opens XFRM, once it is clear that the kernel has all that is needed.
@@ -72,12 +84,35 @@ impl Ground {
                     self.kernel.set_sysctl(&mut self.ledger, &key, value)?;
                 }
             }
+            // What is routed here is for our own policies alone, which the interface asks: another software's policy
+            // without an interface id would take the packet before. IPv6 has no such switch; there `egress` refuses it.
+            let key = format!("net/ipv4/conf/{name}/disable_xfrm");
+            self.kernel.set_sysctl(&mut self.ledger, &key, "1")?;
             self.filter.attach_tunnel(&link)?;
             let link = self.kernel.set_tunnel_up(&link, mtu).await?;
             interfaces.insert(port.id, link);
         }
         self.xfrm_interfaces = interfaces;
         Ok(())
+    }
+
+    /// Makes xfrm interfaces that somebody has removed, or set down, once more. Says whether there were any. SAs and
+    /// policies know their interface by its id, and go on.
+    pub(super) async fn restore_xfrm_interfaces(&mut self, config: &Config) -> anyhow::Result<bool> {
+        let mut lost = Vec::new();
+        for link in self.xfrm_interfaces.values() {
+            let now = self.kernel.find_xfrm_interface(&link.name).await?;
+            if now.is_none_or(|now| now.index != link.index || !now.up) {
+                lost.push(link.name.clone());
+            }
+        }
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        tracing::warn!(interfaces = ?lost, "xfrm interfaces were removed or set down: made once more");
+        self.make_xfrm_interfaces(config).await?;
+        self.route_into_tunnels(config).await?;
+        Ok(true)
     }
 
     /// Has the kernel tell of packets for connections that wait for them, and know whether addresses are translated.
@@ -93,8 +128,23 @@ impl Ground {
             };
             connection.children.iter().filter_map(child)
         });
+        self.offload(config);
         table.configure(&traps.collect::<Vec<_>>(), config.nat.is_some())?;
         Ok(())
+    }
+
+    /// Tells XFRM which NICs to ask for help: those of the ports with our addresses.
+    pub(super) fn offload(&self, config: &Config) {
+        let Some(table) = &self.xfrm else { return };
+        let kind = match config.gateway.offload {
+            config::Offload::None => None,
+            config::Offload::Crypto => Some(OffloadKind::Crypto),
+            config::Offload::Packet => Some(OffloadKind::Packet),
+        };
+        let ports = config.ports.iter().zip(&self.links);
+        let devices =
+            ports.flat_map(|(port, link)| port.addresses.iter().map(|net| (net.addr(), link.index)));
+        table.offload(kind, devices.collect());
     }
 }
 

@@ -372,7 +372,10 @@ impl Daemon {
     }
 
     async fn refresh_paths(&mut self) {
-        let Some(engine) = &self.ground.engine else { return };
+        let engine = self.ground.engine.as_deref();
+        if engine.is_none() && self.ground.xfrm.is_none() {
+            return;
+        }
         let peers: BTreeMap<IpAddr, IpAddr> = self.tunnels.peers().collect();
         let Ground { kernel, links, .. } = &self.ground;
         if let Err(error) = self.paths.refresh(kernel, engine, links, &self.tunnels.uplinks, &peers).await {

@@ -1,4 +1,5 @@
-//! The next hop towards each peer, for what leaves without the kernel: ESP frames of the engine.
+//! The next hop towards each peer, for what leaves without the kernel, ESP frames of the engine; and the largest packet that
+//! gets there, on both data paths.
 //!
 //! The kernel answers "which way?" and "how large?" (route lookup) and "which Ethernet address?" (neighbour table). Neither XDP nor
 //! AF_XDP makes the kernel confirm a neighbour, so stale entries that are in use are asked for again here.
@@ -21,11 +22,12 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// Looks up the way to every peer, from our address to theirs, and tells the engine what changed.
+    /// Looks up the way to every peer, from our address to theirs, and tells the engine, where it is the data path, what
+    /// changed.
     pub(super) async fn refresh(
         &mut self,
         kernel: &Kernel,
-        engine: &Engine,
+        engine: Option<&Engine>,
         links: &[Link],
         uplinks: &Uplinks,
         peers: &BTreeMap<IpAddr, IpAddr>,
@@ -48,7 +50,7 @@ impl Paths {
                 (Some(path), Some(known)) if path == *known => {}
                 (Some(path), _) => {
                     tracing::debug!(%peer, ifindex = path.ifindex, "way to the peer");
-                    if engine.set_path(peer, path).is_ok() {
+                    if engine.is_none_or(|engine| engine.set_path(peer, path).is_ok()) {
                         self.known.insert(peer, path);
                     }
                 }
@@ -60,7 +62,7 @@ impl Paths {
         for peer in gone {
             self.known.remove(&peer);
             // The engine forgets it with its thread at the latest.
-            let _ = engine.clear_path(peer);
+            let _ = engine.map(|engine| engine.clear_path(peer));
         }
         Ok(())
     }

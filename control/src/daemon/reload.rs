@@ -160,6 +160,7 @@ impl Daemon {
         let key = match () {
             () if old.name != new.name => "name",
             () if old.datapath != new.datapath => "datapath",
+            () if old.offload != new.offload => "offload",
             () if old.flows_max != new.flows_max => "flows_max",
             () => return Ok(()),
         };

@@ -13,9 +13,11 @@ use super::bringup::INNER_DEVICE;
 use super::tunnels::Tunnel;
 use super::{Daemon, engine_counters, kernel_path};
 use crate::config::Action;
+use crate::kernel::xfrm::Offloaded;
 use crate::status::{
-    ChildStatus, ConnectionState, ConnectionStatus, Count, FlowStatus, IkeEngineStatus, IkeSaStatus,
-    LeaseStatus, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status, ZoneStatus,
+    ChildStatus, ConnectionState, ConnectionStatus, Count, Datapath, FlowStatus, IkeEngineStatus,
+    IkeSaStatus, LeaseStatus, Offload, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status,
+    ZoneStatus,
 };
 
 impl Daemon {
@@ -33,7 +35,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: now.duration_since(self.started).as_secs(),
-            datapath: self.datapath.clone(),
+            datapath: self.datapath(),
             connections: self
                 .tunnels
                 .iter()
@@ -75,6 +77,15 @@ impl Daemon {
                 (None, None) => BTreeMap::new(),
             },
         }
+    }
+
+    fn datapath(&self) -> Datapath {
+        let mut datapath = self.datapath.clone();
+        if let (Some(offload), Some(table)) = (&mut datapath.offload, &self.ground.xfrm) {
+            let Offloaded { in_nics, in_kernel, refused } = table.offloaded();
+            *offload = Offload { in_nics, in_kernel, refused, ..std::mem::take(offload) };
+        }
+        datapath
     }
 
     fn zones(&self) -> Vec<ZoneStatus> {

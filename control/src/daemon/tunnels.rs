@@ -466,9 +466,10 @@ impl Tunnels {
         }
         let outer =
             Outer { local: sa.path.local, remote: sa.path.remote, udp_encapsulation: sa.udp_encapsulation };
-        let port = self.all.get(index).map_or(0, |tunnel| tunnel.port);
+        let (port, limits) =
+            self.all.get(index).map(|tunnel| (tunnel.port, tunnel.life.limits)).unwrap_or_default();
         let spi = Spi { port, udp_encapsulated: u8::from(sa.udp_encapsulation), outbound: 0 };
-        let result = pair(&sa, port, outer)
+        let result = pair(&sa, port, outer, limits)
             .map_err(|error| error.to_owned())
             // The filter learns the SPI first: once the outbound SA is in use the peer answers with its own new one, and
             // may do so before the next line here runs.
@@ -624,7 +625,7 @@ fn word(reason: CloseReason) -> String {
 }
 
 /// An IKE child SA as the data path wants it.
-fn pair(sa: &ChildSa, port: PortId, outer: Outer) -> Result<SaPair, &'static str> {
+fn pair(sa: &ChildSa, port: PortId, outer: Outer, lifetimes: Lifetimes) -> Result<SaPair, &'static str> {
     let keys = |keys: &sekisho_ike::event::ChildKeys| Keys {
         encryption: keys.encryption.clone(),
         integrity: keys.integrity.clone(),
@@ -642,7 +643,7 @@ fn pair(sa: &ChildSa, port: PortId, outer: Outer) -> Result<SaPair, &'static str
         outer,
         local: selectors(&sa.local),
         remote: selectors(&sa.remote),
-        lifetimes: Lifetimes::default(),
+        lifetimes,
     })
 }
 

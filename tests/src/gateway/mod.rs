@@ -50,7 +50,6 @@ pub fn program(name: &str) -> Result<PathBuf> {
 #[derive(Debug)]
 pub struct Sekishod {
     name: String,
-    place: Place,
     namespace: Namespace,
     config: PathBuf,
     log: PathBuf,
@@ -78,11 +77,21 @@ impl Sekishod {
         file: impl FnOnce(&str) -> String,
         log_level: &'static str,
     ) -> Result<Self> {
-        let name = format!("{}-{}", lab.name(), place.name());
+        Self::in_namespace(lab, (place.name(), lab.at(place)), file, log_level)
+    }
+
+    /// The same in any namespace of the lab, under a name of its own there.
+    pub fn in_namespace(
+        lab: &Lab,
+        (name, namespace): (&str, Namespace),
+        file: impl FnOnce(&str) -> String,
+        log_level: &'static str,
+    ) -> Result<Self> {
+        let name = format!("{}-{name}", lab.name());
         let config = lab.dir().join(format!("{name}.toml"));
         fs::write(&config, file(&name)).with_context(|| format!("writing {}", config.display()))?;
         let log = lab.dir().join(format!("{name}.log"));
-        Ok(Self { namespace: lab.at(place), name, place, config, log, log_level, process: None })
+        Ok(Self { namespace, name, config, log, log_level, process: None })
     }
 
     /// Starts the daemon with the configuration that stands; returns once it answers.
@@ -92,7 +101,7 @@ impl Sekishod {
         let mut command = Command::new(program("sekishod")?);
         command.arg("--config").arg(&self.config).args(["--log-level", self.log_level]);
         let log_before = self.log().len();
-        let mut process = Process::start(lab, self.place, &mut command, &self.name)?;
+        let mut process = Process::start_in(lab, &self.namespace, &mut command, &self.name)?;
         until(START, "sekishod's first answer", || {
             if let Some(status) = process.ended()? {
                 // Asking on would only wait for nothing.

@@ -143,6 +143,8 @@ pub struct Settings {
     pub more: String,
     /// `auto`, `kernel`, `engine`.
     pub datapath: String,
+    /// What NICs are asked to do: `crypto`, `packet`.
+    pub offload: Option<&'static str>,
     /// What the daemon logs. Debug output costs time where throughput is measured.
     pub log_level: &'static str,
 }
@@ -186,6 +188,7 @@ impl Settings {
             request: Vec::new(),
             more: String::new(),
             datapath: std::env::var(DATAPATH).unwrap_or_else(|_| "auto".into()),
+            offload: None,
             log_level: "debug",
         }
     }
@@ -211,6 +214,9 @@ impl Settings {
             "[gateway]\nname = \"{name}\"\nmetrics = \"127.0.0.1:{METRICS_PORT}\"\ndatapath = \"{}\"\n",
             self.datapath
         );
+        if let Some(offload) = self.offload {
+            let _ = writeln!(out, "offload = \"{offload}\"");
+        }
         out += &ports(self.side, &self.more_wan);
         if self.second_uplink {
             out.push_str(

@@ -27,6 +27,12 @@ impl Status {
         (text(&self.0, "/datapath/kind"), text(&self.0, "/datapath/why"))
     }
 
+    /// SAs that NICs have taken, SAs that they have not, and why.
+    pub fn offload(&self) -> (u64, u64, &str) {
+        let of = |key| number(&self.0, &format!("/datapath/offload/{key}"));
+        (of("in_nics"), of("in_kernel"), text(&self.0, "/datapath/offload/refused"))
+    }
+
     /// Packets refused for a reason, all ports together.
     pub fn drops(&self, reason: &str) -> u64 {
         number(&self.0, &format!("/drops/{reason}/packets"))
@@ -40,6 +46,11 @@ impl Status {
             .filter(|status| text(status, "/name") == port)
             .map(|status| number(status, &format!("/verdicts/{verdict}/packets")))
             .sum()
+    }
+
+    /// A counter of the ESP data path, by the name that status gives it.
+    pub fn esp_counter(&self, name: &str) -> u64 {
+        number(&self.0, &format!("/engine/{name}"))
     }
 
     /// Flows known.

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod process;
 pub mod record;
 pub mod topology;
+pub mod xfrm;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,6 +82,15 @@ impl Lab {
     /// The namespace of one host or gateway.
     pub fn at(&self, place: Place) -> Namespace {
         Self::namespace(&self.name, place)
+    }
+
+    /// Makes one more namespace, for what the plan has no place for.
+    pub fn add_namespace(&self, name: &str) -> Result<Namespace> {
+        let namespace = Namespace::new(format!("sk-{}-{name}", self.name));
+        self.record.namespace(namespace.name())?;
+        topology::ip(&[], &format!("netns add {}\n", namespace.name()))?;
+        topology::prepare(&namespace)?;
+        Ok(namespace)
     }
 
     /// The namespace of a place of a lab that may be another program's.

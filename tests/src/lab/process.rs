@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Lab;
+use super::namespace::Namespace;
 use super::plan::Place;
 
 /// A running program. Dropping it ends it.
@@ -26,6 +27,11 @@ impl Process {
     /// Starts a program at a place, in a process group of its own so that a terminal's Ctrl-C reaches only us; its
     /// output is appended to `<lab>/<log>.log`.
     pub fn start(lab: &Lab, place: Place, command: &mut Command, log: &str) -> Result<Self> {
+        Self::start_in(lab, &lab.at(place), command, log)
+    }
+
+    /// The same in any namespace of the lab.
+    pub fn start_in(lab: &Lab, namespace: &Namespace, command: &mut Command, log: &str) -> Result<Self> {
         let what = command.get_program().to_string_lossy().into_owned();
         let log = lab.dir().join(format!("{log}.log"));
         let file = File::options()
@@ -35,9 +41,8 @@ impl Process {
             .with_context(|| format!("opening {}", log.display()))?;
         let errors = file.try_clone().context("duplicating a file descriptor")?;
         command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0);
-        let child = lab
-            .at(place)
-            .run(|| command.spawn().with_context(|| format!("starting {what} at {}", place.name())))?;
+        let child = namespace
+            .run(|| command.spawn().with_context(|| format!("starting {what} in {}", namespace.name())))?;
         let process = Self { child, what, log, kept: false };
         let name = Path::new(&process.what).file_name().unwrap_or_default().to_string_lossy().into_owned();
         lab.record().process(process.child.id(), &name)?;

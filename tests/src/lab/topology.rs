@@ -140,7 +140,7 @@ pub(crate) fn forward(namespace: &Namespace) -> Result<()> {
 }
 
 /// Before there are devices: they copy these from `default` when they appear.
-fn prepare(namespace: &Namespace) -> Result<()> {
+pub(super) fn prepare(namespace: &Namespace) -> Result<()> {
     for (path, value) in [
         // Duplicate address detection would keep every address unusable for a second.
         ("ipv6/conf/all/accept_dad", "0"),
@@ -219,7 +219,8 @@ fn add_addresses(batch: &mut String, port: &Interface) {
     let _ = writeln!(batch, "addr add {} dev {} nodad", port.v6, port.device);
 }
 
-fn behave_like_a_cable(namespace: &Namespace, device: &str) -> Result<()> {
+/// What is sent into the cable here has the size and the checksums of frames on a cable, and what XDP sends is taken.
+pub fn behave_like_a_cable(namespace: &Namespace, device: &str) -> Result<()> {
     for features in [&["tso", "off", "gso", "off", "tx", "off", "gro", "off"][..], &["gro", "on"][..]] {
         namespace.output(Command::new("ethtool").arg("-K").arg(device).args(features))?;
     }
@@ -227,7 +228,7 @@ fn behave_like_a_cable(namespace: &Namespace, device: &str) -> Result<()> {
 }
 
 /// Runs `ip -batch` over the lines.
-pub(crate) fn ip(arguments: &[&str], batch: &str) -> Result<()> {
+pub fn ip(arguments: &[&str], batch: &str) -> Result<()> {
     let mut child = Command::new("ip")
         .args(arguments)
         .args(["-batch", "-"])

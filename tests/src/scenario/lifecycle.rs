@@ -22,7 +22,7 @@ pub fn down_leaks_nothing(site: &mut Site) -> Result<String> {
 }
 
 /// LAN1 calls the server in vain, and the carrier sees nothing of it.
-fn unreachable_and_unseen(site: &Site) -> Result<String> {
+pub fn unreachable_and_unseen(site: &Site) -> Result<String> {
     let outside = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
     for family in Family::BOTH {
         tcp::expect_no_way(&site.at(Place::Lan1), Place::Server.socket(family, HTTP))?;

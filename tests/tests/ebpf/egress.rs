@@ -97,7 +97,9 @@ fn own_traffic_into_a_vpn() {
 
 #[test]
 fn what_always_passes() {
-    let lab = Lab::new();
+    let mut lab = Lab::new();
+    lab.add_spi_out("198.51.100.9", 1);
+    lab.add_spi_out("198.51.100.9", 0x0101_0101);
     let mut arp = [[0xff; 6], mac(Device::Wan)].concat();
     arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
     arp.extend([0; 18]);
@@ -126,6 +128,34 @@ fn what_always_passes() {
     assert_eq!(lab.send(Device::Engine, &arp_in).verdict, Verdict::DropNeighbour);
     let frame = into_vpn(VPN, solicitation);
     assert_eq!(lab.send(Device::Engine, &frame).verdict, Verdict::DropNeighbour);
+}
+
+/// A policy of other software could have taken a packet for our VPN into an SA of its own.
+#[test]
+fn esp_leaves_by_our_sas_alone() {
+    let mut lab = Lab::new();
+    let (own, peer, other) = ("203.0.113.1", "198.51.100.9", "198.51.100.10");
+    let marked = |spi: u32| [&spi.to_be_bytes()[..], &[7; 60]].concat();
+    lab.add_spi_out(peer, 0x1122_3344);
+    // What we receive by is no SA to send by.
+    lab.add_spi(own, 0x5566_7788, false);
+    for (packet, verdict) in [
+        (ip(own, peer).esp(0x1122_3344), Verdict::Pass),
+        (ip(own, peer).esp(0x1122_3345), Verdict::DropUnknownSpi),
+        (ip(own, other).esp(0x1122_3344), Verdict::DropUnknownSpi),
+        (ip(own, own).esp(0x5566_7788), Verdict::DropUnknownSpi),
+        (ip(own, peer).udp(4500, 4500, &marked(0x1122_3344)), Verdict::Pass),
+        (ip(own, peer).udp(4500, 4500, &marked(0x1122_3345)), Verdict::DropUnknownSpi),
+        // Behind a NAT.
+        (ip(own, peer).udp(4500, 31_000, &marked(0x1122_3344)), Verdict::Pass),
+        (ip(own, peer).udp(4500, 31_000, &marked(0x1122_3345)), Verdict::DropUnknownSpi),
+        (ip(own, peer).udp(4500, 31_000, &marked(0)), Verdict::Pass),
+        (ip(own, peer).udp(4500, 31_000, &[0xff]), Verdict::Pass),
+        (ip(own, peer).udp(500, 31_000, &marked(0x1122_3345)), Verdict::Pass),
+    ] {
+        let run = lab.send(Device::Wan, &out(Device::Wan, packet));
+        assert_eq!((run.verdict, run.port), (verdict, WAN));
+    }
 }
 
 #[test]

@@ -206,6 +206,7 @@ impl Tunnel {
 
 #[cfg(test)]
 mod tests {
+    use sekisho_esp::sa::Lifetimes;
     use sekisho_ike::config::Uniqueness;
     use sekisho_ike::event::IkeHandle;
 
@@ -247,6 +248,7 @@ mod tests {
                 dpd: Duration::from_secs(30),
                 dpd_action: DpdAction::Restart,
                 unique: Uniqueness::Replace,
+                limits: Lifetimes::default(),
             },
             trapped: false,
             last_packet: now,

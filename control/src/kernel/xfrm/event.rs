@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::policy::POLICY;
+use super::policy::{POLICY, PolicyId};
 use super::selector::{SELECTOR, XfrmSelector};
 use super::state::{self, STATE, StateId};
 use super::wire::{Received, attribute, message};
@@ -22,6 +22,10 @@ pub(super) enum XfrmEvent {
     },
     /// Authentic ESP in UDP came from elsewhere.
     Remapped { id: StateId, remote: SocketAddr },
+    /// A policy was removed, by us or by others.
+    PolicyGone(PolicyId),
+    /// All policies were.
+    PoliciesGone,
 }
 
 /// Offset of the selector in xfrm_user_acquire, behind what the SA would be named by.
@@ -61,6 +65,8 @@ pub(super) fn read(received: &Received<'_>) -> Option<XfrmEvent> {
             let remote = SocketAddr::new(body.address(44, family)?, body.u16_be(62)?);
             Some(XfrmEvent::Remapped { id, remote })
         }
+        message::DELPOLICY => PolicyId::read_deleted(body).map(XfrmEvent::PolicyGone),
+        message::FLUSHPOLICY => Some(XfrmEvent::PoliciesGone),
         _ => None,
     }
 }
@@ -111,6 +117,15 @@ mod tests {
         assert_eq!(read_body(message::EXPIRE, &body), Some(XfrmEvent::Expired { id, hard: true }));
         body[STATE] = 0;
         assert_eq!(read_body(message::EXPIRE, &body), Some(XfrmEvent::Expired { id, hard: false }));
+    }
+
+    /// A flush is told without a word about what was there.
+    #[test]
+    fn policies_that_somebody_has_removed() {
+        let gone = read_body(message::DELPOLICY, &golden::bytes(golden::DELPOLICY));
+        let Some(XfrmEvent::PolicyGone(id)) = gone else { panic!("{gone:?}") };
+        assert_eq!(id.if_id, 0x5e50_0003);
+        assert_eq!(read_body(message::FLUSHPOLICY, &[]), Some(XfrmEvent::PoliciesGone));
     }
 
     proptest! {

@@ -9,6 +9,8 @@
 //! state add src 192.0.2.2 dst 192.0.2.1 proto esp spi 0x1002 reqid 7 mode tunnel flag af-unspec replay-window 1024
 //!     if_id 0x5e500003 enc 'cbc(aes)' 0x000102…0f auth-trunc 'hmac(sha256)' 0x000102…1f 128
 //!     encap espinudp 4500 4501 0.0.0.0 limit byte-soft 1000 limit packet-hard 2000
+//! state add (the first, with dev d0, which was the second device) offload dev d0 dir out
+//! state add src 192.0.2.2 dst 192.0.2.1 proto esp spi 0x1002 … offload dev d0 dir in
 //! state get, state delete src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1001
 //! policy add src 10.1.0.0/24 dst 10.2.0.0/16 proto tcp dport 443 dir out priority 1234 if_id 0x5e500003
 //!     tmpl src 192.0.2.1 dst 192.0.2.2 proto esp reqid 7 mode tunnel
@@ -22,6 +24,8 @@ use super::wire::{HEADER, Request};
 
 pub(super) const SA_GCM_ESN: &str = include_str!("testdata/sa-gcm-esn.hex");
 pub(super) const SA_CBC_UDP: &str = include_str!("testdata/sa-cbc-udp.hex");
+pub(super) const SA_OFFLOAD_OUT: &str = include_str!("testdata/sa-offload-out.hex");
+pub(super) const SA_OFFLOAD_IN: &str = include_str!("testdata/sa-offload-in.hex");
 pub(super) const GETSA: &str = include_str!("testdata/getsa.hex");
 pub(super) const DELSA: &str = include_str!("testdata/delsa.hex");
 pub(super) const FOUND_GCM_ESN: &str = include_str!("testdata/found-gcm-esn.hex");

@@ -9,6 +9,8 @@ mod event;
 #[cfg(test)]
 mod golden;
 mod interface;
+mod listing;
+mod offload;
 mod pair;
 mod plan;
 mod policy;
@@ -22,7 +24,8 @@ mod writer;
 
 use sekisho_esp::sa::{PortId, SaError};
 
-pub use table::{Trap, XfrmTable};
+pub use offload::OffloadKind;
+pub use table::{Offloaded, Trap, XfrmTable};
 
 /// What the xfrm interface of a VPN port, its SAs and its policies are tied together by (XFRMA_IF_ID).
 pub fn interface_id(port: PortId) -> u32 {
@@ -33,5 +36,5 @@ pub fn interface_id(port: PortId) -> u32 {
 pub(super) fn remove_ours() -> Result<(), SaError> {
     let mut socket = socket::Socket::open()
         .map_err(|error| refusal::explained("cannot open a socket of XFRM", error.into()))?;
-    table::remove_all(&mut socket, |id| plan::port(id).is_some())
+    listing::remove_all(&mut socket, |id| plan::port(id).is_some())
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use sekisho_esp::sa::{Lifetimes, Outer, PortId, SaCounters, SaError, SaPair};
 
 use super::algorithm;
+use super::offload::{Offload, OffloadKind};
 use super::plan::{self, Wanted};
 use super::selector::XfrmSelector;
 use super::state::{Direction, Sequence, State, StateId};
@@ -25,8 +26,16 @@ pub(super) struct Pair {
     pub(super) active: bool,
     /// What the outbound SA had counted when it was taken away.
     pub(super) sent: SaCounters,
+    /// NICs do the work of the inbound and of the outbound SA.
+    pub(super) in_nic: (bool, bool),
+    /// The NIC that heeds its policies as well.
+    pub(super) offload: Option<Offload>,
     /// [`SaEvent::FirstInbound`](sekisho_esp::sa::SaEvent::FirstInbound) was told.
     pub(super) first_told: bool,
+    /// That one of its SAs is gone was told.
+    pub(super) loss_told: bool,
+    /// What inbound SAs have refused that moved.
+    refused_before: SaCounters,
     /// The address last told in [`SaEvent::Remapped`](sekisho_esp::sa::SaEvent::Remapped).
     remapped: Option<SocketAddr>,
     /// When the inbound SA goes as well.
@@ -50,8 +59,12 @@ impl Pair {
             outbound,
             inbound,
             active: false,
+            in_nic: (false, false),
+            offload: None,
             sent: SaCounters::default(),
             first_told: false,
+            loss_told: false,
+            refused_before: SaCounters::default(),
             remapped: None,
             leaves: None,
         })
@@ -76,6 +89,29 @@ impl Pair {
     pub(super) fn set_outer(&mut self, outer: Outer) {
         self.sas.outer = outer;
         self.remapped = None;
+    }
+
+    /// Notes who does the work of its outbound SA. Policies go to the NIC where it does all of both.
+    pub(super) fn use_nic(&mut self, in_nic: bool, offload: Option<Offload>) {
+        self.in_nic.1 = in_nic;
+        let is_whole = |offload: &Offload| in_nic && self.in_nic.0 && offload.kind == OffloadKind::Packet;
+        self.offload = offload.filter(is_whole);
+    }
+
+    /// Its inbound SA has moved; the former one had counted so much.
+    pub(super) fn moved(&mut self, counters: SaCounters) {
+        let before = &mut self.refused_before;
+        before.replay += counters.replay;
+        before.integrity += counters.integrity;
+    }
+
+    /// What it has received: as the kernel counts it, and what was refused at former places.
+    pub(super) fn received(&self, counters: SaCounters) -> SaCounters {
+        SaCounters {
+            replay: counters.replay + self.refused_before.replay,
+            integrity: counters.integrity + self.refused_before.integrity,
+            ..counters
+        }
     }
 
     /// Nothing is sent any more; the inbound SA goes at this time.
@@ -151,6 +187,7 @@ impl Pair {
             lifetimes: self.sas.lifetimes,
             sequence: Sequence::default(),
             directed: true,
+            offload: None,
         }
     }
 
@@ -163,6 +200,7 @@ impl Pair {
             outbound: &self.outbound,
             inbound: &self.inbound,
             active: self.active,
+            offload: self.offload,
         }
     }
 }

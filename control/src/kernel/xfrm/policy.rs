@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::offload::Offload;
 use super::selector::{SELECTOR, XfrmSelector};
 use super::state;
 use super::wire::{Bytes, ESP, Request, TUNNEL, attribute, family, message};
@@ -10,6 +11,9 @@ use super::wire::{Bytes, ESP, Request, TUNNEL, attribute, family, message};
 pub(super) const POLICY: usize = 168;
 /// Offset of the direction in it.
 const DIRECTION: usize = 160;
+/// Bytes of xfrm_userpolicy_id, and the offset of the direction in it.
+const DELETED: usize = 64;
+const DELETED_DIRECTION: usize = 60;
 /// NLM_F_REQUEST | NLM_F_ACK.
 const ACKNOWLEDGED: u16 = 5;
 /// NLM_F_REQUEST | NLM_F_DUMP.
@@ -58,6 +62,8 @@ pub(super) struct Policy {
     /// The lowest number is asked first.
     pub(super) priority: u32,
     pub(super) template: Template,
+    /// The NIC that shall heed it, too.
+    pub(super) offload: Option<Offload>,
 }
 
 impl Policy {
@@ -87,6 +93,9 @@ impl Policy {
             // Whatever algorithms the SA has.
             value.u32(u32::MAX).u32(u32::MAX).u32(u32::MAX);
         });
+        if let Some(offload) = self.offload {
+            offload.put_in_policy(&mut request);
+        }
         put_if_id(&mut request, self.id.if_id);
         request
     }
@@ -104,11 +113,21 @@ impl PolicyId {
 
     /// Reads the name in the body of an XFRM_MSG_NEWPOLICY.
     pub(super) fn read(body: Bytes<'_>) -> Option<PolicyId> {
-        let attributes = body.from(POLICY)?.attributes();
+        PolicyId::read_from(body, DIRECTION, POLICY)
+    }
+
+    /// Reads the name in the body of an XFRM_MSG_DELPOLICY.
+    pub(super) fn read_deleted(body: Bytes<'_>) -> Option<PolicyId> {
+        PolicyId::read_from(body, DELETED_DIRECTION, DELETED)
+    }
+
+    /// The selector stands first in both, the direction and the attributes at these offsets.
+    fn read_from(body: Bytes<'_>, direction: usize, attributes: usize) -> Option<PolicyId> {
+        let mut attributes = body.from(attributes)?.attributes();
         let if_id =
-            attributes.filter(|(kind, _)| *kind == attribute::IF_ID).find_map(|(_, value)| value.u32(0));
+            attributes.find(|(kind, _)| *kind == attribute::IF_ID).and_then(|(_, value)| value.u32(0));
         Some(PolicyId {
-            direction: PolicyDirection::of(body.u8(DIRECTION)?)?,
+            direction: PolicyDirection::of(body.u8(direction)?)?,
             if_id: if_id.unwrap_or(0),
             selector: XfrmSelector::read(Bytes(body.slice(0, SELECTOR)?))?,
         })
@@ -157,6 +176,7 @@ mod tests {
                 spi: 0,
                 reqid: 7,
             },
+            offload: None,
         }
     }
 
@@ -174,12 +194,19 @@ mod tests {
         for length in 0..POLICY {
             assert_eq!(PolicyId::read(Bytes(&bytes[..length])), None);
         }
+        // What the kernel tells of one that is gone begins as the request to remove it.
+        let bytes = golden::bytes(golden::DELPOLICY);
+        assert_eq!(PolicyId::read_deleted(Bytes(&bytes)), Some(policy("192.0.2.2").id));
+        for length in 0..DELETED {
+            assert_eq!(PolicyId::read_deleted(Bytes(&bytes[..length])), None);
+        }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_a_policy_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = PolicyId::read(Bytes(&bytes));
+            let _ = PolicyId::read_deleted(Bytes(&bytes));
         }
     }
 }

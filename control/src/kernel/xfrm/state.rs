@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use sekisho_esp::sa::{Keys, Lifetimes, SaCounters, Transform};
 
 use super::algorithm::{self, Shown};
+use super::offload::Offload;
 use super::selector::SELECTOR;
 use super::wire::{Bytes, ESP, Request, TUNNEL, attribute, family, message};
 
@@ -21,6 +22,8 @@ const REQID: usize = 208;
 const FAMILY: usize = 212;
 const MODE: usize = 214;
 const FLAGS: usize = 216;
+/// Numbers in xfrm_lifetime_cur: bytes, packets, when it was made and first used, in seconds since 1970.
+const USAGE: usize = 4;
 
 /// XFRM_STATE_AF_UNSPEC: carries both families inside.
 const FLAG_ANY_FAMILY: u8 = 32;
@@ -56,7 +59,7 @@ pub(super) struct StateId {
     pub(super) source: IpAddr,
 }
 
-/// Sequence numbers that an SA goes on with.
+/// Sequence numbers and use that an SA goes on with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sequence {
     /// Last sent.
@@ -65,6 +68,8 @@ pub(super) struct Sequence {
     pub(super) received: u64,
     /// What was received below it, as the kernel has it.
     pub(super) bitmap: Vec<u32>,
+    /// What was carried so far, as the kernel has it: limits go on counting there. `None`: nothing.
+    pub(super) usage: Option<[u64; USAGE]>,
 }
 
 /// An SA to write.
@@ -85,6 +90,8 @@ pub(super) struct State<'a> {
     pub(super) sequence: Sequence,
     /// The kernel knows of directions (Linux 6.10), and wants no window where packets leave.
     pub(super) directed: bool,
+    /// The NIC that shall do the work.
+    pub(super) offload: Option<Offload>,
 }
 
 impl State<'_> {
@@ -112,10 +119,20 @@ impl State<'_> {
         request.u8(0);
         request.u8(FLAG_ANY_FAMILY | if self.esn { FLAG_ESN } else { 0 }).zeros(7);
         algorithm::put(&mut request, self.transform, self.keys);
+        if let Some(offload) = self.offload {
+            offload.put(&mut request, self.direction);
+        }
         if let Some((source, destination)) = self.udp {
             request.attribute(attribute::ENCAP, |value| {
                 // No original address: tunnel mode has no checksum to mend (RFC 3948 section 3.1).
                 value.u16(ESP_IN_UDP).u16_be(source).u16_be(destination).zeros(2 + 16);
+            });
+        }
+        if let Some(usage) = self.sequence.usage {
+            request.attribute(attribute::LTIME_VAL, |value| {
+                for number in usage {
+                    value.u64(number);
+                }
             });
         }
         self.put_sequence(&mut request);
@@ -143,7 +160,7 @@ impl State<'_> {
             (Direction::Out, true) => 0,
         };
         let (low, high) = (|number: u64| number as u32, |number: u64| (number >> 32) as u32);
-        let Sequence { sent, received, bitmap } = &self.sequence;
+        let Sequence { sent, received, bitmap, .. } = &self.sequence;
         if !self.esn && window == 0 {
             if *sent != 0 {
                 request.attribute(attribute::REPLAY_VAL, |value| {
@@ -215,6 +232,7 @@ pub(super) struct Found<'a> {
     pub(super) if_id: u32,
     pub(super) sequence: Sequence,
     pub(super) direction: Option<u8>,
+    pub(super) offload: Option<Offload>,
     /// Packets and bytes through it, and refused.
     pub(super) counters: SaCounters,
     reqid: u32,
@@ -237,6 +255,7 @@ impl<'a> Found<'a> {
             if_id: 0,
             sequence: Sequence::default(),
             direction: None,
+            offload: None,
             counters: SaCounters {
                 bytes: body.u64(USED)?,
                 packets: body.u64(USED + 8)?,
@@ -251,9 +270,12 @@ impl<'a> Found<'a> {
             udp: None,
             algorithms: Vec::new(),
         };
+        let usage = Some([body.u64(USED)?, body.u64(USED + 8)?, body.u64(USED + 16)?, body.u64(USED + 24)?]);
+        found.sequence.usage = usage;
         for (kind, value) in body.from(STATE)?.attributes() {
             match kind {
                 attribute::IF_ID => found.if_id = value.u32(0)?,
+                attribute::OFFLOAD_DEV => found.offload = Offload::read(value),
                 attribute::SA_DIR => found.direction = value.u8(0),
                 attribute::ENCAP => found.udp = Some((value.u16_be(2)?, value.u16_be(4)?)),
                 attribute::REPLAY_VAL => found.sequence.sent = value.u32(0)?.into(),
@@ -268,6 +290,7 @@ impl<'a> Found<'a> {
                         bitmap: bitmap
                             .filter_map(|word| word.try_into().ok().map(u32::from_ne_bytes))
                             .collect(),
+                        usage,
                     };
                 }
                 attribute::ALG_CRYPT | attribute::ALG_AEAD | attribute::ALG_AUTH_TRUNC => {
@@ -317,6 +340,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::super::golden;
+    use super::super::offload::OffloadKind;
     use super::*;
 
     fn keys(encryption: &[u8], integrity: &[u8]) -> Keys {
@@ -353,6 +377,7 @@ mod tests {
             lifetimes: Lifetimes::default(),
             sequence: Sequence::default(),
             directed: false,
+            offload: None,
         }
     }
 
@@ -371,7 +396,13 @@ mod tests {
     #[test]
     fn writes_what_ip_xfrm_writes() {
         let (aead, separate) = (gcm(), keys(&counting(0..16), &counting(0..32)));
+        let offload = Some(Offload { device: 2, kind: OffloadKind::Crypto });
+        let other_way =
+            StateId { destination: address("192.0.2.1"), spi: 0x1002, source: address("192.0.2.2") };
+        let received = State { direction: Direction::In, id: other_way, ..gcm_esn(&aead) };
         for (request, expected) in [
+            (State { offload, ..gcm_esn(&aead) }.add(), golden::SA_OFFLOAD_OUT),
+            (State { offload, ..received }.add(), golden::SA_OFFLOAD_IN),
             (gcm_esn(&aead).add(), golden::SA_GCM_ESN),
             (cbc_udp(&separate).add(), golden::SA_CBC_UDP),
             (gcm_esn(&aead).id.get(), golden::GETSA),
@@ -427,6 +458,24 @@ mod tests {
             replay.expect("there").1.u32(20)
         };
         assert_eq!((window(true), window(false)), (Some(0), Some(1024)));
+    }
+
+    /// An SA that moves has its limits where they were: without extended sequence numbers the numbers would end unannounced.
+    #[test]
+    fn use_so_far_goes_along() {
+        let keys = gcm();
+        let usage = [1_000_000, 2_000, 1_700_000_000, 1_700_000_001];
+        let sequence = Sequence { sent: 5, usage: Some(usage), ..Sequence::default() };
+        let mut request = State { sequence, ..gcm_esn(&keys) }.add();
+        let bytes = request.finish(0).to_vec();
+        let body = Bytes(&bytes).from(super::super::wire::HEADER + STATE).expect("attributes");
+        let (_, value) = body.attributes().find(|(kind, _)| *kind == attribute::LTIME_VAL).expect("there");
+        assert_eq!([0, 8, 16, 24].map(|at| value.u64(at).expect("a number")), usage);
+        let mut shown = golden::bytes(golden::FOUND_GCM_ESN);
+        for (number, at) in usage.into_iter().zip((USED..).step_by(8)) {
+            shown[at..at + 8].copy_from_slice(&number.to_ne_bytes());
+        }
+        assert_eq!(Found::read(Bytes(&shown)).expect("an SA").sequence.usage, Some(usage));
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,16 @@ use ipnet::IpNet;
 use sekisho_esp::sa::{Outer, PairCounters, PortId, SaError, SaEvent, SaPair, SaTable, Selector};
 
 use super::event::{self, XfrmEvent};
+use super::listing::{policies, remove_all};
+use super::offload::{OffloadKind, Wish};
 use super::pair::Pair;
 use super::plan::{self, TRAP_SPI};
-use super::policy::{self, Policy, PolicyId};
+use super::policy::{Policy, PolicyId};
 use super::refusal::explained;
 use super::selector::{self, POLICIES_MAX};
 use super::socket::Socket;
-use super::state::{self, Found, StateId};
-use super::wire::{group, message};
+use super::state::{State, StateId};
+use super::wire::group;
 use super::writer::Writer;
 
 /// How often what has no event is looked at.
@@ -40,6 +43,17 @@ pub struct Trap {
     pub remote: Vec<IpNet>,
 }
 
+/// Who does the work of the SAs there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offloaded {
+    /// SAs in NICs.
+    pub in_nics: usize,
+    /// SAs that the kernel does the work of.
+    pub in_kernel: usize,
+    /// Why a NIC has not taken one, the last time.
+    pub refused: Option<String>,
+}
+
 /// XFRM as a data path.
 pub struct XfrmTable {
     inner: Mutex<Inner>,
@@ -54,10 +68,13 @@ struct Inner {
     reqids: BTreeMap<Arc<str>, u32>,
     traps: Vec<Policy>,
     translates: bool,
+    wish: Wish,
     /// In the kernel.
     policies: BTreeMap<PolicyId, Policy>,
     /// The kernel's notes of acquires, and when they are to be forgotten.
     acquired: Vec<(Instant, StateId)>,
+    /// Somebody has removed policies, perhaps ours.
+    policies_lost: bool,
     looked: Instant,
     pending: VecDeque<SaEvent>,
 }
@@ -66,7 +83,8 @@ impl XfrmTable {
     /// Opens the sockets and removes what a predecessor left under our interface ids.
     pub fn open(has_ipv6: bool) -> Result<XfrmTable, SaError> {
         let io = |error: io::Error| explained("cannot open a socket of XFRM", error.into());
-        let events = Socket::listen(&[group::ACQUIRE, group::EXPIRE, group::MAPPING]).map_err(io)?;
+        let groups = [group::ACQUIRE, group::EXPIRE, group::POLICY, group::MAPPING];
+        let events = Socket::listen(&groups).map_err(io)?;
         let mut writer = Writer::open(has_ipv6)?;
         remove_all(writer.socket(), |id| plan::port(id).is_some())?;
         let inner = Inner {
@@ -75,8 +93,10 @@ impl XfrmTable {
             reqids: BTreeMap::new(),
             traps: Vec::new(),
             translates: false,
+            wish: Wish::default(),
             policies: BTreeMap::new(),
             acquired: Vec::new(),
+            policies_lost: false,
             looked: Instant::now(),
             pending: VecDeque::new(),
         };
@@ -102,6 +122,24 @@ impl XfrmTable {
         inner.traps = all;
         inner.translates = translates;
         inner.settle_policies()
+    }
+
+    /// From now on NICs are asked to do so much of each new SA: those with our addresses, by ifindex.
+    pub fn offload(&self, kind: Option<OffloadKind>, devices: BTreeMap<IpAddr, u32>) {
+        self.inner().wish.set(kind, devices);
+    }
+
+    /// What NICs do.
+    pub fn offloaded(&self) -> Offloaded {
+        let inner = self.inner();
+        let mut offloaded = Offloaded { refused: inner.wish.refused.clone(), ..Offloaded::default() };
+        for pair in inner.pairs.values() {
+            let sas = [Some(pair.in_nic.0), pair.active.then_some(pair.in_nic.1)];
+            for in_nic in sas.into_iter().flatten() {
+                *(if in_nic { &mut offloaded.in_nics } else { &mut offloaded.in_kernel }) += 1;
+            }
+        }
+        offloaded
     }
 
     /// What `status` says of this path: features of this kernel.
@@ -134,50 +172,15 @@ fn too_many() -> SaError {
     }
 }
 
-/// Removes every SA and policy whose interface id is meant. Nobody else's has one of ours.
-pub(super) fn remove_all(socket: &mut Socket, meant: impl Fn(u32) -> bool) -> Result<(), SaError> {
-    let mut policies = Vec::new();
-    let listed = socket.dump(policy::dump(), |received| {
-        if received.kind == message::NEWPOLICY {
-            policies.extend(PolicyId::read(received.body).filter(|id| meant(id.if_id)));
-        }
-    });
-    listed.map_err(|refusal| explained("cannot list the kernel's policies", refusal))?;
-    for id in policies {
-        gone(socket.tell(id.delete())).map_err(|refusal| explained("cannot remove a policy", refusal))?;
-    }
-    let mut states = Vec::new();
-    let listed = socket.dump(state::dump(), |received| {
-        if received.kind == message::NEWSA {
-            states
-                .extend(Found::read(received.body).filter(|found| meant(found.if_id)).map(|found| found.id));
-        }
-    });
-    listed.map_err(|refusal| explained("cannot list the kernel's SAs", refusal))?;
-    for id in states {
-        // What has no SPI is the kernel's own note of an acquire, and ends by itself.
-        if id.spi != 0 {
-            gone(socket.tell(id.delete())).map_err(|refusal| explained("cannot remove an SA", refusal))?;
-        }
-    }
-    Ok(())
-}
-
-/// What is gone already counts as removed.
-pub(super) fn gone(outcome: Result<(), super::socket::Refusal>) -> Result<(), super::socket::Refusal> {
-    match outcome {
-        Err(refusal) if matches!(refusal.errno(), libc::ENOENT | libc::ESRCH) => Ok(()),
-        other => other,
-    }
-}
-
 impl Inner {
     /// Makes the kernel's policies those that the pairs and traps ask for: first what is new, then what is not wanted.
     fn settle_policies(&mut self) -> Result<(), SaError> {
         let wanted = plan::policies(self.pairs.values().map(Pair::wanted), &self.traps, self.translates);
         for (id, policy) in &wanted {
             if self.policies.get(id) != Some(policy) {
-                self.writer.put_policy(policy)?;
+                if let Some(reason) = self.writer.put_policy(policy)? {
+                    return self.take_from_nics(reason);
+                }
                 self.policies.insert(*id, *policy);
             }
         }
@@ -188,6 +191,25 @@ impl Inner {
             self.policies.remove(&id);
         }
         Ok(())
+    }
+
+    /// A NIC takes SAs and does not heed policies: by the kernel's own the SAs in it are never used. The kernel does it all
+    /// from now on. This sets all policies anew.
+    fn take_from_nics(&mut self, reason: String) -> Result<(), SaError> {
+        self.wish.set(None, BTreeMap::new());
+        for pair in self.pairs.values_mut() {
+            pair.offload = None;
+            let (inbound, outbound) = std::mem::take(&mut pair.in_nic);
+            if inbound {
+                self.writer.replace(&pair.inbound().id, pair.inbound())?;
+            }
+            if outbound && pair.active {
+                self.writer.replace(&pair.outbound().id, pair.outbound())?;
+            }
+        }
+        tracing::warn!(reason, "a NIC does not take a policy: the kernel encrypts by itself");
+        self.wish.refused = Some(reason);
+        self.settle_policies()
     }
 
     fn reqid(&mut self, name: &Arc<str>) -> u32 {
@@ -203,8 +225,10 @@ impl Inner {
         let outbound = selector::between(&pair.local, &pair.remote).ok_or_else(too_many)?;
         let inbound = selector::between(&pair.remote, &pair.local).ok_or_else(too_many)?;
         let reqid = self.reqid(&pair.name);
-        let pair = Pair::new(pair, reqid, outbound, inbound)?;
-        self.writer.add(&pair.inbound())?;
+        let mut pair = Pair::new(pair, reqid, outbound, inbound)?;
+        let local = pair.outer().local.ip();
+        let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.inbound() })?;
+        pair.in_nic.0 = self.wish.heard(local, worker);
         self.pairs.insert(spi_in, pair);
         let rest = self.settle_policies();
         let rest = rest.and_then(|()| if activate { self.activate(spi_in) } else { Ok(()) });
@@ -223,7 +247,10 @@ impl Inner {
         }
         let (port, name) = (pair.port(), pair.name().clone());
         // Both stand side by side for a moment, under the same policies: whichever the kernel takes, the peer has it.
-        self.writer.add(&pair.outbound())?;
+        let local = pair.outer().local.ip();
+        let offload = self.wish.of(local);
+        let worker = self.writer.add(&State { offload, ..pair.outbound() })?;
+        let in_nic = self.wish.heard(local, worker);
         let former: Vec<u32> = self
             .pairs
             .values()
@@ -237,6 +264,7 @@ impl Inner {
         }
         if let Some(pair) = self.pairs.get_mut(&spi_in) {
             pair.active = true;
+            pair.use_nic(in_nic, offload);
         }
         self.settle_policies()?;
         former.into_iter().try_for_each(|spi| self.stop_sending(spi))
@@ -288,23 +316,48 @@ impl Inner {
             self.writer.update(&pair.inbound())?;
             return if pair.active { self.writer.update(&pair.outbound()) } else { Ok(()) };
         }
-        let inbound = pair.inbound();
-        let (active, outbound) = (pair.active, pair.outbound());
-        self.writer.replace(&old_in, inbound)?;
-        if active {
-            self.writer.replace(&old_out, outbound)?;
+        let offload = self.wish.of(outer.local.ip());
+        let (counted, worker) = self.writer.replace(&old_in, State { offload, ..pair.inbound() })?;
+        pair.moved(counted);
+        pair.in_nic.0 = self.wish.heard(outer.local.ip(), worker);
+        if pair.active {
+            let (_, worker) = self.writer.replace(&old_out, State { offload, ..pair.outbound() })?;
+            pair.use_nic(self.wish.heard(outer.local.ip(), worker), offload);
         }
         self.settle_policies()
     }
 
     fn counters(&mut self, spi_in: u32) -> Result<PairCounters, SaError> {
-        let pair = self.pairs.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
-        let inbound = self.writer.counters(&pair.inbound().id)?.unwrap_or_default();
+        let pair = self.pairs.get_mut(&spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let inbound = self.writer.counters(&pair.inbound().id)?;
         let outbound = match pair.active {
-            true => self.writer.counters(&pair.outbound().id)?.unwrap_or_default(),
-            false => pair.sent,
+            true => self.writer.counters(&pair.outbound().id)?,
+            false => Some(pair.sent),
         };
-        Ok(PairCounters { inbound, outbound })
+        if (inbound.is_none() || outbound.is_none()) && !pair.is_leaving() && !pair.loss_told {
+            // `ip xfrm state flush`, or the end of a hard limit. The peer still sends by it: new ones are needed.
+            pair.loss_told = true;
+            tracing::warn!(spi_in = format!("{spi_in:#010x}"), "an SA is no longer in the kernel");
+            self.pending.push_back(SaEvent::HardExpired { spi_in });
+        }
+        Ok(PairCounters {
+            inbound: pair.received(inbound.unwrap_or_default()),
+            outbound: outbound.unwrap_or_default(),
+        })
+    }
+
+    /// Writes those of our policies again that others have removed: without them nothing leaves, and nothing is let in.
+    fn restore_policies(&mut self) -> Result<(), SaError> {
+        let there = policies(self.writer.socket(), |id| plan::port(id).is_some())?;
+        let before = self.policies.len();
+        self.policies.retain(|id, _| there.contains(id));
+        match before - self.policies.len() {
+            0 => Ok(()),
+            lost => {
+                tracing::warn!(lost, "policies were removed by others: written again");
+                self.settle_policies()
+            }
+        }
     }
 
     /// What the kernel has no event for.
@@ -361,6 +414,14 @@ impl Inner {
                 let is_news = pair.inbound().id.destination == id.destination && pair.remap(remote);
                 is_news.then_some(SaEvent::Remapped { spi_in: id.spi, remote })
             }
+            XfrmEvent::PolicyGone(id) => {
+                self.policies_lost |= self.policies.contains_key(&id);
+                None
+            }
+            XfrmEvent::PoliciesGone => {
+                self.policies_lost = true;
+                None
+            }
         }
     }
 }
@@ -415,6 +476,11 @@ impl SaTable for XfrmTable {
             for event in read {
                 let told = inner.translate(event);
                 inner.pending.extend(told);
+            }
+            if std::mem::take(&mut inner.policies_lost)
+                && let Err(error) = inner.restore_policies()
+            {
+                tracing::error!(%error, "policies are missing in the kernel");
             }
         }
     }

@@ -18,6 +18,7 @@ pub(super) mod message {
     pub(crate) const EXPIRE: u16 = 0x18;
     pub(crate) const UPDPOLICY: u16 = 0x19;
     pub(crate) const UPDSA: u16 = 0x1a;
+    pub(crate) const FLUSHPOLICY: u16 = 0x1d;
     pub(crate) const MAPPING: u16 = 0x26;
 }
 
@@ -26,11 +27,13 @@ pub(super) mod attribute {
     pub(crate) const ALG_CRYPT: u16 = 2;
     pub(crate) const ENCAP: u16 = 4;
     pub(crate) const TMPL: u16 = 5;
+    pub(crate) const LTIME_VAL: u16 = 9;
     pub(crate) const REPLAY_VAL: u16 = 10;
     pub(crate) const SRCADDR: u16 = 13;
     pub(crate) const ALG_AEAD: u16 = 18;
     pub(crate) const ALG_AUTH_TRUNC: u16 = 20;
     pub(crate) const REPLAY_ESN_VAL: u16 = 23;
+    pub(crate) const OFFLOAD_DEV: u16 = 28;
     pub(crate) const IF_ID: u16 = 31;
     pub(crate) const MTIMER_THRESH: u16 = 32;
     pub(crate) const SA_DIR: u16 = 33;
@@ -40,6 +43,7 @@ pub(super) mod attribute {
 pub(super) mod group {
     pub(crate) const ACQUIRE: u32 = 1;
     pub(crate) const EXPIRE: u32 = 2;
+    pub(crate) const POLICY: u32 = 4;
     pub(crate) const MAPPING: u32 = 8;
 }
 

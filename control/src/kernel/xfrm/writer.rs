@@ -4,12 +4,13 @@ use sekisho_esp::sa::{Keys, Lifetimes, SaCounters, SaError, Transform};
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
+use super::listing::gone;
+use super::offload::{Offload, Worker};
 use super::plan;
 use super::policy::{Policy, PolicyId};
 use super::refusal::{explained, otherwise};
 use super::socket::{Refusal, Socket};
 use super::state::{Direction, Found, Sequence, State, StateId};
-use super::table::gone;
 use super::wire::Received;
 
 /// Sequence numbers left out where an outbound SA moves: more than can be sent on the old one while the new one is made. No
@@ -63,10 +64,11 @@ impl Writer {
             lifetimes: Lifetimes::default(),
             sequence: Sequence::default(),
             directed: true,
+            offload: None,
         };
         // One that a predecessor left when it died here.
         self.remove(&id)?;
-        let added = self.add(&state);
+        let added = self.add_in_kernel(&state);
         let shown = self.found(&id, |found| found.direction.is_some());
         self.remove(&id)?;
         added?;
@@ -83,8 +85,41 @@ impl Writer {
         self.directed
     }
 
+    /// Makes an SA, in a NIC where one is asked for and takes it; says whose it is.
+    pub(super) fn add(&mut self, state: &State<'_>) -> Result<Worker, SaError> {
+        let reason = match state.offload {
+            Some(offload) => match self.add_in_nic(state, offload)? {
+                None => return Ok(Worker::Nic),
+                reason => reason,
+            },
+            None => None,
+        };
+        self.add_in_kernel(&State { offload: None, ..state.clone() })?;
+        Ok(Worker::Kernel(reason))
+    }
+
+    /// Makes an SA in a NIC, or says why it is not there.
+    fn add_in_nic(&mut self, state: &State<'_>, offload: Offload) -> Result<Option<String>, SaError> {
+        let state = State { directed: self.directed, ..state.clone() };
+        match self.socket.tell(state.add()) {
+            Ok(()) => {}
+            Err(refusal) if refusal.errno() == libc::EEXIST => return Err(SaError::Exists(state.id.spi)),
+            Err(refusal) => {
+                let words = refusal.text.unwrap_or_else(|| refusal.error.to_string());
+                return Ok(Some(format!("the kernel says: {words}")));
+            }
+        }
+        let shown = self.found(&state.id, |found| (found.offload, found.differs(&state)))?;
+        if shown == Some((Some(offload), None)) {
+            return Ok(None);
+        }
+        // Without a driver for it the kernel makes an SA of its own, without a word.
+        self.remove(&state.id)?;
+        Ok(Some("the device, or its driver, has no such offload of ESP".to_owned()))
+    }
+
     /// Makes an SA, and reads it back.
-    pub(super) fn add(&mut self, state: &State<'_>) -> Result<(), SaError> {
+    fn add_in_kernel(&mut self, state: &State<'_>) -> Result<(), SaError> {
         let tried = || {
             let (id, way) = (state.id, if state.direction == Direction::In { "in" } else { "out" });
             let algorithm = Algorithm::of(state.transform).names();
@@ -122,25 +157,31 @@ impl Writer {
     }
 
     /// Makes an SA that goes on where another one ends, which is then removed. One between other addresses stands beside
-    /// its predecessor until then; for the same destination the kernel has one place only.
-    pub(super) fn replace(&mut self, former: &StateId, mut state: State<'_>) -> Result<(), SaError> {
-        let Some(sequence) = self.found(former, |found| found.sequence.clone())? else {
-            return Err(SaError::Unknown(former.spi));
-        };
+    /// its predecessor until then; for the same destination the kernel has one place only. Gives back what the former one
+    /// has counted: packets and bytes, but not what was refused, go on in the new one; and who does its work.
+    pub(super) fn replace(
+        &mut self,
+        former: &StateId,
+        mut state: State<'_>,
+    ) -> Result<(SaCounters, Worker), SaError> {
+        let found = self.found(former, |found| (found.sequence.clone(), found.counters))?;
+        let (sequence, counters) = found.ok_or(SaError::Unknown(former.spi))?;
         state.sequence = match state.direction {
             Direction::In => Sequence { sent: 0, ..sequence },
             Direction::Out => Sequence {
                 sent: sequence.sent.saturating_add(MOVED),
                 received: 0,
                 bitmap: vec![0; sequence.bitmap.len()],
+                usage: sequence.usage,
             },
         };
         if former.destination == state.id.destination {
             self.remove(former)?;
-            return self.add(&state);
+            return Ok((counters, self.add(&state)?));
         }
-        self.add(&state)?;
-        self.remove(former)
+        let worker = self.add(&state)?;
+        self.remove(former)?;
+        Ok((counters, worker))
     }
 
     /// Removes an SA; one that is gone counts as removed.
@@ -163,10 +204,17 @@ impl Writer {
         }
     }
 
-    /// Writes a policy, in place of the one with its name.
-    pub(super) fn put_policy(&mut self, policy: &Policy) -> Result<(), SaError> {
-        let tried = |refusal: Refusal| explained("cannot set a policy of the kernel", refusal);
-        self.socket.tell(policy.put()).map_err(tried)
+    /// Writes a policy, in place of the one with its name. Where a NIC is to heed it and does not, says why: then there
+    /// is none.
+    pub(super) fn put_policy(&mut self, policy: &Policy) -> Result<Option<String>, SaError> {
+        match self.socket.tell(policy.put()) {
+            Ok(()) => Ok(None),
+            Err(Refusal { error, text }) if policy.offload.is_some() => {
+                let words = text.unwrap_or_else(|| error.to_string());
+                Ok(Some(format!("the kernel says of a policy: {words}")))
+            }
+            Err(refusal) => Err(explained("cannot set a policy of the kernel", refusal)),
+        }
     }
 
     /// Removes a policy; one that is gone counts as removed.
