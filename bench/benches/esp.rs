@@ -102,7 +102,7 @@ impl Esp {
         let header = EspHeader::parse(&self.buffer[place.clone()]).unwrap();
         let sequence = self.window.check(header.sequence_low).unwrap();
         let opened = self.open.open(&mut self.buffer, place, sequence).unwrap();
-        self.window.commit(sequence);
+        self.window.commit(sequence).unwrap();
         black_box(InnerPacket::parse(&self.buffer[opened.payload]).unwrap());
     }
 }

@@ -23,6 +23,7 @@
 //! | `sekisho_ike_half_open` | gauge | |
 //! | `sekisho_ike_cookies_total`, `sekisho_ike_retransmissions_total` | counter | |
 //! | `sekisho_ike_failures_total` | counter | `kind` |
+//! | `sekisho_engine_workers` | gauge | |
 //! | `sekisho_engine_total` | counter | `counter` |
 
 use std::convert::Infallible;
@@ -210,6 +211,14 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
         &["kind"],
         status.ike.failures.iter().map(|(kind, count)| (vec![kind.as_str()], *count)),
     )?;
+    if let Some(workers) = &status.datapath.workers {
+        page.gauge(
+            "sekisho_engine_workers",
+            "Threads of the user-space ESP engine.",
+            &[],
+            [(NO_LABELS, seconds(workers.count.into()))],
+        )?;
+    }
     page.counter(
         "sekisho_engine_total",
         "Counters of the user-space ESP engine.",

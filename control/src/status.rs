@@ -123,9 +123,21 @@ pub struct Datapath {
     pub kind: String,
     /// The reason for the choice.
     pub why: String,
+    /// The user-space engine's workers; none where it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<WorkersStatus>,
     /// What NICs do of it; nothing where they are not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<Offload>,
+}
+
+/// Threads that carry ESP.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct WorkersStatus {
+    /// How many.
+    pub count: u32,
+    /// Why so many.
+    pub why: String,
 }
 
 /// What NICs do of the kernel's ESP.
@@ -334,6 +346,13 @@ pub struct IkeEngineStatus {
     pub failures: BTreeMap<String, u64>,
 }
 
+impl WorkersStatus {
+    fn words(&self) -> String {
+        let Self { count, why } = self;
+        format!("\nworkers {count}: {why}")
+    }
+}
+
 impl Status {
     /// The table an operator reads.
     pub fn render(&self) -> String {
@@ -341,10 +360,11 @@ impl Status {
         let Status { gateway, version, pid, uptime_s, datapath, flows, ike, .. } = self;
         let _ = writeln!(
             out,
-            "gateway {gateway}  sekishod {version}  pid {pid}  up {}\ndata path {}: {}\nflows {} of {}{}",
+            "gateway {gateway}  sekishod {version}  pid {pid}  up {}\ndata path {}: {}{}\nflows {} of {}{}",
             duration(*uptime_s),
             datapath.kind,
             datapath.why,
+            datapath.workers.as_ref().map(WorkersStatus::words).unwrap_or_default(),
             flows.count,
             flows.max,
             if flows.pressure { ", filling up: unanswered ones live shorter" } else { "" }

@@ -28,6 +28,7 @@ mod e2e {
     pub(crate) mod sixteen;
     pub(crate) mod switch;
     pub(crate) mod vlan;
+    pub(crate) mod workers;
 }
 
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::offload::trials(&stage));
     trials.extend(e2e::sixteen::trials());
     trials.extend(e2e::vlan::trials());
+    trials.extend(e2e::workers::trials());
     trials.extend(e2e::neighbours::trials());
     trials.extend(e2e::lan_services::trials());
     let last = stage.clone();

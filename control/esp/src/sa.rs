@@ -1,7 +1,8 @@
 //! SAs as the control plane sees them, and the trait behind which both data paths stand.
 
+use std::iter::Sum;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::ops::{AddAssign, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,6 +175,31 @@ pub struct PairCounters {
     pub inbound: SaCounters,
     /// Sent.
     pub outbound: SaCounters,
+}
+
+impl AddAssign for SaCounters {
+    fn add_assign(&mut self, more: Self) {
+        // Whoever adds a counter adds it here.
+        let Self { packets, bytes, replay, integrity, selector, malformed, expired, unsent } = more;
+        self.packets += packets;
+        self.bytes += bytes;
+        self.replay += replay;
+        self.integrity += integrity;
+        self.selector += selector;
+        self.malformed += malformed;
+        self.expired += expired;
+        self.unsent += unsent;
+    }
+}
+
+impl Sum for PairCounters {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |mut sum, part| {
+            sum.inbound += part.inbound;
+            sum.outbound += part.outbound;
+            sum
+        })
+    }
 }
 
 /// What the data path tells the control plane.

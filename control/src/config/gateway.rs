@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sekisho_abi::map::FLOWS_MAX;
+use sekisho_esp::engine::WORKERS_MAX;
 use toml::Spanned;
 
 use super::diagnostic::Report;
@@ -55,6 +56,7 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Option<GatewaySpec> {
             .remedy("remove the line, or write `datapath = \"kernel\"`");
     }
     let flows_max = read_flows_max(&section, report);
+    let engine_workers = read_engine_workers(&section, report);
     section.finish();
     Some(GatewaySpec {
         gateway: Gateway {
@@ -63,6 +65,7 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Option<GatewaySpec> {
             datapath: datapath.map(Spanned::into_inner).unwrap_or_default(),
             offload: offload.map(Spanned::into_inner).unwrap_or_default(),
             flows_max,
+            engine_workers,
         },
         metrics,
     })
@@ -80,6 +83,21 @@ fn read_flows_max(section: &Section<'_>, report: &Report) -> u32 {
             FLOWS_MAX
         }
     }
+}
+
+fn read_engine_workers(section: &Section<'_>, report: &Report) -> Option<u32> {
+    let read = section.integer_or("engine_workers", "auto")?;
+    let number = (*read.get_ref())?;
+    let workers = u32::try_from(number).ok().filter(|workers| (1..=WORKERS_MAX).contains(workers));
+    if workers.is_none() {
+        report
+            .error(read.span(), format!("`engine_workers` cannot be {number}"))
+            .expected(format!("expected 1 to {WORKERS_MAX}, or \"auto\""))
+            .remedy(
+                "remove the line for the default, \"auto\": as many as processors and receive queues allow",
+            );
+    }
+    workers
 }
 
 /// The metrics' address against ports and policies.

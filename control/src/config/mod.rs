@@ -120,6 +120,8 @@ pub struct Gateway {
     pub offload: Offload,
     /// Capacity of the flow table.
     pub flows_max: u32,
+    /// Most workers of the user-space ESP engine; `None`: as many as there are processors.
+    pub engine_workers: Option<u32>,
 }
 
 /// `[timeouts]`.

@@ -79,6 +79,19 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A whole number, or a word in its place, which gives `None`.
+    pub(super) fn integer_or(&self, key: &'static str, word: &str) -> Option<Spanned<Option<i64>>> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::String(text) if text.as_ref() == word => Some(Spanned::new(value.span(), None)),
+            DeValue::Integer(_) => {
+                let number = self.integer(key)?;
+                Some(Spanned::new(number.span(), Some(number.into_inner())))
+            }
+            _ => self.wrong_type(value, key, &format!("a whole number or \"{word}\"")),
+        }
+    }
+
     /// A list of strings; a string alone counts as a list of one.
     pub(super) fn strings(&self, key: &'static str) -> Option<Vec<Spanned<String>>> {
         let value = self.value(key)?;

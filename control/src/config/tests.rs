@@ -260,6 +260,10 @@ fn wrong_types() {
     let source = CLINIC.replacen("datapath = \"auto\"", "datapath = \"kernel\"\noffload = \"packet\"", 1);
     assert_eq!(check_now(&source).expect("good").config.gateway.offload, Offload::Packet);
     refuses("metrics = \"127.0.0.1:9469\"", "flows_max = ¦5", "`flows_max` cannot be 5");
+    refuses("metrics = \"127.0.0.1:9469\"", "engine_workers = ¦0", "`engine_workers` cannot be 0");
+    refuses("metrics = \"127.0.0.1:9469\"", "engine_workers = ¦17", "`engine_workers` cannot be 17");
+    refuses("metrics = \"127.0.0.1:9469\"", "engine_workers = ¦\"all\"", "`engine_workers` is a string");
+    refuses("metrics = \"127.0.0.1:9469\"", "engine_workers = ¦true", "`engine_workers` is a boolean");
     refuses("interface = \"lan1\"", "interface = ¦7", "`interface` is an integer");
     refuses("[services]", "[timeouts]\nudp = ¦\"0s\"\n[services]", "`udp` cannot be 0s");
     refuses("[services]", "[timeouts]\nicmp = ¦\"soon\"\n[services]", "`icmp` cannot be");
@@ -912,6 +916,14 @@ fn timeouts() {
     expected[Lifetime::TcpEstablished as usize] = 7200;
     expected[Lifetime::UdpUnreplied as usize] = 45;
     assert_eq!((read.seconds, read.tcp_pick_up), (expected, true));
+}
+
+#[test]
+fn workers_of_the_engine() {
+    let with = |key: &str| CLINIC.replacen("[gateway]", &format!("[gateway]\n{key}"), 1);
+    for (key, workers) in [("", None), ("engine_workers = \"auto\"", None), ("engine_workers = 4", Some(4))] {
+        assert_eq!(good(&with(key)).gateway.engine_workers, workers, "{key}");
+    }
 }
 
 #[test]

@@ -12,11 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use sekisho_abi::map::{Config as FilterConfig, SOCKETS_MAX, config_flags};
+use sekisho_abi::map::{Config as FilterConfig, config_flags};
 use sekisho_abi::port::{Port as FilterPort, PortKey, engine_mac, port_flags};
-use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink};
+use sekisho_esp::engine::Engine;
 use sekisho_ike::crypto::random::SystemRandom;
 
+use super::engine::{self, Workers};
 use super::kernel_path;
 use super::layout::Layout;
 use super::quotas::quotas;
@@ -32,10 +33,6 @@ use crate::policy::RuleSet;
 pub(super) const INNER_DEVICE: &str = "sekisho0";
 /// The engine's end.
 pub(super) const ENGINE_DEVICE: &str = "sekisho1";
-/// Most frames of 2 KiB that the engine locks for its sockets, 128 MiB in all: NICs with dozens of queues would have it
-/// lock gigabytes.
-const FRAMES_MAX: u32 = 1 << 16;
-
 /// The ledger's file in the run directory.
 pub(super) const LEDGER: &str = "ledger.json";
 
@@ -67,6 +64,8 @@ pub(super) struct Ground {
     sockets: SocketRanges,
     /// The engine, if there is a VPN zone and it is the data path.
     pub(super) engine: Option<Arc<Engine>>,
+    /// Its workers.
+    pub(super) workers: Workers,
     /// The kernel's SAs, if they are the data path.
     pub(super) xfrm: Option<Arc<XfrmTable>>,
     /// Their interfaces, by VPN port.
@@ -106,6 +105,7 @@ pub(super) async fn bring_up(
         narrow: BTreeMap::new(),
         sockets: SocketRanges::new(),
         engine: None,
+        workers: Workers::default(),
         xfrm,
         xfrm_interfaces: BTreeMap::new(),
     };
@@ -223,9 +223,11 @@ impl Ground {
             return Ok(());
         }
         let mtu = self.links.iter().map(|link| link.mtu).max().unwrap_or(1500);
-        let (inner, engine) =
-            self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu, None).await?;
-        for device in [INNER_DEVICE, ENGINE_DEVICE] {
+        self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu, None).await?;
+        // A queue for each worker: what they decrypt stays apart, and what comes by the pair is spread among them.
+        let queues = Workers::of(config, &self.links).count;
+        let (inner, engine) = self.kernel.set_queues([INNER_DEVICE, ENGINE_DEVICE], queues).await?;
+        for device in [&inner.name, &engine.name] {
             self.kernel.set_offloads_off(device)?;
         }
         if let Err(error) = self.kernel.take_in_batches(INNER_DEVICE) {
@@ -251,7 +253,7 @@ impl Ground {
     }
 
     /// Whether the engine that runs can go on under this configuration, or none runs and none is needed. It cannot take
-    /// up another port while it runs.
+    /// up another port, or another worker, while it runs.
     pub(super) fn keeps_engine(&self, config: &Config) -> bool {
         if self.xfrm.is_some() {
             return true;
@@ -266,6 +268,7 @@ impl Ground {
                     self.links.iter().find(|link| *link.name == *device).map(|link| link.index)
                 });
                 engine.carriers() == device.chain(outer).collect()
+                    && engine.workers() == Workers::of(config, &self.links).count as usize
             }
         }
     }
@@ -282,7 +285,8 @@ impl Ground {
             return Ok(());
         };
         if self.engine.is_none() {
-            let engine = Arc::new(start_engine(config, &self.links, inner, device)?);
+            self.workers = Workers::of(config, &self.links);
+            let engine = Arc::new(engine::start(config, &self.links, inner, device, self.workers.count)?);
             self.sockets = hand_over_sockets(&engine, &mut self.maps)?;
             self.engine = Some(engine);
         }
@@ -519,7 +523,7 @@ impl Ground {
             *ifindex != device && !known.contains(ifindex) && carriers.contains(ifindex) == carries
         });
         let Some(former) = former else { return Ok(()) };
-        match engine.replace_device(former, engine_link(link)) {
+        match engine.replace_device(former, engine::device(link)) {
             Err(error) if !carries => {
                 tracing::warn!(%error, interface = link.name, "plaintext does not come straight from it any more");
             }
@@ -746,35 +750,6 @@ fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link], narrow: Option<u1
         .unwrap_or(1500);
     let payload = wan.saturating_sub(40 + 8 + 8 + 16 + 16);
     (payload & !15).saturating_sub(2)
-}
-
-fn engine_link(link: &Link) -> EngineLink {
-    EngineLink {
-        ifindex: link.index,
-        name: link.name.clone(),
-        queues: link.rx_queues,
-        mtu: u32::from(link.mtu),
-    }
-}
-
-fn start_engine(config: &Config, links: &[Link], inner: &Link, device: &Link) -> anyhow::Result<Engine> {
-    let (outer, others): (Vec<_>, Vec<_>) =
-        config.ports.iter().zip(links).partition(|(port, _)| takes_ike(config, port));
-    let all = |ports: Vec<(&Port, &Link)>| ports.into_iter().map(|(_, link)| engine_link(link)).collect();
-    let mut settings = EngineConfig::new(engine_link(device), inner.mac, all(outer));
-    // A VLAN's frames come by the NIC of all of them, with a tag.
-    settings.direct = all(others.into_iter().filter(|(port, _)| port.vlan.is_none()).collect());
-    let sockets = |settings: &EngineConfig| {
-        let links = settings.outer.iter().chain(&settings.direct).chain([&settings.inner]);
-        links.map(|link| link.queues).sum::<u32>()
-    };
-    if sockets(&settings) > SOCKETS_MAX {
-        settings.direct.clear();
-    }
-    // Each socket has a full ring of frames to receive into, and as many are under way; of many sockets each has less.
-    let wanted = 2 * settings.ring_size * sockets(&settings);
-    settings.frames = settings.frames.max(wanted.min(FRAMES_MAX));
-    Engine::start(settings).context("the user-space ESP engine does not start")
 }
 
 /// Whether a connection ends on this port, or may come to.

@@ -91,7 +91,11 @@ impl Changes {
             connections,
         } = new;
         let mut changes = Changes::default();
-        let Gateway { name: _, metrics, datapath: _, offload: _, flows_max: _ } = gateway;
+        let Gateway { name: _, metrics, datapath: _, offload: _, flows_max: _, engine_workers } = gateway;
+        if *engine_workers != old.gateway.engine_workers {
+            changes.add("gateway", "engine_workers", Kind::Changed);
+            changes.ground = true;
+        }
         changes.metrics = *metrics != old.gateway.metrics;
         if changes.metrics {
             changes.add("gateway", "metrics", Kind::Changed);

@@ -53,7 +53,7 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
     if let Some(reason) = offload.as_ref().and_then(|offload| offload.refused.as_ref()) {
         tracing::warn!(reason, "no NIC offload of ESP");
     }
-    Ok(Choice { status: status::Datapath { kind: kind.into(), why, offload }, table })
+    Ok(Choice { status: status::Datapath { kind: kind.into(), why, workers: None, offload }, table })
 }
 
 /// Opens XFRM, once it is clear that the kernel has all that is needed.

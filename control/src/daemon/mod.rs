@@ -8,7 +8,7 @@
 //! | `api`, `metrics` (one a client) | the client | bounded channel of requests |
 //! | reader of a changed configuration | nothing | channel of one checked configuration |
 //! | SA event thread | nothing | bounded channel of [`SaEvent`] |
-//! | engine thread (`sekisho-esp`) | SAs' keys, AF_XDP sockets | acknowledged commands, counters in atomics |
+//! | engine threads (`sekisho-esp`), one for each worker | SAs' keys, AF_XDP sockets | acknowledged commands, counters in atomics |
 //! | flow sweeper thread | handle of `FLOWS` | an atomic count, records |
 //! | event thread | the ring `EVENTS` | records |
 //! | evidence thread | the files of evidence | watchers |
@@ -18,6 +18,7 @@
 mod bringup;
 mod change;
 mod crl;
+mod engine;
 mod given;
 mod kernel_path;
 mod layout;
@@ -287,7 +288,7 @@ impl Daemon {
                 }
                 _ = watch_due.tick() => {
                     if self.ground.engine.as_ref().is_some_and(|engine| !engine.is_running()) {
-                        anyhow::bail!("the user-space ESP engine's thread has ended: no tunnel carries anything");
+                        anyhow::bail!("a thread of the user-space ESP engine has ended: not all that the tunnels carry arrives");
                     }
                     self.follow_schedules();
                     self.follow_uplinks().await;

@@ -10,6 +10,7 @@ use sekisho_esp::sa::SaCounters;
 use sekisho_ike::status::IkeStatus;
 
 use super::bringup::INNER_DEVICE;
+use super::engine::Workers;
 use super::tunnels::Tunnel;
 use super::{Daemon, engine_counters, kernel_path};
 use crate::config::Action;
@@ -17,7 +18,7 @@ use crate::kernel::xfrm::Offloaded;
 use crate::status::{
     ChildStatus, ConnectionState, ConnectionStatus, Count, Datapath, FlowStatus, IkeEngineStatus,
     IkeSaStatus, LeaseStatus, Offload, PolicyStatus, PoolStatus, PortStatus, SaCount, SetStatus, Status,
-    ZoneStatus,
+    WorkersStatus, ZoneStatus,
 };
 
 impl Daemon {
@@ -84,6 +85,10 @@ impl Daemon {
         if let (Some(offload), Some(table)) = (&mut datapath.offload, &self.ground.xfrm) {
             let Offloaded { in_nics, in_kernel, refused } = table.offloaded();
             *offload = Offload { in_nics, in_kernel, refused, ..std::mem::take(offload) };
+        }
+        if self.ground.engine.is_some() {
+            let Workers { count, why } = self.ground.workers.clone();
+            datapath.workers = Some(WorkersStatus { count, why });
         }
         datapath
     }

@@ -28,8 +28,10 @@ use crate::config::{self, Config, Life, Start};
 use crate::evidence::{Record, Sink};
 use crate::filter::Maps;
 
-/// Packets the replay window spans. Wide, for several queues and CPUs reorder (RFC 4303 section 3.4.3 asks for 64).
-const REPLAY_WINDOW: u32 = 1024;
+/// Packets the replay window spans (RFC 4303 section 3.4.3 asks for 64), the most that XFRM can do. Several queues and CPUs
+/// reorder: what one of the sender's workers has sealed waits until its thread runs again, and at 300,000 packets a second the
+/// others number 1,200 in the 4 ms of a tick.
+const REPLAY_WINDOW: u32 = 4096;
 /// How long ESP to a former address of ours is let through: longer than packets are under way.
 const PATH_LINGER: Duration = Duration::from_secs(5);
 

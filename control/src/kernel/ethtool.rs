@@ -10,6 +10,7 @@ const ETHTOOL_SGSO: u32 = 0x24;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETHTOOL_SCHANNELS: u32 = 0x3d;
 /// The NIC takes the 802.1Q tag off a received frame and passes it on beside it.
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
@@ -82,6 +83,25 @@ pub(super) fn rx_queues(interface: &str) -> u32 {
     }
 }
 
+/// Gives both ends of a veth pair so many queues each way, where they have others. Under XDP an end must at no time have fewer
+/// receive queues than the other has to transmit by: those come first where queues are added, and last where they go.
+pub(super) fn set_queues(pair: [&str; 2], queues: u32) -> io::Result<()> {
+    for is_first in [true, false] {
+        for end in pair {
+            let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
+            call(end, &mut channels)?;
+            let (rx, tx) = match is_first {
+                true => (channels.rx.max(queues), channels.tx.min(queues)),
+                false => (queues, queues),
+            };
+            if (channels.rx, channels.tx) != (rx, tx) {
+                call(end, &mut Channels { command: ETHTOOL_SCHANNELS, rx, tx, ..channels })?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// `T` is the structure that belongs to the command in its first field.
 pub(super) fn call<T>(interface: &str, argument: &mut T) -> io::Result<()> {
     let bytes = interface.as_bytes();
@@ -121,5 +141,6 @@ mod tests {
         assert_eq!(rx_queues("no-such-if"), 1);
         assert_eq!(strips_vlan_tags("no-such-if"), None);
         assert!(set_strips_vlan_tags("no-such-if", false).is_err());
+        assert!(set_queues(["no-such-if", "nor-this"], 2).is_err());
     }
 }

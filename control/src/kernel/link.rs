@@ -6,7 +6,11 @@ use futures::TryStreamExt as _;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
 use rtnetlink::{LinkUnspec, LinkVeth};
 
-use super::{Kernel, KernelError, Ledger, Made, errno};
+use super::{Kernel, KernelError, Ledger, Made, errno, ethtool};
+
+/// The kernel lets go of a queue some time after its AF_XDP socket was closed.
+const QUEUE_TRIES: u32 = 40;
+const QUEUE_WAIT: Duration = Duration::from_millis(50);
 
 /// What the gateway needs to know of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +137,29 @@ impl Kernel {
         Ok((self.link(name).await?, self.link(peer).await?))
     }
 
+    /// Gives a veth pair of the gateway's so many queues each way, and returns both ends as they are then.
+    pub async fn set_queues(&self, pair: [&str; 2], queues: u32) -> Result<(Link, Link), KernelError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match ethtool::set_queues(pair, queues) {
+                Ok(()) => break,
+                // An AF_XDP socket that was closed just now holds its queue for a moment.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && tries < QUEUE_TRIES => {
+                    tokio::time::sleep(QUEUE_WAIT).await;
+                }
+                Err(error) => {
+                    let [name, peer] = pair;
+                    return Err(KernelError::io(format!(
+                        "cannot give {name} and {peer} {queues} queues; write `engine_workers = 1`"
+                    ))(error));
+                }
+            }
+        }
+        let [name, peer] = pair;
+        Ok((self.link(name).await?, self.link(peer).await?))
+    }
+
     /// Sets a device up or down that the gateway has made.
     pub async fn set_running(&self, link: &Link, up: bool) -> Result<(), KernelError> {
         let change = LinkUnspec::new_with_index(link.index);
@@ -188,6 +215,6 @@ fn parse(name: &str, message: &LinkMessage) -> (Link, bool) {
             _ => {}
         }
     }
-    link.rx_queues = super::ethtool::rx_queues(name);
+    link.rx_queues = ethtool::rx_queues(name);
     (link, ethernet)
 }

@@ -27,6 +27,17 @@ impl Status {
         (text(&self.0, "/datapath/kind"), text(&self.0, "/datapath/why"))
     }
 
+    /// The engine's workers, and why so many; `None` where it does not run.
+    pub fn workers(&self) -> Option<(u64, &str)> {
+        let workers = self.0.pointer("/datapath/workers")?;
+        Some((number(workers, "/count"), text(workers, "/why")))
+    }
+
+    /// A counter of the engine.
+    pub fn engine(&self, counter: &str) -> u64 {
+        number(&self.0, &format!("/engine/{counter}"))
+    }
+
     /// SAs that NICs have taken, SAs that they have not, and why.
     pub fn offload(&self) -> (u64, u64, &str) {
         let of = |key| number(&self.0, &format!("/datapath/offload/{key}"));

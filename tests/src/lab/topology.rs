@@ -107,6 +107,19 @@ pub(super) fn lay(lab: &Lab, line: Line) -> Result<()> {
     Ok(())
 }
 
+/// Gives every device so many receive and transmit queues. Before any gateway is at work: under XDP an end would need as many
+/// queues as the other has at every moment.
+pub fn widen(lab: &Lab, queues: u32) -> Result<()> {
+    let queues = queues.to_string();
+    for Cable { near, far } in &CABLES {
+        for (place, device) in [near, far] {
+            let mut ethtool = Command::new("ethtool");
+            lab.at(*place).output(ethtool.args(["-L", device, "rx", &queues, "tx", &queues]))?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives both gateways what [`configure`] gives one: with it everything reaches everything, which shows that what is
 /// refused later is refused by the filter.
 pub fn forward_without_filter(lab: &Lab) -> Result<()> {

@@ -4,6 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// Most workers. Each has a share of the packet memory, which is bounded for all together, and every command waits for all
+/// of them.
+pub const WORKERS_MAX: u32 = 16;
+
 /// An Ethernet address in wire order.
 pub type MacAddress = [u8; 6];
 
@@ -70,7 +74,10 @@ pub struct EngineConfig {
     pub direct: Vec<Link>,
     /// Devices that carry ESP.
     pub outer: Vec<Link>,
-    /// Frames in the packet memory, for all sockets together.
+    /// Threads among which the queues are dealt out: at most [`WORKERS_MAX`], and as many as the inner device and each outer one
+    /// have queues.
+    pub workers: u32,
+    /// Frames in the packet memory, for all sockets of all workers together.
     pub frames: u32,
     /// Bytes of a frame, kernel headroom of 256 bytes included: 2048 or 4096.
     pub frame_size: u32,
@@ -83,13 +90,14 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// The defaults: 16,384 frames of 2048 bytes (32 MiB), rings of 2048 descriptors, one acquire in 250 ms.
+    /// The defaults: one worker, 16,384 frames of 2048 bytes (32 MiB), rings of 2048 descriptors, one acquire in 250 ms.
     pub fn new(inner: Link, inner_peer_mac: MacAddress, outer: Vec<Link>) -> Self {
         Self {
             inner,
             inner_peer_mac,
             direct: Vec::new(),
             outer,
+            workers: 1,
             frames: 16_384,
             frame_size: 2048,
             ring_size: 2048,

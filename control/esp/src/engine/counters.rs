@@ -1,4 +1,4 @@
-//! Counters: written by the worker alone, read by anyone without a lock.
+//! Counters: each written by one worker alone, read by anyone without a lock, who adds up those of several workers.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

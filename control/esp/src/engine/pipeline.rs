@@ -7,14 +7,17 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use sekisho_abi::port::{ENGINE_MAC_PREFIX, engine_mac};
 
 use super::config::MacAddress;
 use super::counters::DropReason;
-use super::table::{Pair, Selection, Table, Wear};
+use super::lifetime::Wear;
+use super::pair::Pair;
+use super::table::{Selection, Table};
+use super::told::{Acquires, Events, Told};
 use crate::sa::{PortId, SaEvent};
 use crate::transform::inner::{Version, set_ecn};
 use crate::transform::outer::decapsulated_ecn;
@@ -40,42 +43,32 @@ pub(crate) struct Pipeline {
     /// The time of the batch.
     pub(crate) now: Instant,
     events: Events,
+    acquires: Arc<Acquires>,
     inner_peer_mac: MacAddress,
-    acquire_interval: Duration,
-    /// IPv4 identification of the next packet that may be fragmented.
+    /// IPv4 identification of the last packet.
     identification: u16,
+    /// From one identification to the next: each worker has its own residue, so that none are in use twice at a time.
+    identification_step: u16,
 }
 
-/// Where events go. Never waits: what is not taken is told again when it happens again.
-#[derive(Debug)]
-pub(crate) struct Events(SyncSender<SaEvent>);
-
-impl Events {
-    pub(crate) fn new(sender: SyncSender<SaEvent>) -> Self {
-        Self(sender)
-    }
-
-    /// Tells an event once: `told` remembers, unless the queue was full.
-    fn once(&self, told: &mut bool, event: SaEvent) {
-        if !*told {
-            *told = self.tell(event);
-        }
-    }
-
-    fn tell(&self, event: SaEvent) -> bool {
-        !matches!(self.0.try_send(event), Err(TrySendError::Full(_)))
-    }
+/// Which worker this is, and of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) worker: u16,
+    pub(crate) workers: u16,
 }
 
 impl Pipeline {
     pub(crate) fn new(
         table: Table,
         events: Events,
+        acquires: Arc<Acquires>,
         inner_peer_mac: MacAddress,
-        acquire_interval: Duration,
+        turn: Turn,
         now: Instant,
     ) -> Self {
-        Self { table, now, events, inner_peer_mac, acquire_interval, identification: 0 }
+        let (identification, identification_step) = (turn.worker, turn.workers);
+        Self { table, now, events, acquires, inner_peer_mac, identification, identification_step }
     }
 
     /// A frame from the plaintext side: its destination address names the VPN port. On success the ESP frame lies in
@@ -122,24 +115,21 @@ impl Pipeline {
             }
         };
         let pair = self.table.pair_mut(slot).ok_or(DropReason::NoSa)?;
-        let Pair { outbound, cells, spi_in, soft_told, hard_told, .. } = pair;
-        let outbound = outbound.as_mut().ok_or(DropReason::NoSa)?;
-        let (cells, spi_in) = (&cells.outbound.0, *spi_in);
+        let Pair { outbound, cells, spi_in, told, .. } = pair;
+        let outbound = outbound.as_ref().ok_or(DropReason::NoSa)?;
+        let (cells, sa) = (&cells.outbound.0, &*outbound.sa);
 
-        match worse(outbound.meter.wear(), outbound.sequence.wear()) {
-            Wear::Fresh => {}
-            Wear::Soft => self.events.once(soft_told, SaEvent::SoftExpired { spi_in }),
-            Wear::Hard => {
-                cells.expired.add(1);
-                self.events.once(hard_told, SaEvent::HardExpired { spi_in });
-                return Err(DropReason::Expired);
-            }
+        let wear = sa.meter.wear().max(sa.sequence.wear());
+        tell_wear(wear, told, &self.events, *spi_in);
+        if wear == Wear::Hard {
+            cells.expired.add(1);
+            return Err(DropReason::Expired);
         }
         let Some(path) = outbound.path else {
             cells.unsent.add(1);
             return Err(DropReason::NoPath);
         };
-        let layout = outbound.key.layout();
+        let layout = sa.key.layout();
         let before = outbound.header.bytes() + layout.headroom();
         let behind = layout.tailroom(packet.length);
         if before + packet.length + behind > path.mtu
@@ -151,19 +141,24 @@ impl Pipeline {
         }
 
         // Nothing can fail from here on for want of room: no sequence number is lost.
-        let sequence = outbound.sequence.take().ok_or(DropReason::Expired)?;
-        let sealed = outbound
+        let taken = if sa.meter.take(packet.length) { sa.sequence.take() } else { None };
+        let Some(sequence) = taken else {
+            // Another worker has used up what was left since it was looked at.
+            cells.expired.add(1);
+            tell_wear(Wear::Hard, told, &self.events, *spi_in);
+            return Err(DropReason::Expired);
+        };
+        let sealed = sa
             .key
-            .seal(buffer, place, outbound.spi, sequence, packet.version.next_header())
+            .seal(buffer, place, sa.spi, sequence, packet.version.next_header())
             .map_err(|_| DropReason::TooLarge)?;
-        self.identification = self.identification.wrapping_add(1);
+        self.identification = self.identification.wrapping_add(self.identification_step);
         let outer = outbound
             .header
             .prepend(buffer, sealed, packet, self.identification)
             .map_err(|_| DropReason::TooLarge)?;
         let ether_type = outbound.header.ether_type();
         let frame = prepend_ethernet(buffer, outer, path.l2.destination_mac, path.l2.source_mac, ether_type)?;
-        outbound.meter.add(packet.length);
         cells.packets.add(1);
         cells.bytes.add(packet.length as u64);
         Ok(Departure { frame, device: path.device })
@@ -215,20 +210,15 @@ impl Pipeline {
     }
 
     /// Asks for an SA, at a bounded rate for each port.
-    fn acquire(&mut self, port: PortId, packet: &InnerPacket) {
-        let Some(state) = self.table.port_mut(port) else { return };
-        let due =
-            state.acquire_told.is_none_or(|told| self.now.duration_since(told) >= self.acquire_interval);
+    fn acquire(&self, port: PortId, packet: &InnerPacket) {
         let event = SaEvent::Acquire { port, source: packet.source(), destination: packet.destination() };
-        if due && self.events.tell(event) {
-            state.acquire_told = Some(self.now);
-        }
+        self.acquires.tell(port, self.now, &self.events, event);
     }
 }
 
 /// RFC 4303 section 3.4: window, integrity, window again, then what was inside. Returns where the inner packet lies.
 fn open(
-    pair: &mut Pair,
+    pair: &Pair,
     events: &Events,
     buffer: &mut [u8],
     esp: Range<usize>,
@@ -237,21 +227,22 @@ fn open(
 ) -> Result<(Range<usize>, Version), DropReason> {
     let spi_in = pair.spi_in;
     let cells = &pair.cells.inbound.0;
-    let inbound = &mut pair.inbound;
+    let inbound = &*pair.inbound;
+    let worn_out = || {
+        cells.expired.add(1);
+        tell_wear(Wear::Hard, &pair.told, events, spi_in);
+        DropReason::Expired
+    };
     match inbound.meter.wear() {
-        Wear::Fresh => {}
-        Wear::Soft => events.once(&mut pair.soft_told, SaEvent::SoftExpired { spi_in }),
-        Wear::Hard => {
-            cells.expired.add(1);
-            events.once(&mut pair.hard_told, SaEvent::HardExpired { spi_in });
-            return Err(DropReason::Expired);
-        }
+        Wear::Hard => return Err(worn_out()),
+        wear => tell_wear(wear, &pair.told, events, spi_in),
     }
 
-    let sequence = inbound.window.check(sequence_low).map_err(|_| {
+    let replayed = |_| {
         cells.replay.add(1);
         DropReason::Replay
-    })?;
+    };
+    let sequence = inbound.window.check(sequence_low).map_err(replayed)?;
     let opened = match inbound.key.open(buffer, esp, sequence) {
         Ok(opened) => Ok(opened),
         Err(OpenError::Integrity) => {
@@ -268,20 +259,19 @@ fn open(
             Err(DropReason::Malformed)
         }
     };
-    let newest = inbound.window.commit(sequence);
+    let newest = inbound.window.commit(sequence).map_err(replayed)?;
     if pair.outbound.is_some() {
         if !pair.active {
-            events.once(&mut pair.first_inbound_told, SaEvent::FirstInbound { spi_in });
+            events.once(&pair.told.first_inbound, SaEvent::FirstInbound { spi_in });
         }
         // Only the newest packet may move the path: a copy sent late from elsewhere must not.
         if newest {
-            tell_remapped(&mut pair.remapped_told, pair.outer.remote, outer, spi_in, events);
+            tell_remapped(&pair.told, pair.outer.remote, outer, spi_in, events);
         }
     }
     let opened = opened?;
     if opened.next_header == NEXT_HEADER_NONE {
-        inbound.meter.add(0);
-        return Err(DropReason::Dummy);
+        return Err(if inbound.meter.take(0) { DropReason::Dummy } else { worn_out() });
     }
 
     let start = opened.payload.start;
@@ -298,33 +288,31 @@ fn open(
     if ecn != packet.traffic_class & 3 {
         set_ecn(payload, packet.version, ecn);
     }
-    inbound.meter.add(packet.length);
+    if !inbound.meter.take(packet.length) {
+        return Err(worn_out());
+    }
     cells.packets.add(1);
     cells.bytes.add(packet.length as u64);
     Ok((start..start + packet.length, packet.version))
 }
 
-fn tell_remapped(
-    told: &mut Option<SocketAddr>,
-    expected: SocketAddr,
-    outer: &OuterPacket,
-    spi_in: u32,
-    events: &Events,
-) {
+fn tell_remapped(told: &Told, expected: SocketAddr, outer: &OuterPacket, spi_in: u32, events: &Events) {
     let remote = outer.source;
-    let same = if outer.udp { remote == expected } else { remote.ip() == expected.ip() };
-    if same {
-        *told = None;
-    } else if *told != Some(remote) && events.tell(SaEvent::Remapped { spi_in, remote }) {
-        *told = Some(remote);
+    let same = |expected: SocketAddr| {
+        if outer.udp { remote == expected } else { remote.ip() == expected.ip() }
+    };
+    if same(expected) {
+        told.remapped.is_home();
+    } else {
+        told.remapped.is_elsewhere(remote, same, events, spi_in);
     }
 }
 
-fn worse(a: Wear, b: Wear) -> Wear {
-    match (a, b) {
-        (Wear::Hard, _) | (_, Wear::Hard) => Wear::Hard,
-        (Wear::Soft, _) | (_, Wear::Soft) => Wear::Soft,
-        (Wear::Fresh, Wear::Fresh) => Wear::Fresh,
+fn tell_wear(wear: Wear, told: &Told, events: &Events, spi_in: u32) {
+    match wear {
+        Wear::Fresh => {}
+        Wear::Soft => events.once(&told.soft, SaEvent::SoftExpired { spi_in }),
+        Wear::Hard => events.once(&told.hard, SaEvent::HardExpired { spi_in }),
     }
 }
 

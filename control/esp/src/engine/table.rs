@@ -7,202 +7,16 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sekisho_abi::map::PORTS_MAX;
 
 use super::config::L2Path;
-use super::counters::PairCells;
+use super::pair::{Pair, ResolvedPath, canonical};
 use super::recent::Recent;
-use crate::sa::{Lifetimes, Outer, PortId, SaError, SaPair};
-use crate::transform::packet::SPI_MIN;
-use crate::transform::{InnerPacket, OpeningKey, OuterHeader, ReplayWindow, SealingKey, SelectorPair};
-
-/// A pair of SAs as the worker uses it. Made on the caller's thread, so that the worker never expands keys.
-#[derive(Debug)]
-pub(crate) struct Pair {
-    pub(crate) port: PortId,
-    pub(crate) spi_in: u32,
-    pub(crate) selectors: SelectorPair,
-    pub(crate) outer: Outer,
-    /// Our address before the last move: what was under way to it is still taken, as long as the filter lets it through.
-    pub(crate) former: Option<IpAddr>,
-    pub(crate) cells: Arc<PairCells>,
-    pub(crate) inbound: Inbound,
-    /// `None` once the pair was removed and its inbound SA lingers.
-    pub(crate) outbound: Option<Outbound>,
-    /// The outbound SA is the one in use.
-    pub(crate) active: bool,
-    /// [`SaEvent::FirstInbound`](crate::sa::SaEvent::FirstInbound) was told.
-    pub(crate) first_inbound_told: bool,
-    /// The address last told in [`SaEvent::Remapped`](crate::sa::SaEvent::Remapped).
-    pub(crate) remapped_told: Option<SocketAddr>,
-    pub(crate) soft_told: bool,
-    pub(crate) hard_told: bool,
-    name: Arc<str>,
-}
-
-/// What receives.
-#[derive(Debug)]
-pub(crate) struct Inbound {
-    pub(crate) key: OpeningKey,
-    pub(crate) window: ReplayWindow,
-    pub(crate) meter: Meter,
-}
-
-/// What sends.
-#[derive(Debug)]
-pub(crate) struct Outbound {
-    pub(crate) key: SealingKey,
-    pub(crate) spi: u32,
-    pub(crate) sequence: SequenceCounter,
-    pub(crate) meter: Meter,
-    pub(crate) header: OuterHeader,
-    pub(crate) path: Option<ResolvedPath>,
-}
-
-/// A path with what the worker knows of its device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ResolvedPath {
-    pub(crate) l2: L2Path,
-    /// Index among the outer devices.
-    pub(crate) device: usize,
-    /// Largest IP packet, in bytes.
-    pub(crate) mtu: usize,
-}
-
-/// How worn an SA is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wear {
-    Fresh,
-    /// A soft limit has passed.
-    Soft,
-    /// A hard limit has passed: nothing more goes through.
-    Hard,
-}
-
-/// Counts one direction against its lifetimes.
-#[derive(Debug)]
-pub(crate) struct Meter {
-    limits: Lifetimes,
-    packets: u64,
-    bytes: u64,
-}
-
-impl Meter {
-    fn new(limits: Lifetimes) -> Self {
-        Self { limits, packets: 0, bytes: 0 }
-    }
-
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.packets = self.packets.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(bytes as u64);
-    }
-
-    pub(crate) fn wear(&self) -> Wear {
-        let reached = |limit: Option<u64>, used| limit.is_some_and(|limit| used >= limit);
-        let Lifetimes { soft_packets, soft_bytes, hard_packets, hard_bytes } = self.limits;
-        if reached(hard_packets, self.packets) || reached(hard_bytes, self.bytes) {
-            Wear::Hard
-        } else if reached(soft_packets, self.packets) || reached(soft_bytes, self.bytes) {
-            Wear::Soft
-        } else {
-            Wear::Fresh
-        }
-    }
-}
-
-/// The sender's sequence numbers (RFC 4303 section 3.3.3): they never cycle.
-#[derive(Debug)]
-pub(crate) struct SequenceCounter {
-    last: u64,
-    extended: bool,
-}
-
-impl SequenceCounter {
-    fn new(extended: bool) -> Self {
-        Self { last: 0, extended }
-    }
-
-    const fn limit(&self) -> u64 {
-        if self.extended { u64::MAX } else { u32::MAX as u64 }
-    }
-
-    pub(crate) fn wear(&self) -> Wear {
-        if self.last >= self.limit() {
-            Wear::Hard
-        } else if self.last >= self.limit() / 10 * 9 {
-            Wear::Soft
-        } else {
-            Wear::Fresh
-        }
-    }
-
-    /// The next number; `None` when they have run out.
-    pub(crate) fn take(&mut self) -> Option<crate::transform::Sequence> {
-        if self.last >= self.limit() {
-            return None;
-        }
-        self.last += 1;
-        Some(crate::transform::Sequence { number: self.last, extended: self.extended })
-    }
-
-    #[cfg(test)]
-    pub(crate) fn skip_to(&mut self, last: u64) {
-        self.last = last;
-    }
-}
-
-impl Pair {
-    /// Checks the pair and expands its keys.
-    pub(crate) fn new(pair: SaPair) -> Result<Box<Self>, SaError> {
-        for spi in [pair.spi_in, pair.spi_out] {
-            if spi < SPI_MIN {
-                return Err(refused(format!("SPI {spi:#010x} is reserved (RFC 4303 section 2.1)")));
-            }
-        }
-        if u32::from(pair.port) >= PORTS_MAX {
-            return Err(refused(format!("VPN port {} is beyond the last, {}", pair.port, PORTS_MAX - 1)));
-        }
-        let selectors =
-            SelectorPair::new(&pair.local, &pair.remote).map_err(|error| refused(error.to_string()))?;
-        let header = OuterHeader::new(&pair.outer).map_err(|error| refused(error.to_string()))?;
-        Ok(Box::new(Self {
-            port: pair.port,
-            spi_in: pair.spi_in,
-            selectors,
-            outer: canonical(pair.outer),
-            former: None,
-            cells: Arc::default(),
-            inbound: Inbound {
-                key: OpeningKey::new(pair.transform, &pair.keys_in)?,
-                window: ReplayWindow::new(pair.replay_window, pair.esn),
-                meter: Meter::new(pair.lifetimes),
-            },
-            outbound: Some(Outbound {
-                key: SealingKey::new(pair.transform, &pair.keys_out)?,
-                spi: pair.spi_out,
-                sequence: SequenceCounter::new(pair.esn),
-                meter: Meter::new(pair.lifetimes),
-                header,
-                path: None,
-            }),
-            active: false,
-            first_inbound_told: false,
-            remapped_told: None,
-            soft_told: false,
-            hard_told: false,
-            name: pair.name,
-        }))
-    }
-}
-
-fn canonical(outer: Outer) -> Outer {
-    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    Outer { local: plain(outer.local), remote: plain(outer.remote), ..outer }
-}
+use crate::sa::{Outer, PortId, SaError};
+use crate::transform::{InnerPacket, OuterHeader};
 
 /// The caller asked for what cannot be.
 pub(crate) fn refused(context: String) -> SaError {
@@ -236,8 +50,6 @@ pub(crate) enum Selection {
 pub(crate) struct Port {
     /// The pairs whose outbound SA is in use, in the order they came.
     pub(crate) active: Vec<Slot>,
-    /// When the last acquire was told.
-    pub(crate) acquire_told: Option<Instant>,
 }
 
 /// The SAs.
@@ -269,10 +81,6 @@ impl Table {
     pub(crate) fn inbound(&mut self, spi: u32) -> Option<&mut Pair> {
         let slot = *self.by_spi.get(&spi)?;
         self.pair_mut(slot)
-    }
-
-    pub(crate) fn port_mut(&mut self, port: PortId) -> Option<&mut Port> {
-        self.ports.get_mut(usize::from(port))
     }
 
     /// The pair in use that carries this packet of a VPN port. `None`: there is no such port.
@@ -365,7 +173,6 @@ impl Table {
             pair.former = Some(pair.outer.local.ip());
         }
         pair.outer = outer;
-        pair.remapped_told = None;
         Ok(())
     }
 

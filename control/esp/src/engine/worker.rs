@@ -1,89 +1,42 @@
-//! The worker: one thread that owns the packet memory, the rings and every SA.
+//! A worker: one thread that owns a packet memory, rings, and a table of every SA.
 //!
 //! A round takes what the control plane asked for, then a batch from each socket, turns each frame, and has each
 //! device send what was queued. A round without work ends in `poll(2)`. Nothing in a round locks or allocates, except
-//! a command. A worker for each queue is this same thread more than once, with a memory and a table of its own: what
-//! they must then share is the sequence number of an outbound SA and the window of an inbound one.
+//! a command.
+//!
+//! There may be several, each with some of every device's queues. A frame stays with the worker of the queue that it came
+//! by, and leaves by that worker's own sockets: so what a NIC keeps on one queue keeps its order. What they share is in
+//! `pair.rs` and `told.rs`.
 
 use std::io;
 use std::mem;
-use std::net::IpAddr;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use super::config::{EngineError, L2Path, Link, Reassembled, XskMode};
+use super::command::{Command, Opened};
+use super::config::{EngineError, Link, Reassembled, XskMode};
 use super::counters::{DropCells, DropReason, SocketCells};
+use super::crew::Desk;
 use super::pipeline::Pipeline;
-use super::table::Pair;
 use super::umem::{Frame, Umem};
 use super::xsk::{Received, Socket};
-use crate::sa::{Outer, SaError};
-use crate::transform::{OuterHeader, OuterPacket};
+use crate::transform::OuterPacket;
 
 /// Frames taken from a socket before the next one has its turn.
 const BATCH: usize = 64;
+/// The same of plaintext where several workers seal for one SA. Between the sealing of a batch and its sending the others go on
+/// counting: as many packets reach the peer late, and the least window that a peer must have is 32 (RFC 4303 section
+/// 3.4.3).
+const SHARED_BATCH: usize = 16;
 /// Bytes before ESP that did not come in a frame: room for the Ethernet header.
 const HEADROOM: usize = 64;
 /// Longest sleep without traffic.
 const IDLE: Duration = Duration::from_secs(1);
 /// Sleep while a device has not taken all it was given.
 const CONGESTED: Duration = Duration::from_millis(1);
-
-/// What the control plane asks for. Answered once it is in force.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Install {
-        pair: Box<Pair>,
-        activate: bool,
-    },
-    Activate {
-        spi_in: u32,
-    },
-    Repath {
-        spi_in: u32,
-        outer: Outer,
-        header: OuterHeader,
-    },
-    Remove {
-        spi_in: u32,
-        linger: Duration,
-    },
-    SetPath {
-        remote: IpAddr,
-        path: L2Path,
-    },
-    ClearPath {
-        remote: IpAddr,
-    },
-    SetMtu {
-        ifindex: u32,
-        mtu: u32,
-    },
-    /// A device has come back under another index.
-    Replace {
-        former: u32,
-        link: Link,
-        opened: SyncSender<Result<Vec<Opened>, EngineError>>,
-    },
-    Stop,
-}
-
-/// A command and where its answer goes.
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) command: Command,
-    pub(crate) answer: SyncSender<Result<(), SaError>>,
-}
-
-/// A socket that took the place of another.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) fd: Arc<OwnedFd>,
-    pub(crate) zero_copy: bool,
-}
 
 /// What a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +67,10 @@ pub(crate) struct Station {
     /// Its device.
     pub(crate) ifindex: u32,
     pub(crate) side: Side,
-    /// Index of the queue among its device's.
-    pub(crate) queue: usize,
+    /// Its receive queue.
+    pub(crate) queue: u32,
+    /// Its index among its device's sockets that are this worker's.
+    pub(crate) turn: usize,
     pub(crate) cells: Arc<SocketCells>,
     /// A failure to send was logged and has not gone away.
     pub(crate) failing: bool,
@@ -138,10 +93,11 @@ pub(crate) struct Worker {
     pub(crate) fill_target: u32,
     pub(crate) ring_size: u32,
     pub(crate) mode: XskMode,
-    pub(crate) requests: Receiver<Request>,
-    pub(crate) reassembled: Receiver<Reassembled>,
-    pub(crate) wake: Arc<OwnedFd>,
-    pub(crate) drops: Arc<DropCells>,
+    /// Sockets that may take the place of others, by station. Their rings hold no frame yet.
+    pub(crate) aside: Vec<(usize, Socket)>,
+    /// Whether other workers seal for the same SAs.
+    pub(crate) is_one_of_several: bool,
+    pub(crate) desk: Desk,
 }
 
 impl Worker {
@@ -172,28 +128,23 @@ impl Worker {
     /// Carries out what was asked; `false` to stop.
     fn obey(&mut self) -> bool {
         loop {
-            let request = match self.requests.try_recv() {
+            let request = match self.desk.requests.try_recv() {
                 Ok(request) => request,
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             };
-            let table = &mut self.pipeline.table;
             let result = match request.command {
-                Command::Replace { former, link, opened } => {
-                    let _ = opened.try_send(self.replace(former, &link));
+                Command::Change(change) => change.carry_out(&mut self.pipeline.table, self.pipeline.now),
+                Command::Open { former, link, opened } => {
+                    let _ = opened.try_send(self.open(former, &link));
                     Ok(())
                 }
-                Command::Install { pair, activate } => table.install(pair, activate),
-                Command::Activate { spi_in } => table.activate(spi_in),
-                Command::Repath { spi_in, outer, header } => table.repath(spi_in, outer, header),
-                Command::Remove { spi_in, linger } => table.remove(spi_in, linger, self.pipeline.now),
-                Command::SetPath { remote, path } => table.set_path(remote, path),
-                Command::SetMtu { ifindex, mtu } => {
-                    table.set_mtu(ifindex, mtu);
+                Command::Adopt { former, link } => {
+                    self.adopt(former, &link);
                     Ok(())
                 }
-                Command::ClearPath { remote } => {
-                    table.clear_path(remote);
+                Command::Discard => {
+                    self.aside.clear();
                     Ok(())
                 }
                 Command::Stop => return false,
@@ -203,69 +154,68 @@ impl Worker {
         }
     }
 
-    /// Opens sockets on a device in place of those on a former one that is gone.
-    fn replace(&mut self, former: u32, link: &Link) -> Result<Vec<Opened>, EngineError> {
-        let refuse = |what: String| EngineError::Config(what);
-        let on_it = |station: &&mut Station| station.ifindex == former;
-        let mut places: Vec<&mut Station> = self.stations.iter_mut().filter(on_it).collect();
-        let Some(side) = places.first().map(|station| station.side) else {
-            return Err(refuse(format!("interface {former} is none of its devices")));
-        };
-        if places.len() != link.queues as usize {
-            let (before, now) = (places.len(), link.queues);
-            return Err(refuse(format!("{} had {before} receive queues and has {now} now", link.name)));
-        }
+    /// Opens sockets on a device that shall take the place of a former one that is gone, and keeps them aside.
+    fn open(&mut self, former: u32, link: &Link) -> Result<Vec<Opened>, EngineError> {
+        self.aside.clear();
         // Before the new sockets are bound: binding waits for a device that is just being taken down (both hold the
         // kernel's lock of devices), and when that is over, its sockets are off it.
         if device_exists(former) {
-            return Err(refuse(format!(
+            return Err(EngineError::Config(format!(
                 "the former interface of {} is still there under another name",
                 link.name
             )));
         }
-        let mut sockets: Vec<Socket> = Vec::new();
-        for queue in 0..link.queues {
-            let mode = side.mode(self.mode);
-            let socket = Socket::open(&self.umem, link, queue, self.ring_size, mode, sockets.first())?;
-            sockets.push(socket);
-        }
+        let mut aside: Vec<(usize, Socket)> = Vec::new();
         let mut opened = Vec::new();
-        for (station, socket) in places.iter_mut().zip(sockets) {
+        let on_it = self.stations.iter().enumerate().filter(|(_, station)| station.ifindex == former);
+        for (index, station) in on_it {
+            let (queue, mode) = (station.queue, station.side.mode(self.mode));
+            let sibling = aside.first().map(|(_, socket)| socket);
+            let socket = Socket::open(&self.umem, link, queue, self.ring_size, mode, sibling)?;
+            opened.push(Opened { queue, fd: socket.fd().clone(), zero_copy: socket.zero_copy() });
+            aside.push((index, socket));
+        }
+        self.aside = aside;
+        Ok(opened)
+    }
+
+    /// The sockets kept aside take the place of those on the former device.
+    fn adopt(&mut self, former: u32, link: &Link) {
+        for (index, socket) in mem::take(&mut self.aside) {
+            let Some(station) = self.stations.get_mut(index) else { continue };
             station.ifindex = link.ifindex;
-            opened.push(Opened { fd: socket.fd().clone(), zero_copy: socket.zero_copy() });
             let before = mem::replace(&mut station.socket, socket);
             (station.failing, station.gone) = (false, false);
             let closed = before.fd().as_raw_fd();
             drop(before);
-            // SAFETY: its device is gone, as looked up above; the kernel took the socket off the device then, and waited
-            // for those who still used it. Nobody else maps its rings. Its number is not in use again: the engine's
-            // handle holds the descriptor until this has been answered.
+            // SAFETY: its device is gone, as was seen before the others were opened; the kernel took the socket off the
+            // device then, and waited for those who still used it. Nobody else maps its rings. Its number is not in use
+            // again: the engine's handle holds the descriptor until this has been answered.
             unsafe { self.umem.recover(closed) };
         }
         if let Some(device) = self.pipeline.table.device(former) {
             self.pipeline.table.replace_device(device, link.ifindex, link.mtu);
         }
-        Ok(opened)
     }
 
     /// A batch of what came in fragments; returns how many packets there were.
     fn take_reassembled(&mut self) -> usize {
         let mut taken = 0;
         while taken < BATCH
-            && let Ok(packet) = self.reassembled.try_recv()
+            && let Ok(packet) = self.desk.reassembled.try_recv()
         {
             taken += 1;
             let Some(mut frame) = self.umem.take() else {
-                self.drops.count(DropReason::RingFull);
+                self.desk.drops.count(DropReason::RingFull);
                 continue;
             };
             match reassembled(&mut self.pipeline, self.umem.buffer(&mut frame), &packet) {
                 Ok(place) => {
                     let inner = self.inner.clone();
-                    send(&mut self.stations, &mut self.umem, &self.drops, frame, &place, inner, 0);
+                    send(&mut self.stations, &mut self.umem, &self.desk.drops, frame, &place, inner, 0);
                 }
                 Err(reason) => {
-                    self.drops.count(reason);
+                    self.desk.drops.count(reason);
                     self.umem.give(frame);
                 }
             }
@@ -276,11 +226,12 @@ impl Worker {
     /// One batch of one socket; returns how many frames there were.
     fn serve(&mut self, index: usize, batch: &mut Vec<Received>) -> usize {
         let Some(station) = self.stations.get_mut(index) else { return 0 };
+        let is_shared = self.is_one_of_several && station.side != Side::Outer;
         station.socket.reap(&mut self.umem);
-        station.socket.receive(&mut self.umem, batch, BATCH);
+        station.socket.receive(&mut self.umem, batch, if is_shared { SHARED_BATCH } else { BATCH });
         station.socket.refill(&mut self.umem, self.fill_target);
         station.socket.wake_receive();
-        let (side, queue) = (station.side, station.queue);
+        let (side, turn) = (station.side, station.turn);
         let received = batch.len();
         if received != 0 {
             station.cells.rx_packets.add(received as u64);
@@ -297,13 +248,16 @@ impl Worker {
             };
             match turned {
                 Ok((place, stations)) => {
-                    send(&mut self.stations, &mut self.umem, &self.drops, frame, &place, stations, queue);
+                    send(&mut self.stations, &mut self.umem, &self.desk.drops, frame, &place, stations, turn);
                 }
                 Err(reason) => {
-                    self.drops.count(reason);
+                    self.desk.drops.count(reason);
                     self.umem.give(frame);
                 }
             }
+        }
+        if is_shared && received != 0 {
+            self.flush();
         }
         received
     }
@@ -331,7 +285,7 @@ impl Worker {
     /// Waits for frames, a command, or the next thing to expire.
     fn sleep(&mut self, polled: &mut Vec<libc::pollfd>, congested: bool) {
         polled.clear();
-        polled.push(libc::pollfd { fd: self.wake.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+        polled.push(libc::pollfd { fd: self.desk.wake.as_raw_fd(), events: libc::POLLIN, revents: 0 });
         for station in &self.stations {
             // poll(2) ignores negative descriptors.
             let fd = if station.gone { -1 } else { station.socket.fd().as_raw_fd() };
@@ -352,7 +306,7 @@ impl Worker {
         }
         if let Some((first, rest)) = polled.split_first() {
             if first.revents & libc::POLLIN != 0 {
-                self.acknowledge_wake();
+                self.desk.acknowledge();
             }
             for (station, polled) in self.stations.iter_mut().zip(rest) {
                 if polled.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 && !station.gone {
@@ -360,15 +314,6 @@ impl Worker {
                     tracing::error!(queue = station.queue, "a device of the engine is gone");
                 }
             }
-        }
-    }
-
-    fn acknowledge_wake(&self) {
-        let mut count = [0u8; 8];
-        // SAFETY: the buffer is eight bytes long and outlives the call; the eventfd does not block.
-        let read = unsafe { libc::read(self.wake.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        if read < 0 && io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock {
-            tracing::warn!("the engine's eventfd cannot be read");
         }
     }
 }
@@ -400,7 +345,7 @@ fn device_exists(ifindex: u32) -> bool {
     !found.is_null() || io::Error::last_os_error().raw_os_error() != Some(libc::ENXIO)
 }
 
-/// Queues a frame on the device's socket that belongs to the queue it came from.
+/// Queues a frame on the device's socket that belongs to the one it came by.
 fn send(
     stations: &mut [Station],
     umem: &mut Umem,
@@ -408,9 +353,9 @@ fn send(
     frame: Frame,
     place: &Range<usize>,
     device: Range<usize>,
-    queue: usize,
+    turn: usize,
 ) {
-    let index = device.start + if device.is_empty() { 0 } else { queue % device.len() };
+    let index = device.start + if device.is_empty() { 0 } else { turn % device.len() };
     let Some(station) = stations.get_mut(index).filter(|_| !device.is_empty()) else {
         drops.count(DropReason::NoPath);
         umem.give(frame);

@@ -63,16 +63,13 @@ impl Lab {
         // SAFETY: plain system call; it moves this thread alone.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
         run(&["ip", "link", "set", "lo", "up"]);
-        veth("wan-a", &["name", "wan-b"]);
+        lay_wan();
         let engine_mac = text(engine_mac);
         for side in [Side::A, Side::B] {
             let (letter, space) = (side.letter(), lab.space(side));
-            let (plain, inner, wan) =
-                (format!("plain-{letter}"), format!("inner-{letter}"), format!("wan-{letter}"));
+            let (plain, inner) = (format!("plain-{letter}"), format!("inner-{letter}"));
             veth(&inner, &["name", &plain, "netns", space]);
-            for device in [&inner, &wan] {
-                run(&["ip", "link", "set", device, "up"]);
-            }
+            run(&["ip", "link", "set", &inner, "up"]);
             let inside = |words: &[&str]| run(&[&["ip", "netns", "exec", space], words].concat());
             // What reaches the engine has the form of frames on a cable: MTU-sized and checksummed.
             inside(&["ethtool", "-K", &plain, "tx", "off", "tso", "off", "gso", "off"]);
@@ -154,6 +151,47 @@ impl Lab {
         same
     }
 
+    /// Sends numbered datagrams from A to B and back, many flows at once, in rounds of so many datagrams of each; returns how
+    /// many came back, each in its flow's order.
+    pub(crate) fn flows(&self, flows: usize, rounds: u32, burst: u32) -> usize {
+        let server = self.within(Side::B, || UdpSocket::bind((Side::B.address(), 0)).unwrap());
+        let address = server.local_addr().unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let expected = flows * (rounds * burst) as usize;
+        let echo = thread::spawn(move || {
+            let mut buffer = [0; 64];
+            for _ in 0..expected {
+                let Ok((length, from)) = server.recv_from(&mut buffer) else { return };
+                server.send_to(&buffer[..length], from).unwrap();
+            }
+        });
+        let clients: Vec<UdpSocket> = self.within(Side::A, || {
+            (0..flows).map(|_| UdpSocket::bind((Side::A.address(), 0)).unwrap()).collect()
+        });
+        for client in &clients {
+            client.connect(address).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        }
+        let mut same = 0;
+        for round in 0..rounds {
+            let numbers = round * burst..(round + 1) * burst;
+            for number in numbers.clone() {
+                for client in &clients {
+                    client.send(&number.to_be_bytes()).unwrap();
+                }
+            }
+            for client in &clients {
+                let mut buffer = [0; 64];
+                let came = |number: u32| {
+                    client.recv(&mut buffer).is_ok_and(|length| buffer[..length] == number.to_be_bytes())
+                };
+                same += numbers.clone().map(came).filter(|came| *came).count();
+            }
+        }
+        echo.join().unwrap();
+        same
+    }
+
     /// Sends this many bytes from A to B over TCP and checks each of them.
     pub(crate) fn tcp_transfer(&self, bytes: usize) {
         let listener = self.within(Side::B, || TcpListener::bind((Side::B.address(), 0)).unwrap());
@@ -193,6 +231,14 @@ impl Drop for Lab {
         for space in &self.spaces {
             let _ = Command::new("ip").args(["netns", "delete", space]).status();
         }
+    }
+}
+
+/// The cable between the two engines.
+pub(crate) fn lay_wan() {
+    veth("wan-a", &["name", "wan-b"]);
+    for device in ["wan-a", "wan-b"] {
+        run(&["ip", "link", "set", device, "up"]);
     }
 }
 

@@ -66,11 +66,15 @@ fn pairs(transform: Transform, local: &str, remote: &str, udp_encapsulation: boo
 }
 
 fn start(lab: &Lab, side: Side) -> Engine {
+    start_with(lab, side, 1)
+}
+
+fn start_with(lab: &Lab, side: Side, workers: u32) -> Engine {
     let link = |name: String, mtu| Link { ifindex: lab.ifindex(&name), name, queues: lab::QUEUES, mtu };
     let inner = link(format!("inner-{}", side.letter()), 1400);
     let wan = link(format!("wan-{}", side.letter()), 1500);
-    let config = EngineConfig { frames: 4096, ..EngineConfig::new(inner, lab.plain_mac(side), vec![wan]) };
-    Engine::start(config).unwrap()
+    let config = EngineConfig::new(inner, lab.plain_mac(side), vec![wan]);
+    Engine::start(EngineConfig { frames: 4096, workers, ..config }).unwrap()
 }
 
 fn point_paths(lab: &Lab, engine: &Engine, side: Side) {
@@ -149,6 +153,94 @@ fn ping_udp_and_tcp_pass_between_two_engines() {
     assert!(no_sa >= cases.len() as u64);
 }
 
+/// Flows of one SA on two queues, each queue a worker's, there and back; then the same over a cable that was replaced.
+#[test]
+fn two_workers_share_an_sa() {
+    const FLOWS: usize = 16;
+    const ROUNDS: u32 = 40;
+    const BURST: u32 = 8;
+    let lab = Lab::new(engine_mac(PORT));
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (a, b) = (start_with(&lab, Side::A, 2), start_with(&lab, Side::B, 2));
+    assert_eq!((a.workers(), b.workers()), (2, 2));
+    let mut redirects: Vec<_> = [&a, &b].into_iter().flat_map(redirect::all).collect();
+    let [pair_a, pair_b] = pairs(Transform::Aes128Gcm16, "192.0.2.1:500", "192.0.2.2:500", false, 7);
+    let (spi_a, spi_b) = (pair_a.spi_in, pair_b.spi_in);
+    a.install(pair_a.clone(), true).unwrap();
+    b.install(pair_b, true).unwrap();
+    assert!(a.install(pair_a, true).is_err(), "the same SPI twice");
+    let all = FLOWS * (ROUNDS * BURST) as usize;
+    let mut wan = ["wan-a", "wan-b"].map(|device| lab.ifindex(device));
+    for cable in 1..=2 {
+        point_paths(&lab, &a, Side::A);
+        point_paths(&lab, &b, Side::B);
+        // ARP and the like are over.
+        assert!(lab.ping(1));
+        let counters = || {
+            let (a, b) = (a.counters(spi_a).unwrap(), b.counters(spi_b).unwrap());
+            [a.outbound, b.inbound, b.outbound, a.inbound]
+        };
+        let before = counters();
+        assert_eq!(lab.flows(FLOWS, ROUNDS, BURST), all, "cable {cable}");
+        for (engine, side) in [(&a, Side::A), (&b, Side::B)] {
+            let sockets = engine.statistics().sockets;
+            assert_eq!(sockets.len(), 2 * lab::QUEUES as usize);
+            for socket in sockets {
+                let (name, queue) = (&socket.name, socket.queue);
+                assert!(
+                    socket.rx_packets > 100 && socket.tx_packets > 100,
+                    "queue {queue} of {name} of {side:?}: {} received, {} sent",
+                    socket.rx_packets,
+                    socket.tx_packets
+                );
+            }
+        }
+        let now = counters();
+        for (now, before) in now.iter().zip(before) {
+            assert!(now.packets - before.packets >= all as u64);
+            assert_eq!((now.replay, now.integrity, now.selector, now.malformed), (0, 0, 0, 0));
+        }
+        let passed =
+            |side: usize| (now[side].packets - before[side].packets, now[side].bytes - before[side].bytes);
+        assert_eq!((passed(0), passed(2)), (passed(1), passed(3)), "what one sent the other took");
+        if cable == 2 {
+            break;
+        }
+
+        lab::run(&["ip", "link", "delete", "wan-a"]);
+        assert!(!lab.ping(1));
+        lab::lay_wan();
+        let link = |side: Side, queues| {
+            let name = format!("wan-{}", side.letter());
+            Link { ifindex: lab.ifindex(&name), name, queues, mtu: 1500 }
+        };
+        // Somebody else holds the first queue: the second worker's socket can be opened, and is not kept.
+        let config = EngineConfig::new(link(Side::A, 1), [2; 6], vec![link(Side::B, 1)]);
+        let stranger = Engine::start(EngineConfig { frames: 256, ..config }).unwrap();
+        let ends = [(&a, Side::A), (&b, Side::B)];
+        for ((engine, side), former) in ends.into_iter().zip(wan) {
+            let before = engine.sockets().len();
+            assert!(matches!(engine.replace_device(former, link(side, 1)), Err(EngineError::Config(_))));
+            let error = engine.replace_device(former, link(side, lab::QUEUES)).unwrap_err();
+            assert!(matches!(error, EngineError::Busy { queue: 0, .. }), "{error}");
+            let still = engine.sockets().into_iter().filter(|(ifindex, ..)| *ifindex == former).count();
+            assert_eq!((engine.sockets().len(), still), (before, lab::QUEUES as usize));
+        }
+        drop(stranger);
+        for ((engine, side), former) in ends.into_iter().zip(&mut wan) {
+            let now = link(side, lab::QUEUES);
+            let before = std::mem::replace(former, now.ifindex);
+            engine.replace_device(before, now).unwrap();
+        }
+        redirects.push(redirect::of_device(&a, wan[0]));
+        redirects.push(redirect::of_device(&b, wan[1]));
+    }
+
+    a.remove(spi_a, Duration::from_millis(300)).unwrap();
+    assert!(!lab.ping(1), "without an SA nothing leaves");
+    assert!(a.counters(spi_a).is_err() && a.activate(spi_a).is_err());
+}
+
 #[test]
 fn an_engine_starts_again_on_the_same_devices() {
     let lab = Lab::new(engine_mac(PORT));
@@ -175,6 +267,10 @@ fn refusals_name_the_device_and_the_remedy() {
     assert!(matches!(error, EngineError::NoDevice { queue: lab::QUEUES, .. }), "{error}");
     let error = refusal("wan-a", wan, 0);
     assert!(matches!(error, EngineError::Config(_)), "{error}");
+    let link = |name: &str, queues| Link { ifindex: lab.ifindex(name), name: name.into(), queues, mtu: 1500 };
+    let config = EngineConfig::new(link("inner-a", 2), [2; 6], vec![link("wan-a", 1)]);
+    let error = Engine::start(EngineConfig { workers: 2, ..config }).unwrap_err();
+    assert!(error.to_string().contains("each of 2 workers needs a receive queue of wan-a"), "{error}");
     let held = start(&lab, Side::A);
     let error = refusal("wan-a", wan, 1);
     assert!(matches!(&error, EngineError::Busy { device, .. } if device == "inner-a"), "{error}");

@@ -25,19 +25,18 @@ pub(crate) struct Redirect {
 /// Redirects every queue of every device of an engine into its socket.
 pub(crate) fn all(engine: &Engine) -> Vec<Redirect> {
     let devices: BTreeSet<u32> = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).collect();
-    devices
-        .into_iter()
-        .map(|device| {
-            let sockets: Vec<_> =
-                engine.sockets().into_iter().filter(|(ifindex, ..)| *ifindex == device).collect();
-            let map = map_create(sockets.len() as u32).unwrap();
-            for (_, queue, fd) in sockets {
-                map_update(&map, queue, fd.as_raw_fd() as u32).unwrap();
-            }
-            let program = load(&map).unwrap();
-            Redirect { _link: link(&program, device).unwrap(), _map: map }
-        })
-        .collect()
+    devices.into_iter().map(|device| of_device(engine, device)).collect()
+}
+
+/// Redirects every queue of one device of an engine into its socket.
+pub(crate) fn of_device(engine: &Engine, device: u32) -> Redirect {
+    let sockets: Vec<_> = engine.sockets().into_iter().filter(|(ifindex, ..)| *ifindex == device).collect();
+    let map = map_create(sockets.len() as u32).unwrap();
+    for (_, queue, fd) in sockets {
+        map_update(&map, queue, fd.as_raw_fd() as u32).unwrap();
+    }
+    let program = load(&map).unwrap();
+    Redirect { _link: link(&program, device).unwrap(), _map: map }
 }
 
 /// `union bpf_attr` as 64-bit words, as long as the longest of the commands used.

@@ -1,6 +1,10 @@
 //! Two pipelines joined by bytes.
 
+mod workers;
+
+use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use zeroize::Zeroizing;
@@ -22,23 +26,38 @@ const PATH: L2Path =
 
 struct Gateway {
     pipeline: Pipeline,
-    events: Receiver<SaEvent>,
+    /// Those of all workers of a gateway.
+    events: Rc<Receiver<SaEvent>>,
 }
 
 impl Gateway {
     fn new() -> Self {
+        let [gateway] = Self::workers();
+        gateway
+    }
+
+    /// As many workers of one gateway.
+    fn workers<const N: usize>() -> [Self; N] {
         let (sender, events) = mpsc::sync_channel(16);
-        let table = Table::new(vec![Device { ifindex: 5, mtu: 1500 }]);
-        let interval = Duration::from_millis(250);
-        Self {
-            pipeline: Pipeline::new(table, Events::new(sender), PEER_MAC, interval, Instant::now()),
-            events,
-        }
+        let (sender, events) = (Events::new(sender), Rc::new(events));
+        let begun = Instant::now();
+        let acquires = Arc::new(Acquires::new(begun, Duration::from_millis(250)));
+        std::array::from_fn(|worker| {
+            let table = Table::new(vec![Device { ifindex: 5, mtu: 1500 }]);
+            let turn = Turn { worker: worker as u16, workers: N as u16 };
+            let (sender, acquires) = (sender.clone(), acquires.clone());
+            let pipeline = Pipeline::new(table, sender, acquires, PEER_MAC, turn, begun);
+            Self { pipeline, events: events.clone() }
+        })
     }
 
     fn install(&mut self, pair: SaPair, activate: bool) {
+        self.take(Pair::new(pair).unwrap(), activate);
+    }
+
+    fn take(&mut self, pair: Box<Pair>, activate: bool) {
         let remote = pair.outer.remote.ip();
-        self.pipeline.table.install(Pair::new(pair).unwrap(), activate).unwrap();
+        self.pipeline.table.install(pair, activate).unwrap();
         self.pipeline.table.set_path(remote, PATH).unwrap();
     }
 
@@ -52,24 +71,36 @@ impl Gateway {
 
     /// A plaintext packet for a port; the ESP frame.
     fn encrypt(&mut self, port: PortId, packet: &[u8]) -> Result<Vec<u8>, DropReason> {
-        let ether_type = if packet[0] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
-        let frame = [&engine_mac(port)[..], &PEER_MAC, &ether_type, packet].concat();
-        self.encrypt_frame(&frame)
+        self.encrypt_frame(&plaintext(port, packet))
     }
 
     fn encrypt_frame(&mut self, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
-        let (mut buffer, place) = buffer(frame);
-        let departure = self.pipeline.encrypt(&mut buffer, place)?;
-        assert_eq!(departure.device, 0);
-        Ok(buffer[departure.frame].to_vec())
+        encrypt(&mut self.pipeline, frame)
     }
 
-    /// An ESP frame; the plaintext frame.
     fn decrypt(&mut self, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
-        let (mut buffer, place) = buffer(frame);
-        let place = self.pipeline.decrypt(&mut buffer, place)?;
-        Ok(buffer[place].to_vec())
+        decrypt(&mut self.pipeline, frame)
     }
+}
+
+fn plaintext(port: PortId, packet: &[u8]) -> Vec<u8> {
+    let ether_type = if packet[0] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
+    [&engine_mac(port)[..], &PEER_MAC, &ether_type, packet].concat()
+}
+
+/// A plaintext frame; the ESP frame.
+fn encrypt(pipeline: &mut Pipeline, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let (mut buffer, place) = buffer(frame);
+    let departure = pipeline.encrypt(&mut buffer, place)?;
+    assert_eq!(departure.device, 0);
+    Ok(buffer[departure.frame].to_vec())
+}
+
+/// An ESP frame; the plaintext frame.
+fn decrypt(pipeline: &mut Pipeline, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let (mut buffer, place) = buffer(frame);
+    let place = pipeline.decrypt(&mut buffer, place)?;
+    Ok(buffer[place].to_vec())
 }
 
 fn buffer(frame: &[u8]) -> (Vec<u8>, Range<usize>) {
@@ -220,8 +251,8 @@ fn dummies_and_padding_for_traffic_flow_confidentiality_are_understood() {
         let (mut bytes, place) = buffer(payload);
         let pair = a.pipeline.table.inbound(0xaaaa_0001).unwrap();
         let outbound = pair.outbound.as_mut().unwrap();
-        let sequence = outbound.sequence.take().unwrap();
-        let esp = outbound.key.seal(&mut bytes, place, outbound.spi, sequence, next_header).unwrap();
+        let sequence = outbound.sa.sequence.take().unwrap();
+        let esp = outbound.sa.key.seal(&mut bytes, place, outbound.sa.spi, sequence, next_header).unwrap();
         let packet = InnerPacket::parse(&ping()).unwrap();
         let outer = outbound.header.prepend(&mut bytes, esp, &packet, 0).unwrap();
         let frame = prepend_ethernet(&mut bytes, outer, PEER_MAC, PEER_MAC, 0x0800).unwrap();
@@ -352,7 +383,7 @@ fn sequence_numbers_wear_out_and_never_cycle() {
     let (mut a, mut b) = gateways(pair_a(plain()));
     let skip = |gateway: &mut Gateway, last| {
         let pair = gateway.pipeline.table.inbound(0xaaaa_0001).unwrap();
-        pair.outbound.as_mut().unwrap().sequence.skip_to(last);
+        pair.outbound.as_ref().unwrap().sa.sequence.skip_to(last);
     };
     skip(&mut a, u64::from(u32::MAX / 10 * 9));
     b.decrypt(&a.encrypt(PORT_A, &ping()).unwrap()).unwrap();
@@ -373,7 +404,7 @@ fn extended_sequence_numbers_go_on_past_32_bits() {
     let (mut a, mut b) = gateways(SaPair { esn: true, ..pair_a(plain()) });
     for last in [0x7fff_ffff, 0xffff_fffe, 0xffff_ffff, 0x1_0000_0000] {
         let pair = a.pipeline.table.inbound(0xaaaa_0001).unwrap();
-        pair.outbound.as_mut().unwrap().sequence.skip_to(last);
+        pair.outbound.as_ref().unwrap().sa.sequence.skip_to(last);
         let frame = a.encrypt(PORT_A, &ping()).unwrap();
         assert_eq!(b.decrypt(&frame).unwrap()[14..], ping());
     }

@@ -1,0 +1,156 @@
+//! Several workers of one gateway, with the same SAs.
+
+use std::collections::BTreeSet;
+use std::thread;
+
+use super::*;
+
+const SPI_A: u32 = 0xaaaa_0001;
+const SPI_B: u32 = 0xbbbb_0001;
+
+/// Two gateways of two workers each, with one pair between them.
+fn gateways_of_two(pair: SaPair) -> ([Gateway; 2], [Gateway; 2]) {
+    let (mut a, mut b) = (Gateway::workers(), Gateway::workers());
+    install(&mut b, mirrored(&pair), true);
+    install(&mut a, pair, true);
+    (a, b)
+}
+
+fn install(workers: &mut [Gateway], pair: SaPair, activate: bool) {
+    let first = Pair::new(pair).unwrap();
+    for worker in workers {
+        worker.take(first.share(), activate);
+    }
+}
+
+fn counters(workers: &mut [Gateway], spi_in: u32) -> PairCounters {
+    workers.iter_mut().map(|worker| worker.counters(spi_in)).sum()
+}
+
+fn sequence(frame: &[u8]) -> u32 {
+    u32::from_be_bytes(frame[38..42].try_into().unwrap())
+}
+
+/// What every worker makes of its work, all at once.
+fn at_once<T: Send>(workers: &mut [Gateway], work: impl Fn(&mut Pipeline) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> =
+            workers.iter_mut().map(|Gateway { pipeline, .. }| scope.spawn(move || work(pipeline))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn they_use_each_number_once_and_take_each_packet_once() {
+    const PACKETS: usize = 1000;
+    for esn in [false, true] {
+        // No packet is older than the window, in whatever order they come.
+        let pair = SaPair { esn, replay_window: 4 * PACKETS as u32, ..pair_a(plain()) };
+        let (mut a, mut b) = gateways_of_two(pair);
+        let frames = at_once(&mut a, |pipeline| {
+            let frame = plaintext(PORT_A, &ping());
+            (0..PACKETS).map(|_| encrypt(pipeline, &frame).unwrap()).collect::<Vec<_>>()
+        });
+        for frames in &frames {
+            assert!(frames.iter().map(|frame| sequence(frame)).is_sorted(), "order within a worker");
+        }
+        let frames = frames.concat();
+        let numbers: BTreeSet<u32> = frames.iter().map(|frame| sequence(frame)).collect();
+        assert!(numbers.into_iter().eq(1..=2 * PACKETS as u32));
+        // Both are offered everything.
+        let taken = at_once(&mut b, |pipeline| {
+            frames.iter().filter(|frame| decrypt(pipeline, frame).is_ok()).count()
+        });
+        assert_eq!(taken.iter().sum::<usize>(), frames.len());
+        let (sent, received) = (counters(&mut a, SPI_A).outbound, counters(&mut b, SPI_B).inbound);
+        let packets = frames.len() as u64;
+        assert_eq!((sent.packets, received.packets, received.replay), (packets, packets, packets));
+        assert_eq!((sent.bytes, received.bytes), (packets * 128, packets * 128));
+        assert_eq!(a[0].event(), None);
+        assert_eq!(b[0].event(), None);
+    }
+}
+
+#[test]
+fn a_packet_that_one_took_is_a_replay_to_the_other() {
+    let ([mut a, _], [mut first, mut second]) = gateways_of_two(pair_a(plain()));
+    let frame = a.encrypt(PORT_A, &ping()).unwrap();
+    assert!(first.decrypt(&frame).is_ok());
+    assert_eq!(second.decrypt(&frame), Err(DropReason::Replay));
+    assert_eq!(second.counters(SPI_B).inbound.replay, 1);
+}
+
+#[test]
+fn lifetimes_and_numbers_end_for_all_at_once_and_are_told_once() {
+    let lifetimes = Lifetimes { soft_packets: Some(2), hard_bytes: Some(4 * 128), ..Lifetimes::default() };
+    let ([mut first, mut second], [mut b, _]) = gateways_of_two(SaPair { lifetimes, ..pair_a(plain()) });
+    for _ in 0..2 {
+        assert!(b.decrypt(&first.encrypt(PORT_A, &ping()).unwrap()).is_ok());
+        assert!(b.decrypt(&second.encrypt(PORT_A, &ping()).unwrap()).is_ok());
+    }
+    assert_eq!(first.event(), Some(SaEvent::SoftExpired { spi_in: SPI_A }));
+    for worker in [&mut first, &mut second] {
+        assert_eq!(worker.encrypt(PORT_A, &ping()), Err(DropReason::Expired));
+    }
+    assert_eq!(first.event(), Some(SaEvent::HardExpired { spi_in: SPI_A }));
+    assert_eq!(first.event(), None);
+
+    let (mut a, _) = gateways_of_two(pair_a(plain()));
+    let left = 100;
+    let outbound = a[0].pipeline.table.inbound(SPI_A).unwrap().outbound.as_ref().unwrap();
+    outbound.sa.sequence.skip_to(u64::from(u32::MAX) - left);
+    let sent = at_once(&mut a, |pipeline| {
+        let frame = plaintext(PORT_A, &ping());
+        (0..left).filter(|_| encrypt(pipeline, &frame).is_ok()).count() as u64
+    });
+    assert_eq!(sent.iter().sum::<u64>(), left);
+    let events: Vec<_> = a[0].events.try_iter().collect();
+    let spi_in = SPI_A;
+    assert_eq!(events, [SaEvent::SoftExpired { spi_in }, SaEvent::HardExpired { spi_in }]);
+    assert_eq!(counters(&mut a, SPI_A).outbound.expired, left);
+}
+
+#[test]
+fn what_one_has_told_the_other_does_not_tell() {
+    let here = outer("192.0.2.1:4500", "198.51.100.2:4500", true);
+    let (mut a, mut b) = (Gateway::workers::<2>(), Gateway::workers::<2>());
+    for worker in &mut a {
+        assert_eq!(worker.encrypt(PORT_A, &ping()), Err(DropReason::NoSa));
+    }
+    assert!(matches!(a[0].event(), Some(SaEvent::Acquire { port: PORT_A, .. })));
+    assert_eq!(a[0].event(), None);
+
+    install(&mut b, mirrored(&pair_a(here)), false);
+    install(&mut a, pair_a(here), true);
+    let frames: Vec<_> = (0..4)
+        .map(|turn| {
+            let mut frame = a[turn % 2].encrypt(PORT_A, &ping()).unwrap();
+            // The mapping of a NAT between has changed.
+            frame[14 + 21] = 0x99;
+            frame
+        })
+        .collect();
+    for (turn, frame) in frames.iter().enumerate() {
+        assert!(b[turn % 2].decrypt(frame).is_ok());
+    }
+    let remote = SocketAddr::new("192.0.2.1".parse().unwrap(), 0x1199);
+    let events: Vec<_> = b[0].events.try_iter().collect();
+    assert_eq!(
+        events,
+        [SaEvent::FirstInbound { spi_in: SPI_B }, SaEvent::Remapped { spi_in: SPI_B, remote }]
+    );
+}
+
+/// Fragments of two packets with one identification would be put together to neither.
+#[test]
+fn no_two_packets_of_different_workers_have_one_identification() {
+    let (mut a, _) = gateways_of_two(pair_a(plain()));
+    let mut may_be_fragmented = ping();
+    may_be_fragmented[6] = 0;
+    let mut seen = BTreeSet::new();
+    for turn in 0..200 {
+        let frame = a[turn % 2].encrypt(PORT_A, &may_be_fragmented).unwrap();
+        assert!(seen.insert([frame[14 + 4], frame[14 + 5]]));
+    }
+}
