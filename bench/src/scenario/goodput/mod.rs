@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::lab::topology::Line;
-use sekisho_tests::traffic::ping::{self, Stream};
+use sekisho_tests::traffic::ping::{self, Outcome, Stream};
 
 use crate::contender::{Contender, Encryption, Tunnel, Wanted};
 use crate::flood::{self, flood};
@@ -39,7 +39,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// Questions until the tunnel answers: the first packet opens those of WireGuard.
 const FIRST_PINGS: usize = 20;
 /// Paced rates, thousand packets a second.
-const RATES: [f64; 6] = [25.0, 50.0, 100.0, 150.0, 200.0, 250.0];
+const RATES: [f64; 4] = [25.0, 50.0, 100.0, 200.0];
 /// IP packets of the floods: 64 bytes of UDP, 512, and what fits every tunnel unfragmented.
 const LENGTHS: [usize; 3] = [64 + flood::HEADERS, 512 + flood::HEADERS, 1400];
 
@@ -64,8 +64,16 @@ fn main_entries() -> Vec<Entry> {
             let wanted = Wanted { encryption, in_udp: contender != Contender::Sekisho };
             Entry { contender, wanted, variant: false }
         })
+        .chain([Entry {
+            contender: Contender::Relay,
+            wanted: Wanted { encryption: Encryption::Aes128Gcm, in_udp: false },
+            variant: false,
+        }])
         .collect()
 }
+
+/// Rounds of the variants, which are many.
+const VARIANT_ROUNDS: usize = 3;
 
 /// Every cipher, in UDP and not, by those who have the choice.
 fn variants() -> Vec<Entry> {
@@ -86,9 +94,7 @@ pub fn run(session: &mut Session) -> Result<()> {
     ceiling::run(session)?;
     let mut entries = main_entries();
     if session.is_quick() {
-        entries.retain(|entry| {
-            matches!(entry.contender, Contender::Sekisho | Contender::GotaTun | Contender::StrongSwan)
-        });
+        entries.retain(|entry| !matches!(entry.contender, Contender::WireguardGo | Contender::BoringTun));
         session.skip("wireguard-go, boringtun, other ciphers", "only in a full run");
     } else {
         entries.extend(variants());
@@ -103,18 +109,23 @@ pub fn run(session: &mut Session) -> Result<()> {
             Err(error) => session.skip(entry.contender.name(), format_args!("{error:#}")),
         }
     }
-    for (round, entry) in session.turns(&able) {
+    let (variants, main): (Vec<Entry>, Vec<Entry>) = able.into_iter().partition(|entry| entry.variant);
+    let turns = session.turns(&main).into_iter().chain(Session::turns_in(VARIANT_ROUNDS, &variants));
+    for (round, entry) in turns {
         let title = title(&entry);
         session.progress(format_args!("round {}: {title}", round + 1));
         if let Err(error) = measure(session, round, entry) {
             session.failed(&title, format_args!("{error:#}"));
         }
     }
-    Ok(())
+    ceiling::fractions(session)
 }
 
 fn title(entry: &Entry) -> String {
     let Entry { contender, wanted, .. } = entry;
+    if *contender == Contender::Relay {
+        return contender.name().into();
+    }
     format!("{}, {}", contender.name(), cipher(*wanted))
 }
 
@@ -124,7 +135,7 @@ fn cipher(wanted: Wanted) -> String {
 
 /// One contender in one round.
 fn measure(session: &mut Session, round: usize, entry: Entry) -> Result<()> {
-    if round == 0 {
+    if round == 0 && entry.contender != Contender::Relay {
         // With a router between, at which a tap can look.
         let lab = Lab::up(LAB)?;
         let _tunnel = raise(&lab, entry)?;
@@ -155,7 +166,10 @@ fn raise(lab: &Lab, entry: Entry) -> Result<Box<dyn Tunnel>> {
 
 /// Gateways get wires that carry no packet above their MTU either: what a contender hands over as one must be cut before it
 /// counts as sent.
-fn wires_at(lab: &Lab) -> Result<()> {
+///
+/// # Errors
+/// When ethtool is not there, or a device.
+pub fn wires_at(lab: &Lab) -> Result<()> {
     for (place, devices) in [(Place::Clinic, ["lan1", "wan"]), (Place::Centre, ["lan", "wan"])] {
         for device in devices {
             let mut ethtool = Command::new("ethtool");
@@ -164,6 +178,29 @@ fn wires_at(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Echo requests from LAN1 to the server for so long, beside a transfer.
+///
+/// # Errors
+/// When either breaks off.
+pub fn round_trips_under(lab: &Lab, load: Transfer, time: Duration) -> Result<Outcome> {
+    let load = Transfer { time: time + WARM_UP * 2, ..load };
+    std::thread::scope(|scope| {
+        let loading = scope.spawn(|| load.run(lab));
+        std::thread::sleep(WARM_UP);
+        let stream = Stream::start(&lab.at(Place::Lan1), Place::Server.address(Family::V4), PING_INTERVAL)?;
+        std::thread::sleep(time);
+        let outcome = stream.stop();
+        loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("the transfer")?;
+        outcome
+    })
+}
+
+const ONE_STREAM: &str = "TCP, 1 stream";
+
+fn flood_case(length: usize) -> String {
+    format!("UDP flood, {length} B packets")
 }
 
 /// One contender at work.
@@ -177,7 +214,7 @@ impl Bench<'_> {
     fn all(&self, session: &mut Session) -> Result<()> {
         let time = session.sample();
         let one = Transfer { streams: 1, reverse: false, time };
-        self.tcp(session, "TCP, 1 stream", one)?;
+        self.tcp(session, ONE_STREAM, one)?;
         if !session.is_quick() {
             self.tcp(session, "TCP, 4 streams", Transfer { streams: 4, ..one })?;
             self.tcp(session, "TCP, 1 stream, server to LAN1", Transfer { reverse: true, ..one })?;
@@ -185,7 +222,7 @@ impl Bench<'_> {
         for length in LENGTHS {
             // The shortest decides what a change costs a packet, the longest what it costs a byte.
             if !session.is_quick() || length != LENGTHS[1] {
-                self.flood(session, &format!("UDP flood, {length} B packets"), &[length])?;
+                self.flood(session, &flood_case(length), &[length])?;
             }
         }
         if !session.is_quick() {
@@ -265,17 +302,7 @@ impl Bench<'_> {
     /// Round trips of small packets beside a TCP transfer that takes all it can.
     fn latency(&self, session: &mut Session, load: Transfer) -> Result<()> {
         let case = "latency beside 1 TCP stream";
-        let load = Transfer { time: load.time + WARM_UP * 2, ..load };
-        let outcome = std::thread::scope(|scope| {
-            let loading = scope.spawn(|| load.run(self.lab));
-            std::thread::sleep(WARM_UP);
-            let stream =
-                Stream::start(&self.lab.at(Place::Lan1), Place::Server.address(Family::V4), PING_INTERVAL)?;
-            std::thread::sleep(session.sample());
-            let outcome = stream.stop();
-            loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context(case)?;
-            outcome
-        })?;
+        let outcome = round_trips_under(self.lab, load, session.sample()).context(case)?;
         let times: Vec<f64> = outcome.round_trips.iter().map(|time| time.as_secs_f64() * 1e3).collect();
         let of = |share| quantile(&times, share).context("no round trip under load");
         session.record(&self.figure(case, "p99", "ms", Better::Lower), of(0.99)?);
@@ -301,8 +328,10 @@ mod tests {
     #[test]
     fn everyone_takes_part_with_something_it_can_do() {
         let entries = main_entries();
-        assert_eq!(entries.len(), Contender::ALL.len());
-        assert!(entries.iter().chain(&variants()).all(|entry| entry.contender.can(entry.wanted)));
+        let tunnels = || entries.iter().filter(|entry| entry.contender != Contender::Relay);
+        assert_eq!(tunnels().count(), Contender::ALL.len());
+        assert_eq!(entries.len(), Contender::ALL.len() + 1);
+        assert!(tunnels().chain(&variants()).all(|entry| entry.contender.can(entry.wanted)));
     }
 
     #[test]
