@@ -72,7 +72,8 @@ enum Task {
     /// Measure Sekisho and what a user would pick instead, side by side in the lab
     ///
     /// Writes report.json, report.md and report.html with plots to target/perf; bench/README.md says what each figure
-    /// means. Takes the machine for itself: what else runs shows in the figures.
+    /// means. Takes the machine for itself: what else runs shows in the figures. `--help` tells its options.
+    #[command(disable_help_flag = true)]
     Perf(PerfArgs),
     /// Install what building, testing and demonstrating need and this machine lacks
     ///

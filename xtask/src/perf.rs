@@ -1,10 +1,6 @@
 //! `cargo xtask perf`: builds for release, and hands over to the program that measures.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, ffi::OsString, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -12,51 +8,57 @@ use clap::Args;
 use crate::{
     crates::Rival,
     demo::programs,
-    ebpf_build::{self, target_dir},
+    ebpf_build::{self, target_dir, tools_dir},
     packages::DebianPackages,
     process,
     setup::{self, Part as _, Purpose},
+    vm::{self, Kernel},
 };
 
 /// The measuring program, of package sekisho-bench.
 const PERF: &str = "sekisho-perf";
+/// The scenario that needs a guest, and so the download of its kernel.
+const IN_GUEST: &str = "xfrm";
 
 /// What is measured, and what becomes of it.
 #[derive(Args)]
 pub(crate) struct PerfArgs {
-    /// All scenarios in less than 5 minutes: fewer rounds, shorter samples, fewer cases
-    #[arg(long)]
-    quick: bool,
-    /// Only this one; may be given again. `--list` names them
-    #[arg(long, value_name = "NAME")]
-    scenario: Vec<String>,
-    /// Compare with the report.json of an earlier run; fails if a figure has become worse
-    #[arg(long, value_name = "BASE.json")]
-    compare: Option<PathBuf>,
-    /// Where report.json, report.md, report.html and the plots go
-    ///
-    /// target/perf if nothing is said.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Only name the scenarios
-    #[arg(long)]
-    list: bool,
-    /// Write docs/performance.md and its plots: all scenarios run, and each must succeed. The page says whether it was in full
-    #[arg(long, conflicts_with_all = ["scenario", "list"])]
-    write: bool,
+    /// As the measuring program takes them, which has its own `--help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION")]
+    options: Vec<OsString>,
 }
 
-/// The page that `--write` makes, and the folder of its plots.
-const PAGE: [&str; 2] = ["docs/performance.md", "docs/performance"];
+impl PerfArgs {
+    fn has(&self, words: &[&str]) -> bool {
+        self.options.iter().any(|option| words.iter().any(|word| option == word))
+    }
+
+    /// Nothing is measured, only told.
+    fn only_asks(&self) -> bool {
+        self.has(&["--help", "-h", "--list", "--version", "-V"])
+    }
+
+    fn wants_guest(&self) -> bool {
+        let named = |option: &OsString| option.to_string_lossy().starts_with("--scenario");
+        let asked = self.options.iter().any(|option| option.to_string_lossy().ends_with(IN_GUEST));
+        asked || !(self.has(&["--quick"]) || self.options.iter().any(named))
+    }
+}
 
 /// Builds, measures and reports.
 pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
+    // Together, so that libraries which both use are built once.
+    let packages = ["--package", "sekisho", "--package", "sekisho-bench"];
+    let build = || process::run(process::cargo().args(["build", "--release"]).args(packages).arg("--bins"));
+    if args.only_asks() {
+        setup::ensure(Purpose::Build, false)?;
+        build()?;
+        return process::run_foreground(Command::new(programs()?.join(PERF)).args(&args.options));
+    }
     setup::ensure(Purpose::Lab, false)?;
     setup::bring(&DebianPackages::PERF)?;
     process::authenticate()?;
-    // Together, so that libraries which both use are built once.
-    let packages = ["--package", "sekisho", "--package", "sekisho-bench"];
-    process::run(process::cargo().args(["build", "--release"]).args(packages).arg("--bins"))?;
+    build()?;
     let programs = programs()?;
     let mut perf = process::as_root(programs.join(PERF));
     perf.env("SEKISHO_BIN_DIR", &programs);
@@ -72,45 +74,47 @@ pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
             Err(error) => eprintln!("perf: {} will not take part: {error:#}", rival.name()),
         }
     }
+    if args.wants_guest() {
+        match vm::prepare(Kernel::V6_12) {
+            // Brought by whoever owns the cache, and found there by root.
+            Ok(()) => {
+                perf.env("SEKISHO_GUEST", env::current_exe().context("finding this program")?);
+                perf.env("SEKISHO_CACHE", tools_dir().parent().context("tools without a cache")?);
+            }
+            Err(error) => eprintln!("perf: nothing will be measured in a guest: {error:#}"),
+        }
+    }
     // Built by whoever has the tool chain, which root may not.
     perf.env("SEKISHO_EBPF_OBJECT", ebpf_build::build(root)?);
     perf.env("SEKISHO_MEASURING_OBJECT", ebpf_build::build_measuring(root)?);
-    if args.quick {
-        perf.arg("--quick");
-    }
-    if args.list {
-        perf.arg("--list");
-    }
-    for scenario in &args.scenario {
-        perf.arg("--scenario").arg(scenario);
-    }
-    if let Some(base) = &args.compare {
-        perf.arg("--compare").arg(base);
-    }
-    let out = args.out.clone().unwrap_or_else(|| target_dir(root).join("perf"));
-    perf.arg("--out").arg(&out);
-    process::run_foreground(&mut perf)?;
-    if args.write { write(&out, root) } else { Ok(()) }
+    // One that is said counts, for it comes later.
+    perf.arg("--out").arg(target_dir(root).join("perf")).args(&args.options);
+    process::run_foreground(&mut perf)
 }
 
-/// Makes the page of a report.
-fn write(out: &Path, root: &Path) -> Result<()> {
-    let [page, folder] = PAGE.map(|place| root.join(place));
-    let report = out.join("report.md");
-    let text = fs::read_to_string(&report).with_context(|| format!("reading {}", report.display()))?;
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(options: &[&str]) -> PerfArgs {
+        PerfArgs { options: options.iter().map(OsString::from).collect() }
     }
-    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let plots = out.join("plots");
-    for entry in fs::read_dir(&plots).with_context(|| format!("reading {}", plots.display()))? {
-        let path = entry.with_context(|| format!("reading {}", plots.display()))?.path();
-        let name = path.file_name().context("a plot without a name")?;
-        fs::copy(&path, folder.join(name)).with_context(|| format!("copying {}", path.display()))?;
+
+    #[test]
+    fn a_guest_is_brought_where_it_is_measured_in() {
+        assert!(args(&[]).wants_guest());
+        assert!(args(&["--write"]).wants_guest());
+        assert!(args(&["--quick", "--scenario", "xfrm"]).wants_guest());
+        assert!(!args(&["--quick"]).wants_guest());
+        assert!(args(&["--scenario=xfrm"]).wants_guest());
+        assert!(!args(&["--scenario", "ike"]).wants_guest());
+        assert!(!args(&["--scenario=ike"]).wants_guest());
     }
-    // The plots stand beside the page in a folder of its name.
-    fs::write(&page, text.replace("](plots/", "](performance/"))
-        .with_context(|| format!("writing {}", page.display()))?;
-    println!("written: {}", page.display());
-    Ok(())
+
+    #[test]
+    fn questions_are_no_measurements() {
+        assert!(args(&["--help"]).only_asks());
+        assert!(args(&["--quick", "--list"]).only_asks());
+        assert!(!args(&["--quick"]).only_asks());
+    }
 }

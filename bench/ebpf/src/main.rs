@@ -1,13 +1,13 @@
 //! The measurements' own programs: `generate` makes frames out of nothing (XDP, run as `BPF_F_TEST_XDP_LIVE_FRAMES`), `sink`
 //! and `sink_skb` count and drop what arrives (XDP and tc ingress), `bare` hands every frame to another device without any
-//! question, which no gateway can beat; `nothing` does nothing. Linux 6.1 or later.
+//! question, which no gateway can beat; `to_socket` hands them to an AF_XDP socket; `nothing` does nothing. Linux 6.1 or later.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(missing_docs, reason = "aya's program macros expand to entry points without the docstring")]
 
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::{classifier, map, xdp};
-use aya_ebpf::maps::{Array, DevMap, DevMapHash, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMap, DevMapHash, PerCpuArray, XskMap};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sekisho_bench_ebpf::{
     CLOCK_EVERY, FRAME_MAX, HEADER_BYTES, HEADER_WORDS, LATE_MAX_NS, Template, is_counted, order, progress,
@@ -29,6 +29,10 @@ static SUNK: PerCpuArray<[u64; sunk::FIELDS]> = PerCpuArray::with_max_entries(1,
 // ifindex -> ifindex of the device that `bare` redirects to.
 #[map]
 static ACROSS: DevMapHash = DevMapHash::with_max_entries(2, 0);
+
+// The relay's socket on one device. A program with a map of its own for each of them.
+#[map]
+static SOCKET: XskMap = XskMap::with_max_entries(1, 0);
 
 /// XDP, live: each run is a frame, or a look at the clock while none is due.
 #[xdp]
@@ -140,6 +144,22 @@ fn bare(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel passes a valid context.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     ACROSS.redirect(ifindex, 0).unwrap_or(xdp_action::XDP_PASS)
+}
+
+/// XDP, a device of the relay: IPv4 goes to its socket, and the kernel answers for the rest, as ARP.
+#[xdp]
+fn to_socket(ctx: XdpContext) -> u32 {
+    const IPV4: u16 = 0x0800;
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + 14 > end {
+        return xdp_action::XDP_PASS;
+    }
+    // SAFETY: within the frame, as just checked.
+    if u16::from_be(unsafe { *((start + 12) as *const u16) }) != IPV4 {
+        return xdp_action::XDP_PASS;
+    }
+    // The first queue is the only one.
+    SOCKET.redirect(0, 0).unwrap_or(xdp_action::XDP_PASS)
 }
 
 /// XDP: what a test run costs by itself.

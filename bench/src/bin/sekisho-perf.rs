@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
-use clap::Parser;
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand};
+use sekisho_bench::contender::relay;
 use sekisho_bench::perf::compare::{Change, changes, regressions};
-use sekisho_bench::perf::render::{self, table};
+use sekisho_bench::perf::render::{self, page, table};
 use sekisho_bench::perf::report::Report;
 use sekisho_bench::perf::session::Session;
-use sekisho_bench::scenario::{ALL, Scenario};
+use sekisho_bench::scenario::{ALL, Scenario, xfrm};
 use sekisho_tests::lab::require_root;
 
 /// What Sekisho and its peers can do, measured.
@@ -27,11 +28,33 @@ struct Arguments {
     #[arg(long, value_name = "BASE.json")]
     compare: Option<PathBuf>,
     /// Where report.json, report.md, report.html and the plots go.
-    #[arg(long, value_name = "DIR", default_value = "target/perf")]
+    #[arg(long, value_name = "DIR", default_value = "target/perf", overrides_with = "out")]
     out: PathBuf,
     /// Only name the scenarios.
     #[arg(long)]
     list: bool,
+    /// Write docs/performance.md and its plots: all scenarios run, and each must succeed. The page says whether it was in
+    /// full.
+    #[arg(long, conflicts_with_all = ["scenario", "list"])]
+    write: bool,
+    /// One part of a scenario, for the program's own use.
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What the program starts of itself.
+#[derive(Subcommand)]
+enum Part {
+    /// Measures the kernel's ESP in a guest, and prints its report after each round.
+    #[command(hide = true)]
+    Guest,
+    /// Passes packets on between two ports of the present namespace by the engine's sockets.
+    #[command(hide = true)]
+    Relay {
+        /// Device, its hardware address, and the next hop's.
+        #[arg(num_args = 2, required = true)]
+        ends: Vec<relay::End>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -45,6 +68,13 @@ fn main() -> ExitCode {
 }
 
 fn perform(arguments: &Arguments) -> Result<()> {
+    match &arguments.part {
+        Some(Part::Guest) => return xfrm::guest::run(arguments.quick),
+        Some(Part::Relay { ends }) => {
+            return relay::run(ends.as_slice().try_into().context("a relay has two ports")?);
+        }
+        None => {}
+    }
     if arguments.list {
         for Scenario { name, about, .. } in ALL {
             println!("{name:<12} {about}");
@@ -56,6 +86,7 @@ fn perform(arguments: &Arguments) -> Result<()> {
     let base = arguments.compare.as_deref().map(Report::read).transpose()?;
     require_root()?;
     let mut session = Session::new(arguments.quick);
+    session.asked_for(&arguments.scenario);
     if let Ok(commit) = std::env::var("SEKISHO_COMMIT") {
         session.version("commit", commit);
     }
@@ -67,17 +98,21 @@ fn perform(arguments: &Arguments) -> Result<()> {
         if let Err(error) = (scenario.run)(&mut session) {
             session.failed("the scenario", format_args!("{error:#}"));
         }
+        // Where a guest was asked for it takes as long as in a full run.
+        let quick = arguments.quick && !session.report().guests.contains_key(scenario.name);
+        session.leave(scenario.budget(quick));
         // After each, so that an interrupted run leaves what it had.
         render::write(session.report(), None, &arguments.out)?;
     }
     let report = session.report();
     let compared = base.as_ref().map(|base| changes(base, report));
     render::write(report, compared.as_deref(), &arguments.out)?;
-    println!("\n{}report: {}", told(report), arguments.out.join("report.md").display());
+    println!("\n{}{}report: {}", told(report), told_times(report), arguments.out.join("report.md").display());
     if let Some(compared) = &compared {
         print!("{}", told_changes(compared));
     }
-    conclude(report, compared.as_deref().unwrap_or_default(), &arguments.out)
+    conclude(report, compared.as_deref().unwrap_or_default(), &arguments.out)?;
+    if arguments.write { page::write(&arguments.out, Path::new("docs")) } else { Ok(()) }
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
@@ -108,6 +143,9 @@ fn comparable(base: &Report, now: &Report) -> Result<()> {
 fn told(report: &Report) -> String {
     let mut out = String::new();
     for scenario in report.scenarios() {
+        if let Some(guest) = table::of_guest(report, scenario) {
+            out += &format!("{scenario}: {guest}\n\n");
+        }
         for case in report.cases(scenario) {
             for table in table::of_case(report, scenario, case) {
                 out += &columns(&format!("{scenario}: {}", table.title), &table);
@@ -115,6 +153,11 @@ fn told(report: &Report) -> String {
         }
     }
     out
+}
+
+fn told_times(report: &Report) -> String {
+    let times = table::of_times(report);
+    columns(&times.title, &times)
 }
 
 fn told_changes(changes: &[Change<'_>]) -> String {

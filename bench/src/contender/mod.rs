@@ -2,6 +2,7 @@
 //! LAN1 and the server, and says which processes they are.
 
 pub mod program;
+pub mod relay;
 pub mod sekisho;
 pub mod strongswan;
 pub mod wireguard;
@@ -9,6 +10,7 @@ pub mod wireguard;
 use anyhow::Result;
 use sekisho_tests::lab::Lab;
 
+use crate::generator::Arriving;
 use crate::perf::report::OURS;
 
 /// What the tunnel encrypts with.
@@ -83,10 +85,12 @@ pub enum Contender {
     GotaTun,
     /// WireGuard by Cloudflare.
     BoringTun,
+    /// None of them: our engine's sockets without ESP, which ours cannot be faster than.
+    Relay,
 }
 
 impl Contender {
-    /// Every one: ours first, and then by who is expected to come near.
+    /// Every one that makes a tunnel: ours first, and then by who is expected to come near.
     pub const ALL: [Self; 5] =
         [Self::Sekisho, Self::GotaTun, Self::WireguardGo, Self::BoringTun, Self::StrongSwan];
 
@@ -98,6 +102,7 @@ impl Contender {
             Self::WireguardGo => "wireguard-go",
             Self::GotaTun => "gotatun",
             Self::BoringTun => "boringtun",
+            Self::Relay => "bare AF_XDP",
         }
     }
 
@@ -112,6 +117,17 @@ impl Contender {
             Self::WireguardGo => wireguard::Implementation::Go.version(),
             Self::GotaTun => wireguard::Implementation::GotaTun.version(),
             Self::BoringTun => wireguard::Implementation::BoringTun.version(),
+            Self::Relay => Ok("our engine's sockets, without ESP".into()),
+        }
+    }
+
+    /// How its last gateway hands over what was decrypted.
+    pub const fn arriving(self) -> Arriving {
+        match self {
+            Self::Sekisho => Arriving::Frames,
+            Self::Relay | Self::StrongSwan | Self::WireguardGo | Self::GotaTun | Self::BoringTun => {
+                Arriving::Packets
+            }
         }
     }
 
@@ -121,6 +137,7 @@ impl Contender {
             Self::Sekisho => true,
             // libipsec knows ESP only in UDP.
             Self::StrongSwan => wanted.in_udp,
+            Self::Relay => false,
             Self::WireguardGo | Self::GotaTun | Self::BoringTun => {
                 wanted.in_udp && wanted.encryption == Encryption::ChaCha20Poly1305
             }
@@ -138,6 +155,7 @@ impl Contender {
             Self::WireguardGo => Box::new(wireguard::Pair::raise(lab, wireguard::Implementation::Go)?),
             Self::GotaTun => Box::new(wireguard::Pair::raise(lab, wireguard::Implementation::GotaTun)?),
             Self::BoringTun => Box::new(wireguard::Pair::raise(lab, wireguard::Implementation::BoringTun)?),
+            Self::Relay => Box::new(relay::Pair::raise(lab)?),
         })
     }
 }

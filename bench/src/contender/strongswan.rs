@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use sekisho_tests::gateway::settings::{CENTRE_ID, CLINIC_ID};
-use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::plan::{Family, LAN1_NETWORKS, Place};
+use sekisho_tests::lab::{Lab, topology};
 use sekisho_tests::scenario::site::foreign;
 use sekisho_tests::strongswan::{Charon, Connection, Demand, Proof};
 
@@ -34,8 +34,16 @@ impl Pair {
     /// # Errors
     /// When it does not come up.
     pub fn raise(lab: &Lab, wanted: Wanted) -> Result<Self> {
+        Self::with(lab, wanted.encryption.proposal(), &[])
+    }
+
+    /// The same with an ESP proposal and further settings of the daemon that the caller names.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn with(lab: &Lab, esp: &str, options: &[&str]) -> Result<Self> {
         let proof = || (Proof::Psk(PSK.into()), Demand::Psk(PSK.into()));
-        let at_centre = foreign(Family::V4, proof(), IKE_PROPOSAL, wanted.encryption.proposal());
+        let at_centre = foreign(Family::V4, proof(), IKE_PROPOSAL, esp);
         let at_clinic = Connection {
             local: Place::Clinic.address(Family::V4),
             remote: Some(Place::Centre.address(Family::V4)),
@@ -45,7 +53,11 @@ impl Pair {
             remote_ts: at_centre.local_ts.clone(),
             ..at_centre.clone()
         };
-        let (clinic, centre) = (Charon::start(lab, Place::Clinic)?, Charon::start(lab, Place::Centre)?);
+        let start = |place| {
+            topology::configure(lab, place)?;
+            Charon::with_options(lab, place, options)
+        };
+        let (clinic, centre) = (start(Place::Clinic)?, start(Place::Centre)?);
         centre.load(&at_centre)?;
         clinic.load(&at_clinic)?;
         clinic.initiate()?;

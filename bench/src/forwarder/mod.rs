@@ -1,7 +1,7 @@
 //! Gateways between LAN1 and the internet that do the same: hand on what the rules allow. Each has a lab of its own, so that
 //! they take turns without being set up anew; whoever is not asked costs nothing.
 
-mod nftables;
+pub mod nftables;
 mod sekisho;
 
 use std::process::Command;

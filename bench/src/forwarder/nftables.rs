@@ -30,8 +30,16 @@ fn rule_set(rules: u16) -> String {
     out
 }
 
-/// Puts a rule set in force.
+/// Puts a rule set of so many rules in force.
 pub(super) fn load(namespace: &Namespace, rules: u16) -> Result<()> {
+    put(namespace, &rule_set(rules))
+}
+
+/// Puts a rule set in force.
+///
+/// # Errors
+/// When nft is not there, or does not take it.
+pub fn put(namespace: &Namespace, rule_set: &str) -> Result<()> {
     // As behind a NIC, which has looked at checksums itself: in software it would cost a pass over every byte.
     namespace.sysctl("netfilter/nf_conntrack_checksum", "0")?;
     namespace.run(|| {
@@ -41,7 +49,7 @@ pub(super) fn load(namespace: &Namespace, rules: u16) -> Result<()> {
             .stderr(Stdio::piped())
             .spawn()
             .context("starting nft (package nftables)")?;
-        nft.stdin.take().context("nft has no stdin")?.write_all(rule_set(rules).as_bytes())?;
+        nft.stdin.take().context("nft has no stdin")?.write_all(rule_set.as_bytes())?;
         let output = nft.wait_with_output().context("waiting for nft")?;
         ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())

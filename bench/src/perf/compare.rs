@@ -74,6 +74,8 @@ pub fn changes<'a>(base: &'a Report, now: &'a Report) -> Vec<Change<'a>> {
     now.series
         .iter()
         .filter(|now| now.better != Better::Neither)
+        // What an emulated processor did on one day is no base for another.
+        .filter(|series| ![base, now].into_iter().any(|report| report.is_relative(&series.scenario)))
         .filter_map(|now| {
             let base = base.series.iter().find(|base| base.key() == now.key() && base.unit == now.unit)?;
             // Runs of different days have nothing in common: not drawn together, whatever their number.

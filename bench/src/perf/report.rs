@@ -67,6 +67,19 @@ impl Series {
             == (figure.scenario, figure.case, figure.contender, figure.name, figure.at.map(f64::to_bits))
     }
 
+    /// What these are samples of.
+    pub(super) fn figure(&self) -> Figure<'_> {
+        Figure {
+            scenario: &self.scenario,
+            case: &self.case,
+            contender: &self.contender,
+            name: &self.name,
+            unit: &self.unit,
+            better: self.better,
+            at: self.at,
+        }
+    }
+
     /// What tells it from other series.
     pub(super) fn key(&self) -> (&str, &str, &str, &str, Option<u64>) {
         (&self.scenario, &self.case, &self.contender, &self.name, self.at.map(f64::to_bits))
@@ -84,6 +97,37 @@ pub struct Remark {
     pub why: String,
 }
 
+/// Where a scenario was measured that this machine's own kernel cannot carry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// Release of its kernel.
+    pub kernel: String,
+    /// Its processor, as it calls itself.
+    pub cpu: String,
+    /// Whether that processor is a program: what it does in a second is nobody's figure, and only ratios are told.
+    pub emulated: bool,
+}
+
+impl Guest {
+    /// Of the machine that such a guest has found itself to be.
+    pub fn of(machine: &Machine) -> Self {
+        // As QEMU names the processor that it emulates.
+        let emulated = machine.cpu.contains("TCG");
+        Self { kernel: machine.kernel.clone(), cpu: machine.cpu.clone(), emulated }
+    }
+}
+
+/// How long a scenario took, and how long it should.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Took {
+    /// Which.
+    pub scenario: String,
+    /// Seconds.
+    pub seconds: f64,
+    /// What it was given; more is said aloud, and fails nothing.
+    pub budget: f64,
+}
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -99,6 +143,12 @@ pub struct Report {
     pub machine: Machine,
     /// Who took part, and which version.
     pub versions: BTreeMap<String, String>,
+    /// The scenarios that were measured in a guest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub guests: BTreeMap<String, Guest>,
+    /// What each scenario took.
+    #[serde(default)]
+    pub took: Vec<Took>,
     /// What was measured.
     pub series: Vec<Series>,
     /// What could not be.
@@ -119,6 +169,8 @@ impl Report {
             quick,
             machine,
             versions: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            took: Vec::new(),
             series: Vec::new(),
             skipped: Vec::new(),
             proved: Vec::new(),
@@ -143,6 +195,11 @@ impl Report {
             at,
             samples: vec![value],
         });
+    }
+
+    /// Whether a scenario's figures are good for ratios alone.
+    pub fn is_relative(&self, scenario: &str) -> bool {
+        self.guests.get(scenario).is_some_and(|guest| guest.emulated)
     }
 
     /// The scenarios that were measured, in order.

@@ -4,14 +4,16 @@ use std::fmt::Display;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::machine::Machine;
-use super::report::{Figure, Remark, Report};
+use super::report::{Figure, Guest, Remark, Report, Took};
 
 /// What a scenario is given.
 #[derive(Debug)]
 pub struct Session {
     quick: bool,
     begun: Instant,
+    asked_for: Vec<String>,
     scenario: &'static str,
+    entered: Instant,
     report: Report,
 }
 
@@ -22,14 +24,27 @@ impl Session {
         Self {
             quick,
             begun: Instant::now(),
+            asked_for: Vec::new(),
             scenario: "",
+            entered: Instant::now(),
             report: Report::new(Machine::look(), quick, begun),
         }
+    }
+
+    /// The scenarios that were named, if any were.
+    pub fn asked_for(&mut self, scenarios: &[String]) {
+        self.asked_for = scenarios.to_vec();
+    }
+
+    /// Whether this scenario was named.
+    pub fn is_asked_for(&self) -> bool {
+        self.asked_for.iter().any(|named| named == self.scenario)
     }
 
     /// The scenario that measures from now on.
     pub fn enter(&mut self, scenario: &'static str) {
         self.scenario = scenario;
+        self.entered = Instant::now();
     }
 
     /// All scenarios together shall take less than 5 minutes: fewer rounds, shorter samples, and only the cases that
@@ -41,19 +56,25 @@ impl Session {
     /// How often each contender is measured. The least with which a ratio is told at all, or enough for its interval to
     /// mean something.
     pub fn rounds(&self) -> usize {
-        if self.quick { 3 } else { 5 }
+        if self.quick { 3 } else { 4 }
     }
 
-    /// How long a sample of something steady takes.
+    /// How long a sample of something steady takes: from one second to the next the machine varies more than within one, so
+    /// rounds tell more than longer samples.
     pub fn sample(&self) -> Duration {
-        Duration::from_millis(if self.quick { 1000 } else { 3000 })
+        Duration::from_secs(1)
     }
 
     /// Who is measured when: each contender once a round, in an order that is turned round each time, so that none always
     /// comes after the same other one. With it the number of the round, from 0.
     pub fn turns<T: Clone>(&self, contenders: &[T]) -> Vec<(usize, T)> {
+        Self::turns_in(self.rounds(), contenders)
+    }
+
+    /// The same in so many rounds.
+    pub fn turns_in<T: Clone>(rounds: usize, contenders: &[T]) -> Vec<(usize, T)> {
         let mut out = Vec::new();
-        for round in 0..self.rounds() {
+        for round in 0..rounds {
             let mut order = contenders.to_vec();
             if round % 2 == 1 {
                 order.reverse();
@@ -94,6 +115,30 @@ impl Session {
         self.progress(format_args!("FAILED {what}: {why}"));
         let remark = self.remark(what, why);
         self.report.failed.push(remark);
+    }
+
+    /// What this scenario has found in a guest, by that guest's own report.
+    pub fn adopt(&mut self, found: Report) {
+        self.report.guests.insert(self.scenario.to_owned(), Guest::of(&found.machine));
+        for series in &found.series {
+            for value in &series.samples {
+                self.report.record(&series.figure(), *value);
+            }
+        }
+        self.report.versions.extend(found.versions);
+        self.report.skipped.extend(found.skipped);
+        self.report.proved.extend(found.proved);
+        self.report.failed.extend(found.failed);
+    }
+
+    /// The scenario has ended; it should have within `budget`.
+    pub fn leave(&mut self, budget: Duration) {
+        let seconds = self.entered.elapsed().as_secs_f64();
+        let (scenario, budget) = (self.scenario.to_owned(), budget.as_secs_f64());
+        if seconds > budget {
+            self.progress(format_args!("took {seconds:.0} s, and should take {budget:.0}"));
+        }
+        self.report.took.push(Took { scenario, seconds, budget });
     }
 
     /// A contender's version.

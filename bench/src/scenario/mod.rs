@@ -5,6 +5,9 @@ pub mod forwarding;
 pub mod goodput;
 pub mod ike;
 pub mod life;
+pub mod xfrm;
+
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -17,8 +20,19 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it measures, in a few words.
     pub about: &'static str,
+    /// Seconds that it may take on a quiet machine: in a quick run, and in a full one. All of a quick run together take
+    /// less than 5 minutes, of a full one less than 25.
+    pub seconds: [u64; 2],
     /// Measures.
     pub run: fn(&mut Session) -> Result<()>,
+}
+
+impl Scenario {
+    /// How long it may take.
+    pub fn budget(&self, quick: bool) -> Duration {
+        let [short, long] = self.seconds;
+        Duration::from_secs(if quick { short } else { long })
+    }
 }
 
 /// In the order in which they run.
@@ -26,26 +40,49 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "filter",
         about: "what the XDP program costs a packet, and how that grows with flows, rules, addresses and zones",
+        seconds: [40, 110],
         run: filter::run,
     },
     Scenario {
         name: "forwarding",
         about: "packets forwarded in clear, known flows and new ones: beside nftables, the bare kernel, a bare redirect",
+        seconds: [50, 150],
         run: forwarding::run,
     },
     Scenario {
         name: "goodput",
         about: "through the tunnel: TCP, UDP, latency under load, CPU; against strongSwan's and WireGuard's user space",
+        seconds: [95, 590],
         run: goodput::run,
     },
     Scenario {
         name: "ike",
         about: "handshakes: many tunnels at once, and honest ones under a flood; against charon",
+        seconds: [70, 320],
         run: ike::run,
     },
     Scenario {
         name: "life",
         about: "packets lost and the longest gap: rekeying, reload, restart, crash, change of line",
+        seconds: [35, 110],
         run: life::run,
     },
+    Scenario {
+        name: "xfrm",
+        about: "through the tunnel on the kernel's ESP, in a virtual machine: against strongSwan with nftables",
+        seconds: [5, 210],
+        run: xfrm::run,
+    },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_them_keep_what_is_promised() {
+        let all = |quick| ALL.iter().map(|scenario| scenario.budget(quick)).sum::<Duration>();
+        assert!(all(true) < Duration::from_secs(5 * 60), "{:?}", all(true));
+        assert!(all(false) < Duration::from_secs(25 * 60), "{:?}", all(false));
+    }
+}

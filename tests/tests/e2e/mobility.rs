@@ -40,6 +40,13 @@ fn sas(site: &Site) -> Result<(Vec<String>, u64)> {
     Ok((connection.child_spis(), connection.established()))
 }
 
+/// Packets that the SAs have received and sent.
+fn carried(site: &Site) -> Result<[u64; 2]> {
+    let status = site.clinic.status()?;
+    let connection = status.connection("centre")?;
+    Ok(["inbound", "outbound"].map(|direction| connection.child_sum(&format!("{direction}/packets"))))
+}
+
 fn pings_pass(site: &Site) -> Result<()> {
     for family in Family::BOTH {
         let (reception, server) = (site.at(Place::Lan1), Place::Server.address(family));
@@ -59,7 +66,7 @@ fn while_pinging(
     change: impl FnOnce() -> Result<()>,
     there: impl Fn(&str, &str) -> bool,
 ) -> Result<String> {
-    let before = sas(site)?;
+    let (before, counted) = (sas(site)?, carried(site)?);
     let server = Place::Server.address(Family::V4);
     let stream = Stream::start(&site.at(Place::Lan1), server, INTERVAL)?;
     std::thread::sleep(Duration::from_millis(300));
@@ -73,6 +80,9 @@ fn while_pinging(
     let outcome = stream.stop()?;
     let time = passing.with_context(|| format!("pings meanwhile: {outcome}"))?;
     ensure!(sas(site)? == before, "SAs were made anew");
+    let counted_now = carried(site)?;
+    let goes_on = counted.iter().zip(counted_now).all(|(before, now)| *before < now);
+    ensure!(goes_on, "counters of the SAs begin again: {counted:?}, then {counted_now:?}");
     Ok(format!(
         "after {:.1} s; {} of {} pings lost, {outcome}",
         time.as_secs_f64(),

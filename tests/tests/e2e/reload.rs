@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sekisho_tests::gateway::settings::PRINT;
-use sekisho_tests::lab::patience::until;
+use sekisho_tests::lab::patience::{stretch, until};
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::scenario::site::Site;
 use sekisho_tests::scenario::tunnel;
@@ -58,7 +58,7 @@ fn without(text: &str, first_line: &str) -> Result<String> {
 
 fn pings(site: &Site) -> Result<[Stream; 2]> {
     let lan1 = site.at(Place::Lan1);
-    let every = Duration::from_millis(5);
+    let every = Duration::from_millis(5) * stretch();
     Ok([
         Stream::start(&lan1, Place::Lan3.address(Family::V4), every)?,
         Stream::start(&lan1, Place::Server.address(Family::V6), every)?,

@@ -67,9 +67,8 @@ const GUEST_DIED: u8 = 255;
 
 /// Runs `command` in a guest and ends with its status; 124 where it takes longer than `limit`.
 pub(crate) fn run(root: &Path, kernel: Kernel, limit: Duration, command: &[String]) -> Result<ExitCode> {
-    setup::bring(&DebianPackages::VM)?;
+    prepare(kernel)?;
     let guest = GuestKernel::new(kernel);
-    setup::bring(&guest)?;
     let job = Job::new(root, command)?;
     let initramfs = initramfs::ensure(&guest)?;
     let ending = process::watch(&mut qemu(&guest, &initramfs, &job), limit, |_| ())?;
@@ -85,6 +84,12 @@ pub(crate) fn run(root: &Path, kernel: Kernel, limit: Duration, command: &[Strin
         }),
     };
     Ok(ExitCode::from(status))
+}
+
+/// Brings what a guest with this kernel needs.
+pub(crate) fn prepare(kernel: Kernel) -> Result<()> {
+    setup::bring(&DebianPackages::VM)?;
+    setup::bring(&GuestKernel::new(kernel))
 }
 
 /// The virtual machine, with its console on our stdout.

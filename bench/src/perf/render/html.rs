@@ -27,6 +27,11 @@ pub fn page(report: &Report, changes: Option<&[Change<'_>]>, plots: &[Plot]) -> 
             write_table(&mut out, &table);
         }
     }
+    if !report.took.is_empty() {
+        let times = table::of_times(report);
+        let _ = write!(out, "<h2>{}</h2>", times.title);
+        write_table(&mut out, &times);
+    }
     for (title, remarks) in markdown::remarks(report) {
         let class = if title == "Failed" { " class=\"failed\"" } else { "" };
         let _ = write!(out, "<h2{class}>{title}</h2><ul>");
@@ -37,6 +42,9 @@ pub fn page(report: &Report, changes: Option<&[Change<'_>]>, plots: &[Plot]) -> 
     }
     for scenario in report.scenarios() {
         let _ = write!(out, "<h2>{}</h2>", escape(scenario));
+        if let Some(told) = table::of_guest(report, scenario) {
+            let _ = write!(out, "<p>{}</p>", escape(&told));
+        }
         for plot in plots.iter().filter(|plot| plot.scenario == scenario) {
             out.push_str(&plot.svg);
         }

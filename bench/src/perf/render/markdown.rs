@@ -19,6 +19,11 @@ pub fn page(report: &Report, changes: Option<&[Change<'_>]>, plots: &[Plot], fol
             write_table(&mut out, &table);
         }
     }
+    if !report.took.is_empty() {
+        let times = table::of_times(report);
+        let _ = writeln!(out, "\n## {}\n", times.title);
+        write_table(&mut out, &times);
+    }
     for (title, remarks) in remarks(report) {
         let _ = writeln!(out, "\n## {title}\n");
         for Remark { scenario, what, why } in remarks {
@@ -27,6 +32,9 @@ pub fn page(report: &Report, changes: Option<&[Change<'_>]>, plots: &[Plot], fol
     }
     for scenario in report.scenarios() {
         let _ = writeln!(out, "\n## {scenario}");
+        if let Some(told) = table::of_guest(report, scenario) {
+            let _ = writeln!(out, "\n{told}");
+        }
         for plot in plots.iter().filter(|plot| plot.scenario == scenario) {
             let _ = writeln!(out, "\n![{}]({folder}/{})", plot.title, plot.file);
         }

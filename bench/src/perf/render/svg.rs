@@ -42,7 +42,8 @@ pub struct Plot {
 /// What a report is worth looking at: for each scenario the figures its cases are about, and every curve.
 pub fn plots(report: &Report) -> Vec<Plot> {
     let mut out = Vec::new();
-    for scenario in report.scenarios() {
+    // A bar of an emulated processor would be read as a rate.
+    for scenario in report.scenarios().into_iter().filter(|scenario| !report.is_relative(scenario)) {
         let mut groups: Vec<((&str, &str), Vec<&Series>)> = Vec::new();
         for case in report.cases(scenario) {
             let all = report.of_case(scenario, case);

@@ -54,6 +54,9 @@ pub fn of_case(report: &Report, scenario: &str, case: &str) -> Vec<Table> {
     let series = report.of_case(scenario, case);
     let (curves, points): (Vec<&Series>, Vec<&Series>) =
         series.into_iter().partition(|series| series.at.is_some());
+    if report.is_relative(scenario) {
+        return relative(case, &points).into_iter().collect();
+    }
     let mut tables = Vec::new();
     if !points.is_empty() {
         tables.push(contenders(case, &points));
@@ -97,6 +100,60 @@ fn contenders(case: &str, series: &[&Series]) -> Table {
         row
     };
     Table { title: case.to_owned(), head, rows: all.iter().map(|contender| row(contender)).collect() }
+}
+
+/// Where rates are nobody's: how many times as good as each contender we are, and nothing else.
+fn relative(case: &str, series: &[&Series]) -> Option<Table> {
+    let find = |contender: &str, name: &str| {
+        series.iter().copied().find(|series| series.contender == contender && series.name == name)
+    };
+    let mut names = distinct(series.iter().map(|series| series.name.as_str()));
+    names.retain(|name| find(OURS, name).is_some_and(|ours| ours.better != Better::Neither));
+    let others = distinct(series.iter().map(|series| series.contender.as_str()).filter(|who| *who != OURS));
+    let mut head = vec![format!("{OURS} is, against")];
+    head.extend(names.iter().map(|name| format!("by {name}")));
+    let row = |other: &&str| {
+        let cells = names.iter().map(|name| match (find(OURS, name), find(other, name)) {
+            (Some(ours), Some(theirs)) => advantage(ours, theirs),
+            _ => "–".into(),
+        });
+        std::iter::once((*other).to_owned()).chain(cells).collect()
+    };
+    let rows: Vec<Vec<String>> = others.iter().map(row).collect();
+    let told = !names.is_empty() && !rows.is_empty();
+    told.then(|| Table { title: case.to_owned(), head, rows })
+}
+
+/// What each scenario took.
+pub fn of_times(report: &Report) -> Table {
+    let head = ["scenario", "took, s", "should take, s"].map(str::to_owned).to_vec();
+    let rows = report
+        .took
+        .iter()
+        .map(|took| {
+            let late = if took.seconds > took.budget { ", and did not" } else { "" };
+            vec![
+                took.scenario.clone(),
+                format!("{:.0}", took.seconds),
+                format!("at most {:.0}{late}", took.budget),
+            ]
+        })
+        .collect();
+    Table { title: "Time".into(), head, rows }
+}
+
+/// What is said of a scenario that was measured in a guest.
+pub fn of_guest(report: &Report, scenario: &str) -> Option<String> {
+    let guest = report.guests.get(scenario)?;
+    let place = format!("Measured in a guest with Linux {}", guest.kernel);
+    Some(match guest.emulated {
+        true => format!(
+            "{place}, on an emulated processor ({}): ratios only, no absolute figures, for what such a processor does in a \
+             second says nothing.",
+            guest.cpu
+        ),
+        false => format!("{place}, on this machine's processor: {}.", guest.cpu),
+    })
 }
 
 fn curve(case: &str, name: &str, series: &[&Series]) -> Table {
@@ -164,8 +221,8 @@ pub fn of_changes(changes: &[Change<'_>]) -> (String, Table) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::report::Figure;
     use super::super::super::report::tests::{example, figure};
+    use super::super::super::report::{Figure, Guest, Took};
     use super::*;
 
     #[test]
@@ -189,6 +246,30 @@ mod tests {
         assert_eq!(tables[0].rows[1][..2], ["gotatun", "102 (100–104)"]);
         assert!(tables[0].rows[1][2].starts_with("1.98 × ("), "{:?}", tables[0].rows[1]);
         assert_eq!(tables[0].rows[1][3], "–");
+    }
+
+    #[test]
+    fn an_emulated_processor_has_no_rates() {
+        let mut report = example();
+        let guest = Guest { kernel: "6.12.1".into(), cpu: "QEMU TCG CPU".into(), emulated: true };
+        report.guests.insert("goodput".into(), guest);
+        let tables = of_case(&report, "goodput", "TCP, 1 stream");
+        assert_eq!(tables.len(), 1);
+        assert_eq!(tables[0].head, ["sekisho is, against", "by goodput"]);
+        assert_eq!(tables[0].rows.len(), 1);
+        assert_eq!(tables[0].rows[0][0], "gotatun");
+        assert!(tables[0].rows[0][1].starts_with("1.98 × ("), "{:?}", tables[0].rows);
+        assert!(of_guest(&report, "goodput").expect("a guest").contains("Linux 6.12.1, on an emulated"));
+        assert_eq!(of_guest(&report, "filter"), None);
+    }
+
+    #[test]
+    fn who_takes_too_long_is_said_to() {
+        let mut report = example();
+        let took = |seconds| Took { scenario: "ike".into(), seconds, budget: 60.0 };
+        report.took = vec![took(59.0), took(61.0)];
+        let rows = of_times(&report).rows;
+        assert_eq!(rows, [["ike", "59", "at most 60"], ["ike", "61", "at most 60, and did not"]]);
     }
 
     #[test]

@@ -17,6 +17,10 @@ use crate::perf::session::Session;
 
 /// The largest table that is filled: as an administrator of a large site configures it.
 const LARGE_TABLE: u32 = 1 << 20;
+/// Flows in a table of usual size, point by point.
+const COUNTS: [usize; 5] = [1, 100, 1000, 10_000, 100_000];
+/// New flows of one sample. All of them stay, and must find room beside those that are known.
+const NEW_RUNS: usize = 1000;
 /// Hosts on LAN1 that flows come from, and servers that they go to: 10.1.0.2 and on, 198.51.100.1 and on.
 const HOSTS_COUNT: usize = 200;
 
@@ -24,7 +28,7 @@ pub(super) fn run(session: &mut Session) -> Result<()> {
     let few = session.is_quick();
     let pick = |all: &[usize]| if few { vec![all[0], all[all.len() - 1]] } else { all.to_vec() };
     for (table, case, counts) in [
-        (FLOWS_MAX, "flows, in a table of 131,072", pick(&[1, 100, 1000, 10_000, 100_000])),
+        (FLOWS_MAX, "flows, in a table of 131,072", pick(&COUNTS)),
         (LARGE_TABLE, "flows, in a table of 1,048,576", pick(&[1, 1000, 10_000, 100_000, 1_000_000])),
     ] {
         in_namespace(session, |session| flows(session, case, table, &counts))?;
@@ -117,11 +121,11 @@ fn flows(session: &mut Session, case: &str, table: u32, counts: &[usize]) -> Res
                 clock.median(&lab, Device::Lan1, RUNS, |run| frame(run.wrapping_mul(611_953) % count))?;
             session.record(&figure(case, "known flow", Some(count as f64)), time);
             let first = next_new;
-            next_new += RUNS;
+            next_new += NEW_RUNS;
             let before = lab.rule_counter(RULE_ID).flows;
-            let time = clock.median(&lab, Device::Lan1, RUNS, |run| frame(first + run))?;
+            let time = clock.median(&lab, Device::Lan1, NEW_RUNS, |run| frame(first + run))?;
             let opened = lab.rule_counter(RULE_ID).flows - before;
-            ensure!(opened == RUNS as u64, "{opened} of {RUNS} new flows were opened");
+            ensure!(opened == NEW_RUNS as u64, "{opened} of {NEW_RUNS} new flows were opened");
             session.record(&figure(case, "new flow", Some(count as f64)), time);
         }
     }
@@ -213,5 +217,12 @@ mod tests {
         let ends: HashSet<Vec<u8>> = (0..100_000).map(|number| frame(number)[26..38].to_vec()).collect();
         assert_eq!(ends.len(), 100_000);
         assert_eq!(frame(1_048_575).len(), 64);
+    }
+
+    #[test]
+    fn the_table_has_room_for_all_that_is_opened() {
+        let rounds = Session::new(false).rounds();
+        let opened = COUNTS.iter().max().expect("points") + COUNTS.len() * rounds * NEW_RUNS;
+        assert!(opened < FLOWS_MAX as usize, "{opened}");
     }
 }

@@ -6,7 +6,9 @@ mod curves;
 mod instructions;
 mod programs;
 
-use anyhow::{Context, Result, ensure};
+use std::any::Any;
+
+use anyhow::{Context, Result, anyhow, ensure};
 use sekisho_abi::map::FLOWS_MAX;
 use sekisho_abi::nat::{SourceNat, source_nat_kind};
 use sekisho_abi::verdict::Verdict;
@@ -47,9 +49,17 @@ pub fn run(session: &mut Session) -> Result<()> {
 
 /// Runs on a thread of its own, since a gateway takes its thread into another network namespace.
 fn in_namespace(session: &mut Session, work: impl FnOnce(&mut Session) -> Result<()> + Send) -> Result<()> {
-    std::thread::scope(|scope| scope.spawn(|| work(session)).join())
-        .ok()
-        .context("a gateway could not be made; its reason stands above")?
+    std::thread::scope(|scope| scope.spawn(|| work(session)).join()).unwrap_or_else(|panic| {
+        Err(anyhow!("a gateway could not be made, perhaps of a stale object: {}", reason(&*panic)))
+    })
+}
+
+/// What was said in a panic: of a gateway that cannot be made.
+fn reason(panic: &(dyn Any + Send)) -> &str {
+    let literal = panic.downcast_ref::<&str>().copied();
+    literal
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("its reason stands above")
 }
 
 /// A table of flows as large as it is by default.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
-use super::SCENARIO;
+use super::{LENGTHS as LENGTHS_FLOODED, ONE_STREAM, SCENARIO, flood_case};
 use crate::contender::{Contender, Encryption, Wanted};
 use crate::cpu_time;
 use crate::perf::report::{Better, Figure};
@@ -101,6 +101,7 @@ impl Encapsulation {
 pub(super) fn line(contender: Contender, wanted: Wanted) -> f64 {
     let udp = if wanted.in_udp { UDP } else { 0 };
     let encapsulation = match (contender, wanted.encryption) {
+        (Contender::Relay, _) => NO_TUNNEL,
         (Contender::WireguardGo | Contender::GotaTun | Contender::BoringTun, _) => WIREGUARD,
         (_, Encryption::Aes128CbcSha256) => esp_cbc("", udp),
         _ => esp_aead("", udp),
@@ -152,6 +153,45 @@ pub(super) fn run(session: &mut Session) -> Result<()> {
                 at: Some(length as f64),
             };
             session.record(&figure, value);
+        }
+    }
+    Ok(())
+}
+
+/// What part of each ceiling our engine reaches, round by round.
+pub(super) fn fractions(session: &mut Session) -> Result<()> {
+    let esp = esp_aead("", 0);
+    let mut found = Vec::new();
+    let loads = LENGTHS_FLOODED.map(|length| (flood_case(length), length));
+    for (case, length) in [(ONE_STREAM.to_owned(), esp.mtu())].into_iter().chain(loads) {
+        let samples = |contender: Contender| {
+            let report = session.report();
+            let all = report.of_case(SCENARIO, &case);
+            let first = all.iter().find(|series| series.contender == contender.name());
+            first.map(|series| series.samples.clone()).unwrap_or_default()
+        };
+        let mut samples = samples;
+        let (ours, bare) = (samples(Contender::Sekisho), samples(Contender::Relay));
+        let (bits, line) = match case == ONE_STREAM {
+            // Mbit/s of TCP's payload.
+            true => (1e6 * length as f64 / (length - TCP_HEADERS) as f64, esp.carried(length)),
+            // Thousands of packets a second.
+            false => (1e3 * length as f64 * 8.0, esp.carried(length)),
+        };
+        let sealed = seal_rate(&aead::AES_128_GCM, length)?;
+        for (sample, bare) in ours.iter().zip(bare) {
+            let shares = [sample / bare, sample * bits / sealed, sample * bits / line];
+            found.push((case.clone(), shares.map(|share| share * 100.0)));
+        }
+    }
+    for (load, shares) in found {
+        for (name, share) in
+            ["of bare AF_XDP", "of AES-128-GCM on one core", "of a line of 1 Gbit/s"].into_iter().zip(shares)
+        {
+            let case = "our engine, by what it cannot exceed";
+            let (contender, unit, better) = (load.as_str(), "%", Better::Neither);
+            session
+                .record(&Figure { scenario: SCENARIO, case, contender, name, unit, better, at: None }, share);
         }
     }
     Ok(())

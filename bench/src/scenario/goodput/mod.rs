@@ -2,10 +2,10 @@
 //! a user would pick instead.
 //!
 //! ```text
-//!  LAN1 ── gateway ══ internet ══ gateway ── server
+//!  LAN1 ── gateway ══ one cable ══ gateway ── server
 //! ```
 //!
-//! Hosts, router and both gateways share this machine's processors, so every figure is of all of them together. Ours has its
+//! Hosts and both gateways share this machine's processors, so every figure is of all of them together. Ours has its
 //! filter in force; the others are plain routers.
 
 mod ceiling;
@@ -16,9 +16,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::plan::{Family, Place};
-use sekisho_tests::traffic::ping::{self, Stream};
+use sekisho_tests::lab::topology::Line;
+use sekisho_tests::traffic::ping::{self, Outcome, Stream};
 
-use crate::contender::{Contender, Encryption, Wanted};
+use crate::contender::{Contender, Encryption, Tunnel, Wanted};
 use crate::flood::{self, flood};
 use crate::iperf::{Server, Transfer};
 use crate::perf::capture;
@@ -38,7 +39,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// Questions until the tunnel answers: the first packet opens those of WireGuard.
 const FIRST_PINGS: usize = 20;
 /// Paced rates, thousand packets a second.
-const RATES: [f64; 6] = [25.0, 50.0, 100.0, 150.0, 200.0, 250.0];
+const RATES: [f64; 4] = [25.0, 50.0, 100.0, 200.0];
 /// IP packets of the floods: 64 bytes of UDP, 512, and what fits every tunnel unfragmented.
 const LENGTHS: [usize; 3] = [64 + flood::HEADERS, 512 + flood::HEADERS, 1400];
 
@@ -63,8 +64,16 @@ fn main_entries() -> Vec<Entry> {
             let wanted = Wanted { encryption, in_udp: contender != Contender::Sekisho };
             Entry { contender, wanted, variant: false }
         })
+        .chain([Entry {
+            contender: Contender::Relay,
+            wanted: Wanted { encryption: Encryption::Aes128Gcm, in_udp: false },
+            variant: false,
+        }])
         .collect()
 }
+
+/// Rounds of the variants, which are many.
+const VARIANT_ROUNDS: usize = 3;
 
 /// Every cipher, in UDP and not, by those who have the choice.
 fn variants() -> Vec<Entry> {
@@ -85,9 +94,7 @@ pub fn run(session: &mut Session) -> Result<()> {
     ceiling::run(session)?;
     let mut entries = main_entries();
     if session.is_quick() {
-        entries.retain(|entry| {
-            matches!(entry.contender, Contender::Sekisho | Contender::GotaTun | Contender::StrongSwan)
-        });
+        entries.retain(|entry| !matches!(entry.contender, Contender::WireguardGo | Contender::BoringTun));
         session.skip("wireguard-go, boringtun, other ciphers", "only in a full run");
     } else {
         entries.extend(variants());
@@ -102,18 +109,23 @@ pub fn run(session: &mut Session) -> Result<()> {
             Err(error) => session.skip(entry.contender.name(), format_args!("{error:#}")),
         }
     }
-    for (round, entry) in session.turns(&able) {
+    let (variants, main): (Vec<Entry>, Vec<Entry>) = able.into_iter().partition(|entry| entry.variant);
+    let turns = session.turns(&main).into_iter().chain(Session::turns_in(VARIANT_ROUNDS, &variants));
+    for (round, entry) in turns {
         let title = title(&entry);
         session.progress(format_args!("round {}: {title}", round + 1));
         if let Err(error) = measure(session, round, entry) {
             session.failed(&title, format_args!("{error:#}"));
         }
     }
-    Ok(())
+    ceiling::fractions(session)
 }
 
 fn title(entry: &Entry) -> String {
     let Entry { contender, wanted, .. } = entry;
+    if *contender == Contender::Relay {
+        return contender.name().into();
+    }
     format!("{}, {}", contender.name(), cipher(*wanted))
 }
 
@@ -123,21 +135,17 @@ fn cipher(wanted: Wanted) -> String {
 
 /// One contender in one round.
 fn measure(session: &mut Session, round: usize, entry: Entry) -> Result<()> {
-    let lab = Lab::up(LAB)?;
-    wires_at(&lab)?;
-    let server = Server::start(&lab)?;
-    let tunnel = entry.contender.raise(&lab, entry.wanted)?;
-    let first = ping::ping(
-        &lab.at(Place::Lan1),
-        Place::Server.address(Family::V4),
-        FIRST_PINGS,
-        Duration::from_millis(50),
-    )?;
-    ensure!(first.answered > 0, "nothing comes through the tunnel");
-    if round == 0 {
+    if round == 0 && entry.contender != Contender::Relay {
+        // With a router between, at which a tap can look.
+        let lab = Lab::up(LAB)?;
+        let _tunnel = raise(&lab, entry)?;
         let how = capture::prove(&lab, "clinic").context("what claims to be encrypted")?;
         session.proved(format_args!("{} is encrypted", title(&entry)), how);
     }
+    let lab = Lab::by(LAB, Line::Straight)?;
+    wires_at(&lab)?;
+    let server = Server::start(&lab)?;
+    let tunnel = raise(&lab, entry)?;
     let bench = Bench { lab: &lab, processes: tunnel.processes(), entry };
     let measured = match entry.variant {
         true => bench.variant(session),
@@ -147,9 +155,21 @@ fn measure(session: &mut Session, round: usize, entry: Entry) -> Result<()> {
     measured
 }
 
+/// Its tunnel, through which packets go.
+fn raise(lab: &Lab, entry: Entry) -> Result<Box<dyn Tunnel>> {
+    let tunnel = entry.contender.raise(lab, entry.wanted)?;
+    let server = Place::Server.address(Family::V4);
+    let first = ping::ping(&lab.at(Place::Lan1), server, FIRST_PINGS, Duration::from_millis(50))?;
+    ensure!(first.answered > 0, "nothing comes through the tunnel");
+    Ok(tunnel)
+}
+
 /// Gateways get wires that carry no packet above their MTU either: what a contender hands over as one must be cut before it
 /// counts as sent.
-fn wires_at(lab: &Lab) -> Result<()> {
+///
+/// # Errors
+/// When ethtool is not there, or a device.
+pub fn wires_at(lab: &Lab) -> Result<()> {
     for (place, devices) in [(Place::Clinic, ["lan1", "wan"]), (Place::Centre, ["lan", "wan"])] {
         for device in devices {
             let mut ethtool = Command::new("ethtool");
@@ -158,6 +178,29 @@ fn wires_at(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Echo requests from LAN1 to the server for so long, beside a transfer.
+///
+/// # Errors
+/// When either breaks off.
+pub fn round_trips_under(lab: &Lab, load: Transfer, time: Duration) -> Result<Outcome> {
+    let load = Transfer { time: time + WARM_UP * 2, ..load };
+    std::thread::scope(|scope| {
+        let loading = scope.spawn(|| load.run(lab));
+        std::thread::sleep(WARM_UP);
+        let stream = Stream::start(&lab.at(Place::Lan1), Place::Server.address(Family::V4), PING_INTERVAL)?;
+        std::thread::sleep(time);
+        let outcome = stream.stop();
+        loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("the transfer")?;
+        outcome
+    })
+}
+
+const ONE_STREAM: &str = "TCP, 1 stream";
+
+fn flood_case(length: usize) -> String {
+    format!("UDP flood, {length} B packets")
 }
 
 /// One contender at work.
@@ -171,7 +214,7 @@ impl Bench<'_> {
     fn all(&self, session: &mut Session) -> Result<()> {
         let time = session.sample();
         let one = Transfer { streams: 1, reverse: false, time };
-        self.tcp(session, "TCP, 1 stream", one)?;
+        self.tcp(session, ONE_STREAM, one)?;
         if !session.is_quick() {
             self.tcp(session, "TCP, 4 streams", Transfer { streams: 4, ..one })?;
             self.tcp(session, "TCP, 1 stream, server to LAN1", Transfer { reverse: true, ..one })?;
@@ -179,7 +222,7 @@ impl Bench<'_> {
         for length in LENGTHS {
             // The shortest decides what a change costs a packet, the longest what it costs a byte.
             if !session.is_quick() || length != LENGTHS[1] {
-                self.flood(session, &format!("UDP flood, {length} B packets"), &[length])?;
+                self.flood(session, &flood_case(length), &[length])?;
             }
         }
         if !session.is_quick() {
@@ -222,7 +265,9 @@ impl Bench<'_> {
 
     fn flood(&self, session: &mut Session, case: &str, lengths: &[usize]) -> Result<()> {
         let meter = Meter::start(&self.processes)?;
-        let flooded = flood(self.lab, lengths, None, session.sample()).with_context(|| case.to_owned())?;
+        let arriving = self.entry.contender.arriving();
+        let flooded =
+            flood(self.lab, arriving, lengths, None, session.sample()).with_context(|| case.to_owned())?;
         let spent = meter.stop()?;
         session.record(&self.figure(case, "arrived", "kpps", Better::Higher), flooded.rate() / 1e3);
         session.record(&self.figure(case, "offered", "kpps", Better::Neither), flooded.offered() / 1e3);
@@ -237,7 +282,8 @@ impl Bench<'_> {
         let length = LENGTHS[0];
         let case = format!("UDP paced, {length} B packets");
         for rate in RATES {
-            let flooded = flood(self.lab, &[length], Some(rate * 1e3), session.sample() / 2)
+            let arriving = self.entry.contender.arriving();
+            let flooded = flood(self.lab, arriving, &[length], Some(rate * 1e3), session.sample() / 2)
                 .with_context(|| case.clone())?;
             // Where the machine could not send that fast, the place would be a lie.
             if flooded.offered() < rate * 1e3 * 0.9 {
@@ -256,17 +302,7 @@ impl Bench<'_> {
     /// Round trips of small packets beside a TCP transfer that takes all it can.
     fn latency(&self, session: &mut Session, load: Transfer) -> Result<()> {
         let case = "latency beside 1 TCP stream";
-        let load = Transfer { time: load.time + WARM_UP * 2, ..load };
-        let outcome = std::thread::scope(|scope| {
-            let loading = scope.spawn(|| load.run(self.lab));
-            std::thread::sleep(WARM_UP);
-            let stream =
-                Stream::start(&self.lab.at(Place::Lan1), Place::Server.address(Family::V4), PING_INTERVAL)?;
-            std::thread::sleep(session.sample());
-            let outcome = stream.stop();
-            loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context(case)?;
-            outcome
-        })?;
+        let outcome = round_trips_under(self.lab, load, session.sample()).context(case)?;
         let times: Vec<f64> = outcome.round_trips.iter().map(|time| time.as_secs_f64() * 1e3).collect();
         let of = |share| quantile(&times, share).context("no round trip under load");
         session.record(&self.figure(case, "p99", "ms", Better::Lower), of(0.99)?);
@@ -292,8 +328,10 @@ mod tests {
     #[test]
     fn everyone_takes_part_with_something_it_can_do() {
         let entries = main_entries();
-        assert_eq!(entries.len(), Contender::ALL.len());
-        assert!(entries.iter().chain(&variants()).all(|entry| entry.contender.can(entry.wanted)));
+        let tunnels = || entries.iter().filter(|entry| entry.contender != Contender::Relay);
+        assert_eq!(tunnels().count(), Contender::ALL.len());
+        assert_eq!(entries.len(), Contender::ALL.len() + 1);
+        assert!(tunnels().chain(&variants()).all(|entry| entry.contender.can(entry.wanted)));
     }
 
     #[test]

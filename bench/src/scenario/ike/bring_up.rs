@@ -46,7 +46,7 @@ pub(super) struct Setup {
 pub(super) const SETUPS: [Setup; 3] = [
     Setup {
         title: "psk, x25519",
-        tunnels: 1000,
+        tunnels: 400,
         auth: Auth::Psk,
         ike: "aes128gcm16-prfsha256-x25519",
         group: Group::X25519,

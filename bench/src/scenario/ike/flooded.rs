@@ -22,7 +22,7 @@ const LAB: &str = "perfikef";
 /// What charon has unless told otherwise: so many half-open IKE SAs, and cookies are asked for.
 const CHARON_COOKIES: &str = "cookie_threshold = 30";
 /// Handshakes in a quick round, and in a full one.
-const ATTEMPTS: [u32; 2] = [3, 10];
+const ATTEMPTS: [u32; 2] = [3, 6];
 /// A handshake that takes longer has failed: people have hung up.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// From an order to close to the end of it.

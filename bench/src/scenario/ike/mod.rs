@@ -1,7 +1,10 @@
-//! Handshakes: many tunnels at once, and honest ones under a flood, ours beside charon with the same proposals.
+//! Handshakes: many tunnels at once, at a fixed rate, from many addresses; all keys renewed; honest ones under a flood: ours
+//! beside charon with the same proposals.
 
+mod answering;
 mod bring_up;
 mod flooded;
+mod offered;
 
 use anyhow::{Context, Result};
 
@@ -14,6 +17,8 @@ use crate::perf::session::Session;
 const SCENARIO: &str = "ike";
 /// Tunnels that are brought up at once in a quick run.
 const FEW: u32 = 50;
+/// Enough for a ratio: each takes seconds.
+const ROUNDS: usize = 3;
 /// Who answers.
 const ANSWERING: [Contender; 2] = [Contender::Sekisho, Contender::StrongSwan];
 
@@ -43,7 +48,7 @@ pub fn run(session: &mut Session) -> Result<()> {
         let case = format!("{count} tunnels at once, {}", setup.title);
         session.progress(format_args!("credentials for {case}"));
         let credentials = Credentials::make(setup, count, dir.path())?;
-        for (round, contender) in session.turns(&able) {
+        for (round, contender) in Session::turns_in(ROUNDS, &able) {
             session.progress(format_args!("round {}: {case}, {} answers", round + 1, contender.name()));
             let figures = match bring_up::measure(contender, setup, &credentials, count) {
                 Ok(figures) => figures,
@@ -65,5 +70,6 @@ pub fn run(session: &mut Session) -> Result<()> {
             record("memory each", "bytes", Better::Lower, figures.memory);
         }
     }
+    offered::run(session, &able);
     flooded::run(session, &able)
 }

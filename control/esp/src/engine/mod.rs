@@ -29,6 +29,7 @@ mod lifetime;
 mod pair;
 mod pipeline;
 mod recent;
+pub mod relay;
 mod ring;
 mod start;
 mod table;
