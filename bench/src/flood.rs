@@ -1,19 +1,19 @@
 //! UDP from a host of the lab as its network card would send it, paced or as fast as one CPU can, and how much of it
 //! arrives at the server.
 //!
-//! A packet socket sends it, so that the host's own UDP is not what is measured. It arrives at a socket that nobody reads and
-//! that holds next to nothing: the cheapest end that the kernel has, and it counts each datagram.
+//! A packet socket sends it, so that the host's own UDP is not what is measured. At the server it is counted and dropped before
+//! its stack.
 
-use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sekisho_tests::gateway::settings::ECHO;
 use sekisho_tests::lab::Lab;
-use sekisho_tests::lab::namespace::Namespace;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::traffic::frame::Addressing;
 use sekisho_tests::traffic::inject::Injector;
+
+use crate::generator::{Arriving, Generator};
 
 /// Bytes of the headers of an IPv4 packet with UDP.
 pub const HEADERS: usize = 28;
@@ -59,14 +59,21 @@ impl Flooded {
     }
 }
 
-/// From LAN1 to the server, IP packets of these lengths in turn; `rate` packets a second, or as fast as it goes.
+/// From LAN1 to the server, IP packets of these lengths in turn; `rate` packets a second, or as fast as it goes. `arriving`
+/// says by which way the last gateway hands them over: there the sink costs least.
 ///
 /// # Errors
 /// When the lab has no such hosts, or a packet is too short for its headers.
-pub fn flood(lab: &Lab, lengths: &[usize], rate: Option<f64>, time: Duration) -> Result<Flooded> {
+pub fn flood(
+    lab: &Lab,
+    arriving: Arriving,
+    lengths: &[usize],
+    rate: Option<f64>,
+    time: Duration,
+) -> Result<Flooded> {
     ensure!(!lengths.is_empty() && time <= MOST, "nothing to send, or for too long");
-    let server = lab.at(Place::Server);
-    let sink = server.run(sink)?;
+    let mut sink = Generator::load(1)?;
+    sink.sink(&lab.at(Place::Server), "eth0", arriving)?;
     let injector = Injector::open(&lab.at(Place::Lan1), "eth0")?;
     let link = Addressing {
         mac: (injector.mac(), lab.at(Place::Clinic).mac("lan1")?),
@@ -80,19 +87,11 @@ pub fn flood(lab: &Lab, lengths: &[usize], rate: Option<f64>, time: Duration) ->
         })
         .collect();
     let frames = frames?;
-    let before = datagrams(&server)?;
+    let before = sink.arrived()?;
     let (sent, time) = send(&injector, &frames, rate, time)?;
     std::thread::sleep(SETTLE);
-    let arrived = datagrams(&server)?.saturating_sub(before);
-    drop(sink);
+    let arrived = sink.arrived()? - before;
     Ok(Flooded { sent, arrived, time })
-}
-
-/// At the current thread's namespace. The kernel rounds the buffer up to its least.
-fn sink() -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).context("binding a UDP socket")?;
-    socket2::SockRef::from(&socket).set_recv_buffer_size(1).context("making a socket's buffer small")?;
-    Ok(socket)
 }
 
 fn send(
@@ -117,31 +116,9 @@ fn send(
     Ok((sent, begun.elapsed()))
 }
 
-/// Datagrams that the namespace's UDP has had for a socket: taken by it, or refused for want of room.
-fn datagrams(namespace: &Namespace) -> Result<u64> {
-    counted(&namespace.proc_net("snmp")?).context("/proc/net/snmp tells nothing of UDP")
-}
-
-fn counted(snmp: &str) -> Option<u64> {
-    let mut udp = snmp.lines().filter(|line| line.starts_with("Udp:"));
-    let (names, values) = (udp.next()?, udp.next()?);
-    let of = |wanted: &str| {
-        let position = names.split_whitespace().position(|name| name == wanted)?;
-        values.split_whitespace().nth(position)?.parse::<u64>().ok()
-    };
-    Some(of("InDatagrams")? + of("InErrors")?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn datagrams_taken_and_refused_have_both_arrived() {
-        let snmp = "Tcp: RtoAlgorithm\nTcp: 1\nUdp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors\nUdp: 12 3 700 5 700\n";
-        assert_eq!(counted(snmp), Some(712));
-        assert_eq!(counted("Udp: InDatagrams\nUdp: 1\n"), None);
-    }
 
     #[test]
     fn rates_are_of_the_time_of_sending() {

@@ -25,6 +25,7 @@
 //! | `sekisho_ike_failures_total` | counter | `kind` |
 //! | `sekisho_engine_workers` | gauge | |
 //! | `sekisho_engine_total` | counter | `counter` |
+//! | `sekisho_offload_sas` | gauge | `worker` (`nic`, `kernel`) |
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -221,9 +222,19 @@ pub fn encode(status: &Status) -> Result<Vec<u8>, prometheus::Error> {
     }
     page.counter(
         "sekisho_engine_total",
-        "Counters of the user-space ESP engine.",
+        "Counters of the ESP data path: the engine's, or the kernel's for all of the namespace.",
         &["counter"],
         status.engine.iter().map(|(name, count)| (vec![name.as_str()], *count)),
+    )?;
+    let offload = status.datapath.offload.iter();
+    page.gauge(
+        "sekisho_offload_sas",
+        "SAs by who does their work, where NICs are asked to.",
+        &["worker"],
+        offload.flat_map(|offload| {
+            [("nic", offload.in_nics), ("kernel", offload.in_kernel)]
+                .map(|(worker, sas)| (vec![worker], seconds(sas as u64)))
+        }),
     )?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut text)?;

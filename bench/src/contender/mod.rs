@@ -10,6 +10,7 @@ pub mod wireguard;
 use anyhow::Result;
 use sekisho_tests::lab::Lab;
 
+use crate::generator::Arriving;
 use crate::perf::report::OURS;
 
 /// What the tunnel encrypts with.
@@ -117,6 +118,16 @@ impl Contender {
             Self::GotaTun => wireguard::Implementation::GotaTun.version(),
             Self::BoringTun => wireguard::Implementation::BoringTun.version(),
             Self::Relay => Ok("our engine's sockets, without ESP".into()),
+        }
+    }
+
+    /// How its last gateway hands over what was decrypted.
+    pub const fn arriving(self) -> Arriving {
+        match self {
+            Self::Sekisho => Arriving::Frames,
+            Self::Relay | Self::StrongSwan | Self::WireguardGo | Self::GotaTun | Self::BoringTun => {
+                Arriving::Packets
+            }
         }
     }
 

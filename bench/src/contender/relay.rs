@@ -78,15 +78,15 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Starts both; returns once they relay.
+    /// Starts both in a lab whose gateways are joined by one cable; returns once they relay.
     ///
     /// # Errors
     /// When one does not start.
     pub fn raise(lab: &Lab) -> Result<Self> {
         let clinic =
-            start(lab, Place::Clinic, [("lan1", Place::Lan1, "eth0"), ("wan", Place::Internet, "clinic")])?;
+            start(lab, Place::Clinic, [("lan1", Place::Lan1, "eth0"), ("wan", Place::Centre, "wan")])?;
         let centre =
-            start(lab, Place::Centre, [("lan", Place::Server, "eth0"), ("wan", Place::Internet, "centre")])?;
+            start(lab, Place::Centre, [("lan", Place::Server, "eth0"), ("wan", Place::Clinic, "wan")])?;
         Ok(Self { processes: [clinic, centre] })
     }
 }

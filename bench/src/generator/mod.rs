@@ -124,8 +124,9 @@ impl Generator {
                         xdp(&mut self.ebpf, "sink")?.attach(device, XdpMode::Driver).map(drop)?;
                     }
                     Arriving::Packets => {
-                        // On kernels before 6.6 a program is attached to a qdisc.
-                        tc::qdisc_add_clsact(device)?;
+                        // On kernels before 6.6 a program is attached to a qdisc, without which it fails below. It may
+                        // be there from an earlier sink.
+                        let _ = tc::qdisc_add_clsact(device);
                         let program = self.ebpf.program_mut("sink_skb").context("no program sink_skb")?;
                         let program: &mut SchedClassifier = program.try_into()?;
                         program.attach(device, TcAttachType::Ingress).map(drop)?;

@@ -230,6 +230,9 @@ impl Ground {
         for device in [&inner.name, &engine.name] {
             self.kernel.set_offloads_off(device)?;
         }
+        if let Err(error) = self.kernel.take_in_batches(INNER_DEVICE) {
+            tracing::warn!(%error, "the tunnel is slower than it could be");
+        }
         if self.kernel.has_ipv6() {
             // The kernel has nothing to say on the engine's end: no neighbour discovery into the filter.
             for (device, key, value) in [

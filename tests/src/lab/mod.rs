@@ -27,6 +27,7 @@ use anyhow::{Context, Result, bail};
 use namespace::Namespace;
 use plan::Place;
 use record::Record;
+use topology::Line;
 
 /// Labs that are up in this process, for the signal handler.
 static LIVE: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -45,6 +46,11 @@ impl Lab {
     /// Lays the whole topology under a name (lower-case letters and digits, at most 8: it is part of namespace names),
     /// after removing what an earlier lab of that name left behind.
     pub fn up(name: &str) -> Result<Self> {
+        Self::by(name, Line::Routed)
+    }
+
+    /// The same with the gateways connected in that way.
+    pub fn by(name: &str, line: Line) -> Result<Self> {
         require_root()?;
         if name.is_empty()
             || name.len() > 8
@@ -64,7 +70,7 @@ impl Lab {
         let record = Record::open(name)?;
         LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
         let lab = Self { name: name.to_owned(), record, kept: false };
-        topology::lay(&lab).with_context(|| format!("laying the topology of lab {name}"))?;
+        topology::lay(&lab, line).with_context(|| format!("laying the topology of lab {name}"))?;
         Ok(lab)
     }
 

@@ -16,7 +16,18 @@ use super::plan::{
     CENTRE_NEXT_HOPS, CENTRE_PORTS, CLINIC_NEXT_HOPS, CLINIC_PORTS, Family, Interface, Place, SERVER_NETWORKS,
 };
 
+/// What is between the gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// The internet: a router, which a tap can look at.
+    Routed,
+    /// One cable. Each gateway takes the other for its provider's router: the router's part of the machine is spared, where the
+    /// gateways are what is measured.
+    Straight,
+}
+
 /// Both ends of one cable.
+#[derive(Clone, Copy)]
 struct Cable {
     near: (Place, &'static str),
     far: (Place, &'static str),
@@ -33,6 +44,21 @@ const CABLES: [Cable; 8] = [
     Cable { near: (Place::Internet, "web"), far: (Place::Web, "eth0") },
 ];
 
+/// From gateway to gateway.
+const STRAIGHT: Cable = Cable { near: (Place::Clinic, "wan"), far: (Place::Centre, "wan") };
+
+impl Line {
+    fn cables(self) -> Vec<Cable> {
+        match self {
+            Line::Routed => CABLES.to_vec(),
+            Line::Straight => {
+                let wan = |cable: &Cable| cable.near.1 == "wan";
+                CABLES.into_iter().filter(|cable| !wan(cable)).chain([STRAIGHT]).collect()
+            }
+        }
+    }
+}
+
 /// The router's own addresses.
 const ROUTER_PORTS: [Interface; 3] = [
     Interface { device: "clinic", v4: "198.51.100.1/30", v6: "2001:db8:1::1/64" },
@@ -41,7 +67,8 @@ const ROUTER_PORTS: [Interface; 3] = [
 ];
 
 /// Makes everything but the gateways' own addresses, which are their daemons' work.
-pub(super) fn lay(lab: &Lab) -> Result<()> {
+pub(super) fn lay(lab: &Lab, line: Line) -> Result<()> {
+    let cables = line.cables();
     let names = Place::ALL.map(|place| lab.at(place));
     let mut batch = String::new();
     for name in &names {
@@ -53,7 +80,7 @@ pub(super) fn lay(lab: &Lab) -> Result<()> {
         prepare(namespace)?;
     }
     let mut batch = String::new();
-    for Cable { near: (near, near_device), far: (far, far_device) } in &CABLES {
+    for Cable { near: (near, near_device), far: (far, far_device) } in &cables {
         let (near, far) = (lab.at(*near), lab.at(*far));
         let _ = writeln!(
             batch,
@@ -64,10 +91,13 @@ pub(super) fn lay(lab: &Lab) -> Result<()> {
     }
     ip(&[], &batch)?;
     for (place, namespace) in Place::ALL.iter().zip(&names) {
-        ip(&["-n", namespace.name()], &addresses(*place))?;
+        ip(&["-n", namespace.name()], &addresses(*place, line))?;
     }
-    forward(&lab.at(Place::Internet))?;
-    for Cable { near, far } in &CABLES {
+    match line {
+        Line::Routed => forward(&lab.at(Place::Internet))?,
+        Line::Straight => introduce(lab)?,
+    }
+    for Cable { near, far } in &cables {
         for (place, device) in [near, far] {
             if !matches!(place, Place::Clinic | Place::Centre) {
                 behave_like_a_cable(&lab.at(*place), device)?;
@@ -140,7 +170,22 @@ pub(super) fn prepare(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-fn addresses(place: Place) -> String {
+/// Each gateway knows the other one's device by the address of its own next hop.
+fn introduce(lab: &Lab) -> Result<()> {
+    for (place, other, next_hops) in
+        [(Place::Clinic, Place::Centre, CLINIC_NEXT_HOPS), (Place::Centre, Place::Clinic, CENTRE_NEXT_HOPS)]
+    {
+        let mac = lab.at(other).mac("wan")?.map(|byte| format!("{byte:02x}")).join(":");
+        let mut batch = String::new();
+        for next_hop in next_hops {
+            let _ = writeln!(batch, "neigh replace {next_hop} lladdr {mac} dev wan nud permanent");
+        }
+        ip(&["-n", lab.at(place).name()], &batch)?;
+    }
+    Ok(())
+}
+
+fn addresses(place: Place, line: Line) -> String {
     let mut batch = "link set lo up\n".to_owned();
     let host = |batch: &mut String, prefixes: (u8, u8), gateways: (&str, &str)| {
         let _ = writeln!(batch, "link set eth0 up");
@@ -157,6 +202,7 @@ fn addresses(place: Place) -> String {
         Place::Web => host(&mut batch, (24, 64), ("192.0.2.1", "2001:db8:80::1")),
         Place::Clinic => CLINIC_PORTS.iter().for_each(|port| link_up(&mut batch, port.device)),
         Place::Centre => CENTRE_PORTS.iter().for_each(|port| link_up(&mut batch, port.device)),
+        Place::Internet if line == Line::Straight => {}
         Place::Internet => {
             for port in &ROUTER_PORTS {
                 link_up(&mut batch, port.device);

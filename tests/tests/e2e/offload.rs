@@ -40,6 +40,8 @@ fn falls_back(site: &mut Site, kind: &'static str) -> Result<String> {
     let (in_nics, in_kernel, refused) = status.offload();
     ensure!(in_nics == 0 && in_kernel >= 2, "{in_nics} SAs in NICs that cannot, {in_kernel} not");
     ensure!(refused.contains("no such offload") || refused.contains("the kernel says"), "why: {refused:?}");
+    let by_the_kernel = site.clinic.metrics()?.value("sekisho_offload_sas", &[("worker", "kernel")]);
+    ensure!(by_the_kernel >= 2.0, "{by_the_kernel} SAs of the kernel in the metrics");
     let shown = site.clinic.sekisho(&["status"])?;
     let line = shown.lines().find(|line| line.starts_with("offload ")).unwrap_or_default().to_owned();
     ensure!(line.contains(kind) && line.contains(refused), "status says {line:?}");

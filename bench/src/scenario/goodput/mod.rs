@@ -2,10 +2,10 @@
 //! a user would pick instead.
 //!
 //! ```text
-//!  LAN1 ── gateway ══ internet ══ gateway ── server
+//!  LAN1 ── gateway ══ one cable ══ gateway ── server
 //! ```
 //!
-//! Hosts, router and both gateways share this machine's processors, so every figure is of all of them together. Ours has its
+//! Hosts and both gateways share this machine's processors, so every figure is of all of them together. Ours has its
 //! filter in force; the others are plain routers.
 
 mod ceiling;
@@ -16,9 +16,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::plan::{Family, Place};
+use sekisho_tests::lab::topology::Line;
 use sekisho_tests::traffic::ping::{self, Outcome, Stream};
 
-use crate::contender::{Contender, Encryption, Wanted};
+use crate::contender::{Contender, Encryption, Tunnel, Wanted};
 use crate::flood::{self, flood};
 use crate::iperf::{Server, Transfer};
 use crate::perf::capture;
@@ -132,21 +133,17 @@ fn cipher(wanted: Wanted) -> String {
 
 /// One contender in one round.
 fn measure(session: &mut Session, round: usize, entry: Entry) -> Result<()> {
-    let lab = Lab::up(LAB)?;
-    wires_at(&lab)?;
-    let server = Server::start(&lab)?;
-    let tunnel = entry.contender.raise(&lab, entry.wanted)?;
-    let first = ping::ping(
-        &lab.at(Place::Lan1),
-        Place::Server.address(Family::V4),
-        FIRST_PINGS,
-        Duration::from_millis(50),
-    )?;
-    ensure!(first.answered > 0, "nothing comes through the tunnel");
     if round == 0 && entry.contender != Contender::Relay {
+        // With a router between, at which a tap can look.
+        let lab = Lab::up(LAB)?;
+        let _tunnel = raise(&lab, entry)?;
         let how = capture::prove(&lab, "clinic").context("what claims to be encrypted")?;
         session.proved(format_args!("{} is encrypted", title(&entry)), how);
     }
+    let lab = Lab::by(LAB, Line::Straight)?;
+    wires_at(&lab)?;
+    let server = Server::start(&lab)?;
+    let tunnel = raise(&lab, entry)?;
     let bench = Bench { lab: &lab, processes: tunnel.processes(), entry };
     let measured = match entry.variant {
         true => bench.variant(session),
@@ -154,6 +151,15 @@ fn measure(session: &mut Session, round: usize, entry: Entry) -> Result<()> {
     };
     drop(server);
     measured
+}
+
+/// Its tunnel, through which packets go.
+fn raise(lab: &Lab, entry: Entry) -> Result<Box<dyn Tunnel>> {
+    let tunnel = entry.contender.raise(lab, entry.wanted)?;
+    let server = Place::Server.address(Family::V4);
+    let first = ping::ping(&lab.at(Place::Lan1), server, FIRST_PINGS, Duration::from_millis(50))?;
+    ensure!(first.answered > 0, "nothing comes through the tunnel");
+    Ok(tunnel)
 }
 
 /// Gateways get wires that carry no packet above their MTU either: what a contender hands over as one must be cut before it
@@ -257,7 +263,9 @@ impl Bench<'_> {
 
     fn flood(&self, session: &mut Session, case: &str, lengths: &[usize]) -> Result<()> {
         let meter = Meter::start(&self.processes)?;
-        let flooded = flood(self.lab, lengths, None, session.sample()).with_context(|| case.to_owned())?;
+        let arriving = self.entry.contender.arriving();
+        let flooded =
+            flood(self.lab, arriving, lengths, None, session.sample()).with_context(|| case.to_owned())?;
         let spent = meter.stop()?;
         session.record(&self.figure(case, "arrived", "kpps", Better::Higher), flooded.rate() / 1e3);
         session.record(&self.figure(case, "offered", "kpps", Better::Neither), flooded.offered() / 1e3);
@@ -272,7 +280,8 @@ impl Bench<'_> {
         let length = LENGTHS[0];
         let case = format!("UDP paced, {length} B packets");
         for rate in RATES {
-            let flooded = flood(self.lab, &[length], Some(rate * 1e3), session.sample() / 2)
+            let arriving = self.entry.contender.arriving();
+            let flooded = flood(self.lab, arriving, &[length], Some(rate * 1e3), session.sample() / 2)
                 .with_context(|| case.clone())?;
             // Where the machine could not send that fast, the place would be a lie.
             if flooded.offered() < rate * 1e3 * 0.9 {

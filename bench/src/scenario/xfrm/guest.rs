@@ -13,6 +13,7 @@ use super::{MARK, SCENARIO, rules};
 use crate::contender::{Contender, Encryption, Tunnel, Wanted, sekisho, strongswan};
 use crate::flood::{HEADERS, flood};
 use crate::forwarder::nftables;
+use crate::generator::Arriving;
 use crate::iperf::{Server, Transfer};
 use crate::perf::capture;
 use crate::perf::report::{Better, Figure, Report};
@@ -115,7 +116,8 @@ impl Side {
             transferred.bits_per_second / 1e6,
         );
         let case = &format!("UDP flood, {LENGTH} B packets");
-        let flooded = flood(&self.lab, &[LENGTH], None, SAMPLE).with_context(|| case.clone())?;
+        let flooded =
+            flood(&self.lab, Arriving::Packets, &[LENGTH], None, SAMPLE).with_context(|| case.clone())?;
         session.record(&self.figure(case, "arrived", "kpps", Better::Higher), flooded.rate() / 1e3);
         session.record(&self.figure(case, "offered", "kpps", Better::Neither), flooded.offered() / 1e3);
         let case = "latency beside 1 TCP stream";
