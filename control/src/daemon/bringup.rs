@@ -5,6 +5,7 @@
 //! code starts on a clean machine, after a crash, and with a changed configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
@@ -458,9 +459,16 @@ impl Ground {
             let mtu = narrow.get(&port.id);
             tracing::info!(zone = port.zone, mtu, "largest packet that gets through to the peers");
         }
-        self.narrow = narrow;
-        self.resize_tunnels(config).await?;
-        self.put_ports_in_force(config)
+        let former = mem::replace(&mut self.narrow, narrow);
+        let followed = match self.resize_tunnels(config).await {
+            Ok(()) => self.put_ports_in_force(config),
+            error => error,
+        };
+        if followed.is_err() {
+            // Not in force: the next look at the paths finds a difference again.
+            self.narrow = former;
+        }
+        followed
     }
 
     fn put_ports_in_force(&mut self, config: &Config) -> anyhow::Result<()> {
