@@ -20,7 +20,7 @@ pub(super) fn pair(
     };
     Ok(SaPair {
         port,
-        name: format!("{}/{}", sa.connection, sa.name).into(),
+        name: used_for(&sa.connection, &sa.name, &sa.remote).into(),
         spi_in: sa.spi_in,
         spi_out: sa.spi_out,
         transform: transform(&sa.suite)?,
@@ -33,6 +33,13 @@ pub(super) fn pair(
         remote: selectors(&sa.remote),
         lifetimes,
     })
+}
+
+/// What a pair is for: connection, child and the peer's networks, for clinics of one pool have the former two in common. A
+/// pair takes the place of the one in use for the same, and of no other.
+fn used_for(connection: &str, child: &str, remote: &[TrafficSelector]) -> String {
+    let networks: Vec<String> = remote.iter().map(ToString::to_string).collect();
+    format!("{connection}/{child} {}", networks.join(" "))
 }
 
 fn transform(suite: &EspSuite) -> Result<Transform, &'static str> {
@@ -74,4 +81,19 @@ fn selectors(list: &[TrafficSelector]) -> Vec<Selector> {
             Ports::Opaque => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clinics_of_one_pool_do_not_take_each_others_place() {
+        let of = |remote: &str| {
+            used_for("clinics", "main", &[remote.parse::<TrafficSelector>().expect("a selector")])
+        };
+        assert_eq!(of("10.64.0.1/32"), of("10.64.0.1/32"), "a rekeyed pair takes its predecessor's");
+        assert_ne!(of("10.64.0.1/32"), of("10.64.0.2/32"));
+        assert_eq!(of("10.64.0.1/32"), "clinics/main 10.64.0.1/32");
+    }
 }
