@@ -41,7 +41,7 @@ mod xsk;
 pub use config::{EngineConfig, EngineError, L2Path, Link, MacAddress, Reassembled, WORKERS_MAX, XskMode};
 pub use counters::{DropReason, EngineStatistics, SocketStatistics};
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -144,10 +144,15 @@ impl Engine {
         handles.iter().map(|socket| (socket.ifindex, socket.queue, socket.fd.clone())).collect()
     }
 
-    /// The devices it cannot do without, by ifindex: its end of the veth pair, and those that carry ESP.
-    pub fn carriers(&self) -> BTreeSet<u32> {
+    /// The devices it cannot do without, by ifindex: its end of the veth pair, and those that carry ESP. Each with the number of
+    /// its receive queues that have a socket.
+    pub fn carriers(&self) -> BTreeMap<u32, u32> {
         let handles = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        handles.iter().filter(|socket| socket.side != Side::Direct).map(|socket| socket.ifindex).collect()
+        let mut carriers = BTreeMap::new();
+        for socket in handles.iter().filter(|socket| socket.side != Side::Direct) {
+            *carriers.entry(socket.ifindex).or_default() += 1;
+        }
+        carriers
     }
 
     /// A device that was gone is back, as another interface: the engine receives from it and sends through it in place of
