@@ -11,7 +11,7 @@ use sekisho_abi::port::{Port as FilterPort, PortKey, port_flags};
 
 use super::bringup::Ground;
 use crate::config::{self, Child, Config, Connection, Datapath, DpdAction, Start, VpnPort};
-use crate::kernel::xfrm::{OffloadKind, Trap, XfrmTable};
+use crate::kernel::xfrm::{Trap, XfrmTable};
 use crate::kernel::{Kernel, Link};
 use crate::status;
 
@@ -136,15 +136,10 @@ impl Ground {
     /// Tells XFRM which NICs to ask for help: those of the ports with our addresses.
     pub(super) fn offload(&self, config: &Config) {
         let Some(table) = &self.xfrm else { return };
-        let kind = match config.gateway.offload {
-            config::Offload::None => None,
-            config::Offload::Crypto => Some(OffloadKind::Crypto),
-            config::Offload::Packet => Some(OffloadKind::Packet),
-        };
         let ports = config.ports.iter().zip(&self.links);
         let devices =
             ports.flat_map(|(port, link)| port.addresses.iter().map(|net| (net.addr(), link.index)));
-        table.offload(kind, devices.collect());
+        table.offload((config.gateway.offload == config::Offload::Crypto).then(|| devices.collect()));
     }
 }
 

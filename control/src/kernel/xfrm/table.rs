@@ -14,7 +14,7 @@ use sekisho_esp::sa::{Outer, PairCounters, PortId, SaError, SaEvent, SaPair, SaT
 
 use super::event::{self, XfrmEvent};
 use super::listing::{policies, remove_all};
-use super::offload::{OffloadKind, Wish};
+use super::offload::Wish;
 use super::pair::Pair;
 use super::plan::{self, TRAP_SPI};
 use super::policy::{Policy, PolicyId};
@@ -124,9 +124,10 @@ impl XfrmTable {
         inner.settle_policies()
     }
 
-    /// From now on NICs are asked to do so much of each new SA: those with our addresses, by ifindex.
-    pub fn offload(&self, kind: Option<OffloadKind>, devices: BTreeMap<IpAddr, u32>) {
-        self.inner().wish.set(kind, devices);
+    /// From now on these NICs are asked to encrypt and check for each new SA: those with our addresses, by ifindex. `None`:
+    /// none is.
+    pub fn offload(&self, devices: Option<BTreeMap<IpAddr, u32>>) {
+        self.inner().wish.set(devices);
     }
 
     /// What NICs do.
@@ -178,9 +179,7 @@ impl Inner {
         let wanted = plan::policies(self.pairs.values().map(Pair::wanted), &self.traps, self.translates);
         for (id, policy) in &wanted {
             if self.policies.get(id) != Some(policy) {
-                if let Some(reason) = self.writer.put_policy(policy)? {
-                    return self.take_from_nics(reason);
-                }
+                self.writer.put_policy(policy)?;
                 self.policies.insert(*id, *policy);
             }
         }
@@ -191,25 +190,6 @@ impl Inner {
             self.policies.remove(&id);
         }
         Ok(())
-    }
-
-    /// A NIC takes SAs and does not heed policies: by the kernel's own the SAs in it are never used. The kernel does it all
-    /// from now on. This sets all policies anew.
-    fn take_from_nics(&mut self, reason: String) -> Result<(), SaError> {
-        self.wish.set(None, BTreeMap::new());
-        for pair in self.pairs.values_mut() {
-            pair.offload = None;
-            let (inbound, outbound) = std::mem::take(&mut pair.in_nic);
-            if inbound {
-                self.writer.replace(&pair.inbound().id, pair.inbound())?;
-            }
-            if outbound && pair.active {
-                self.writer.replace(&pair.outbound().id, pair.outbound())?;
-            }
-        }
-        tracing::warn!(reason, "a NIC does not take a policy: the kernel encrypts by itself");
-        self.wish.refused = Some(reason);
-        self.settle_policies()
     }
 
     fn reqid(&mut self, name: &Arc<str>) -> u32 {
@@ -248,8 +228,7 @@ impl Inner {
         let (port, name) = (pair.port(), pair.name().clone());
         // Both stand side by side for a moment, under the same policies: whichever the kernel takes, the peer has it.
         let local = pair.outer().local.ip();
-        let offload = self.wish.of(local);
-        let worker = self.writer.add(&State { offload, ..pair.outbound() })?;
+        let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.outbound() })?;
         let in_nic = self.wish.heard(local, worker);
         let former: Vec<u32> = self
             .pairs
@@ -264,7 +243,7 @@ impl Inner {
         }
         if let Some(pair) = self.pairs.get_mut(&spi_in) {
             pair.active = true;
-            pair.use_nic(in_nic, offload);
+            pair.in_nic.1 = in_nic;
         }
         self.settle_policies()?;
         former.into_iter().try_for_each(|spi| self.stop_sending(spi))
@@ -322,7 +301,7 @@ impl Inner {
         pair.in_nic.0 = self.wish.heard(outer.local.ip(), worker);
         if pair.active {
             let (_, worker) = self.writer.replace(&old_out, State { offload, ..pair.outbound() })?;
-            pair.use_nic(self.wish.heard(outer.local.ip(), worker), offload);
+            pair.in_nic.1 = self.wish.heard(outer.local.ip(), worker);
         }
         self.settle_policies()
     }
