@@ -29,6 +29,8 @@ use super::writer::Writer;
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the kernel keeps a packet's wish for an SA to itself before it may tell of the next one.
 const ACQUIRE_PERIOD: Duration = Duration::from_secs(1);
+/// Between two looks at the kernel's policies where events are lost in a row, or policies cannot be written.
+const RESTORE_PAUSE: Duration = Duration::from_secs(1);
 /// First reqid: ties policies to SAs, and stands nowhere else on the machine.
 const REQID_FIRST: u32 = 0x5e50_0000;
 
@@ -73,20 +75,22 @@ struct Inner {
     policies: BTreeMap<PolicyId, Policy>,
     /// The kernel's notes of acquires, and when they are to be forgotten.
     acquired: Vec<(Instant, StateId)>,
-    /// Somebody has removed policies, perhaps ours.
-    policies_lost: bool,
+    /// Somebody may have removed policies of ours: when to look.
+    policies_lost: Option<Instant>,
+    /// What has our interface ids is ours to remove.
+    is_ours: bool,
     looked: Instant,
     pending: VecDeque<SaEvent>,
 }
 
 impl XfrmTable {
-    /// Opens the sockets and removes what a predecessor left under our interface ids.
+    /// Opens the sockets and sees what this kernel can. Nothing there is touched before [`take_over`](Self::take_over): it
+    /// may be a running gateway's.
     pub fn open(has_ipv6: bool) -> Result<XfrmTable, SaError> {
         let io = |error: io::Error| explained("cannot open a socket of XFRM", error.into());
         let groups = [group::ACQUIRE, group::EXPIRE, group::POLICY, group::MAPPING];
         let events = Socket::listen(&groups).map_err(io)?;
-        let mut writer = Writer::open(has_ipv6)?;
-        remove_all(writer.socket(), |id| plan::port(id).is_some())?;
+        let writer = Writer::open(has_ipv6)?;
         let inner = Inner {
             writer,
             pairs: BTreeMap::new(),
@@ -96,11 +100,19 @@ impl XfrmTable {
             wish: Wish::default(),
             policies: BTreeMap::new(),
             acquired: Vec::new(),
-            policies_lost: false,
+            policies_lost: None,
+            is_ours: false,
             looked: Instant::now(),
             pending: VecDeque::new(),
         };
         Ok(XfrmTable { inner: Mutex::new(inner), events: Mutex::new(events) })
+    }
+
+    /// Removes what a predecessor left under our interface ids. From now on they are this table's, until it ends.
+    pub fn take_over(&self) -> Result<(), SaError> {
+        let mut inner = self.inner();
+        inner.is_ours = true;
+        remove_all(inner.writer.socket(), |id| plan::port(id).is_some())
     }
 
     /// From now on packets of these are told of as [`SaEvent::Acquire`] where they have no SA. `translates`: the filter changes
@@ -157,7 +169,9 @@ impl XfrmTable {
 impl Drop for XfrmTable {
     fn drop(&mut self) {
         let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = remove_all(inner.writer.socket(), |id| plan::port(id).is_some()) {
+        if inner.is_ours
+            && let Err(error) = remove_all(inner.writer.socket(), |id| plan::port(id).is_some())
+        {
             tracing::error!(%error, "SAs stay in the kernel; `ip xfrm state` lists them");
         }
     }
@@ -296,11 +310,27 @@ impl Inner {
             return if pair.active { self.writer.update(&pair.outbound()) } else { Ok(()) };
         }
         let offload = self.wish.of(outer.local.ip());
-        let (counted, worker) = self.writer.replace(&old_in, State { offload, ..pair.inbound() })?;
+        let replaced = self.writer.replace(&old_in, State { offload, ..pair.inbound() });
+        let (counted, worker) = match replaced {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                // By its new names nobody would find them. Their loss is seen, and told.
+                let _ = self.writer.remove(&old_in);
+                let _ = self.writer.remove(&old_out);
+                return Err(error);
+            }
+        };
         pair.moved(counted);
         pair.in_nic.0 = self.wish.heard(outer.local.ip(), worker);
         if pair.active {
-            let (_, worker) = self.writer.replace(&old_out, State { offload, ..pair.outbound() })?;
+            let replaced = self.writer.replace(&old_out, State { offload, ..pair.outbound() });
+            let (_, worker) = match replaced {
+                Ok(replaced) => replaced,
+                Err(error) => {
+                    let _ = self.writer.remove(&old_out);
+                    return Err(error);
+                }
+            };
             pair.in_nic.1 = self.wish.heard(outer.local.ip(), worker);
         }
         self.settle_policies()
@@ -394,11 +424,13 @@ impl Inner {
                 is_news.then_some(SaEvent::Remapped { spi_in: id.spi, remote })
             }
             XfrmEvent::PolicyGone(id) => {
-                self.policies_lost |= self.policies.contains_key(&id);
+                if self.policies.contains_key(&id) {
+                    self.policies_lost.get_or_insert_with(Instant::now);
+                }
                 None
             }
             XfrmEvent::PoliciesGone => {
-                self.policies_lost = true;
+                self.policies_lost.get_or_insert_with(Instant::now);
                 None
             }
         }
@@ -447,8 +479,10 @@ impl SaTable for XfrmTable {
             }
             let patience = deadline.duration_since(now).min(LOOK).as_millis().try_into().unwrap_or(u16::MAX);
             let mut read = Vec::new();
+            let mut lost = false;
             if let Err(error) = events.events(patience, |received| read.extend(event::read(received))) {
-                // ENOBUFS: some were lost. What they would have told is told again by the next packet, or by time.
+                // ENOBUFS: some were lost. What they would have told of SAs is told again by the next packet, or by time.
+                lost = true;
                 tracing::warn!(%error, "events of the kernel's SAs were lost");
             }
             let mut inner = self.inner();
@@ -456,10 +490,16 @@ impl SaTable for XfrmTable {
                 let told = inner.translate(event);
                 inner.pending.extend(told);
             }
-            if std::mem::take(&mut inner.policies_lost)
-                && let Err(error) = inner.restore_policies()
-            {
-                tracing::error!(%error, "policies are missing in the kernel");
+            let now = Instant::now();
+            if lost {
+                inner.policies_lost.get_or_insert(now + RESTORE_PAUSE);
+            }
+            if inner.policies_lost.is_some_and(|due| due <= now) {
+                inner.policies_lost = None;
+                if let Err(error) = inner.restore_policies() {
+                    inner.policies_lost = Some(now + RESTORE_PAUSE);
+                    tracing::error!(%error, "policies are missing in the kernel");
+                }
             }
         }
     }
