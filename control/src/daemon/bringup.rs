@@ -21,6 +21,7 @@ use super::engine::{self, Workers};
 use super::kernel_path;
 use super::layout::Layout;
 use super::quotas::quotas;
+use super::repairs::Repairs;
 use super::trunk::{self, Trunk};
 use crate::config::{Config, Neighbours, Port, VpnPort};
 use crate::filter::{BoundPort, Filter, FilterError, Maps, Mode, bytes};
@@ -70,6 +71,8 @@ pub(super) struct Ground {
     pub(super) xfrm: Option<Arc<XfrmTable>>,
     /// Their interfaces, by VPN port.
     pub(super) xfrm_interfaces: BTreeMap<u16, Link>,
+    /// How often those were made again.
+    pub(super) repairs: Repairs,
 }
 
 /// Puts a configuration in force.
@@ -108,6 +111,7 @@ pub(super) async fn bring_up(
         workers: Workers::default(),
         xfrm,
         xfrm_interfaces: BTreeMap::new(),
+        repairs: Repairs::default(),
     };
     ground.maps.clear_spis()?;
     ground.maps.renew_secrets(&mut SystemRandom::new())?;
@@ -450,14 +454,16 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         }
         changed = true;
     }
-    changed |= ground.restore_xfrm_interfaces(config).await?;
+    // A NIC that was replaced is put in force whatever becomes of these.
+    let restored = ground.restore_xfrm_interfaces(config).await;
+    changed |= !matches!(restored, Ok(false));
     if resized {
         ground.resize_tunnels(config).await?;
     }
     if changed {
         ground.put_ports_in_force(config)?;
     }
-    Ok(())
+    restored.map(drop)
 }
 
 /// In place of the ifindex of an interface that does not exist.

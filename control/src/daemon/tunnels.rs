@@ -186,6 +186,10 @@ impl Tunnels {
             if *at > now {
                 return true;
             }
+            // A younger SA may have the same one.
+            if is_in_use(&self.all, *destination, *spi) {
+                return false;
+            }
             if let Err(error) = maps.remove_spi(*destination, *spi) {
                 tracing::error!(%error, spi = format!("{spi:#010x}"), "SPI stays in the filter");
             }
@@ -501,6 +505,8 @@ impl Tunnels {
                     spi_out: format!("{:#010x}", sa.spi_out),
                     suite: sa.suite.to_string(),
                 });
+                let ends = [(outer.local.ip(), sa.spi_in), (outer.remote.ip(), sa.spi_out)];
+                self.leaving.retain(|(_, address, spi)| !ends.contains(&(*address, *spi)));
                 if let Some(tunnel) = self.all.get_mut(index) {
                     let (spi_in, spi_out) = (sa.spi_in, sa.spi_out);
                     tunnel
@@ -515,9 +521,15 @@ impl Tunnels {
                     error,
                     "child SA not installed"
                 );
-                let _ = self.table.remove(sa.spi_in, Duration::ZERO);
-                let _ = maps.remove_spi(outer.local.ip(), sa.spi_in);
-                let _ = maps.remove_spi(outer.remote.ip(), sa.spi_out);
+                // Peers choose their SPIs without each other: another SA of the same address may have this one.
+                if !is_in_use(&self.all, outer.local.ip(), sa.spi_in) {
+                    let _ = self.table.remove(sa.spi_in, Duration::ZERO);
+                }
+                for (address, spi) in [(outer.local.ip(), sa.spi_in), (outer.remote.ip(), sa.spi_out)] {
+                    if !is_in_use(&self.all, address, spi) {
+                        let _ = maps.remove_spi(address, spi);
+                    }
+                }
                 let _ = endpoint.child_failed(now, sa.child);
             }
         }
@@ -622,6 +634,14 @@ impl Tunnels {
 }
 
 /// A reason as records name it.
+/// Whether a child SA in force has this SPI at this address, its own or the peer's.
+fn is_in_use(all: &[Tunnel], address: IpAddr, spi: u32) -> bool {
+    all.iter().flat_map(|tunnel| tunnel.children.values()).any(|child| {
+        let Child { spi_in, spi_out, outer, .. } = child;
+        [(outer.local.ip(), *spi_in), (outer.remote.ip(), *spi_out)].contains(&(address, spi))
+    })
+}
+
 fn word(reason: CloseReason) -> String {
     format!("{reason:?}").to_lowercase()
 }
