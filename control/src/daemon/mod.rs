@@ -27,6 +27,7 @@ mod paths;
 mod quotas;
 mod reassembled;
 mod reload;
+mod repairs;
 mod report;
 mod sockets;
 mod trunk;
@@ -113,6 +114,9 @@ async fn start(
     datapath: Choice,
     ike: EndpointConfig,
 ) -> anyhow::Result<(Daemon, mpsc::Receiver<Pending>)> {
+    if let Some(table) = &datapath.table {
+        table.take_over().context("datapath = \"kernel\"")?;
+    }
     let ground = bringup::bring_up(config, directory, datapath.table).await?;
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
     let mut daemon =

@@ -3,10 +3,11 @@
 //! Owned by the daemon's loop. After every mutation of the engine the loop calls [`Tunnels::settle`], which carries out
 //! all events before it lets a datagram leave: an SA is in force before the peer hears of it.
 
+mod leaving;
 mod life;
 mod pair;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use sekisho_ike::Endpoint;
 use sekisho_ike::crypto::random::SeededRandom;
 use sekisho_ike::event::{ChildHandle, ChildSa, CloseReason, Event, Failure, FailureKind, IkeHandle, Path};
 
+use self::leaving::Leaving;
 use super::sockets::Sockets;
 use super::uplinks::Uplinks;
 use crate::config::{self, Config, Life, Start};
@@ -36,7 +38,7 @@ pub(super) struct Tunnels {
     table: Arc<dyn SaTable>,
     all: Vec<Tunnel>,
     /// Inbound SPIs to forget once their SA has stopped lingering.
-    leaving: BTreeSet<(Instant, IpAddr, u32)>,
+    leaving: Leaving,
     /// Virtual addresses have come or gone.
     pub(super) given_changed: bool,
     /// CRLs that the IKE engine asked for, by URL.
@@ -115,7 +117,7 @@ impl Tunnels {
         Tunnels {
             table,
             all,
-            leaving: BTreeSet::new(),
+            leaving: Leaving::default(),
             given_changed: false,
             crls_wanted: Vec::new(),
             new_peers: Vec::new(),
@@ -170,7 +172,7 @@ impl Tunnels {
     /// When [`Tunnels::handle_timeout`] has something to do.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let tries = self.all.iter().filter_map(|tunnel| tunnel.next_try);
-        tries.chain(self.leaving.first().map(|(at, ..)| *at)).min()
+        tries.chain(self.leaving.next()).min()
     }
 
     /// Begins the connections that are due, and forgets SPIs whose SA is gone.
@@ -181,10 +183,11 @@ impl Tunnels {
                 tunnel.initiate(now, endpoint, &self.uplinks);
             }
         }
-        while let Some(&(at, destination, spi)) = self.leaving.first()
-            && at <= now
-        {
-            self.leaving.pop_first();
+        while let Some((destination, spi)) = self.leaving.take_due(now) {
+            // A younger SA may have the same one.
+            if is_in_use(&self.all, destination, spi) {
+                continue;
+            }
             if let Err(error) = maps.remove_spi(destination, spi) {
                 tracing::error!(%error, spi = format!("{spi:#010x}"), "SPI stays in the filter");
             }
@@ -495,6 +498,8 @@ impl Tunnels {
                     suite: sa.suite.to_string(),
                 });
                 self.new_peers.push((outer.remote.ip(), outer.local.ip()));
+                self.leaving.stays((outer.local.ip(), sa.spi_in));
+                self.leaving.stays((outer.remote.ip(), sa.spi_out));
                 if let Some(tunnel) = self.all.get_mut(index) {
                     let (spi_in, spi_out) = (sa.spi_in, sa.spi_out);
                     tunnel
@@ -509,9 +514,15 @@ impl Tunnels {
                     error,
                     "child SA not installed"
                 );
-                let _ = self.table.remove(sa.spi_in, Duration::ZERO);
-                let _ = maps.remove_spi(outer.local.ip(), sa.spi_in);
-                let _ = maps.remove_spi(outer.remote.ip(), sa.spi_out);
+                // Peers choose their SPIs without each other: another SA of the same address may have this one.
+                if !is_in_use(&self.all, outer.local.ip(), sa.spi_in) {
+                    let _ = self.table.remove(sa.spi_in, Duration::ZERO);
+                }
+                for (address, spi) in [(outer.local.ip(), sa.spi_in), (outer.remote.ip(), sa.spi_out)] {
+                    if !is_in_use(&self.all, address, spi) {
+                        let _ = maps.remove_spi(address, spi);
+                    }
+                }
                 let _ = endpoint.child_failed(now, sa.child);
             }
         }
@@ -533,8 +544,8 @@ impl Tunnels {
         if let Err(error) = self.table.remove(child.spi_in, linger) {
             tracing::error!(%error, spi_in, "child SA could not be removed from the data path");
         }
-        self.leaving.insert((now + linger, child.outer.local.ip(), child.spi_in));
-        self.leaving.insert((now + linger, child.outer.remote.ip(), child.spi_out));
+        self.leaving.put(now + linger, (child.outer.local.ip(), child.spi_in));
+        self.leaving.put(now + linger, (child.outer.remote.ip(), child.spi_out));
     }
 
     /// One of both has moved: ESP follows IKE. What is on its way to our former address is still received for a while.
@@ -556,14 +567,14 @@ impl Tunnels {
                 let spi =
                     Spi { port: tunnel.port, udp_encapsulated: u8::from(udp_encapsulation), outbound: 0 };
                 let here = path.local.ip();
-                leaving.retain(|(_, address, other)| (*address, *other) != (here, spi_in));
+                leaving.stays((here, spi_in));
                 if former != here {
-                    leaving.insert((now + PATH_LINGER, former, spi_in));
+                    leaving.put(now + PATH_LINGER, (former, spi_in));
                 }
                 let there = path.remote.ip();
-                leaving.retain(|(_, address, other)| (*address, *other) != (there, spi_out));
+                leaving.stays((there, spi_out));
                 if former_peer != there {
-                    leaving.insert((now + PATH_LINGER, former_peer, spi_out));
+                    leaving.put(now + PATH_LINGER, (former_peer, spi_out));
                 }
                 // The filter knows the address before the peer can use it.
                 let told = maps.add_spi(here, spi_in, spi);
@@ -614,6 +625,14 @@ impl Tunnels {
             .flat_map(|tunnel| &tunnel.children)
             .find_map(|(handle, child)| (child.spi_in == spi_in).then_some(*handle))
     }
+}
+
+/// Whether a child SA in force has this SPI at this address, its own or the peer's.
+fn is_in_use(all: &[Tunnel], address: IpAddr, spi: u32) -> bool {
+    all.iter().flat_map(|tunnel| tunnel.children.values()).any(|child| {
+        let Child { spi_in, spi_out, outer, .. } = child;
+        [(outer.local.ip(), *spi_in), (outer.remote.ip(), *spi_out)].contains(&(address, spi))
+    })
 }
 
 /// A reason as records name it.
