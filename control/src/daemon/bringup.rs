@@ -457,13 +457,11 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
     // A NIC that was replaced is put in force whatever becomes of these.
     let restored = ground.restore_xfrm_interfaces(config).await;
     changed |= !matches!(restored, Ok(false));
-    if resized {
-        ground.resize_tunnels(config).await?;
-    }
+    let resized = if resized { ground.resize_tunnels(config).await } else { Ok(()) };
     if changed {
         ground.put_ports_in_force(config)?;
     }
-    restored.map(drop)
+    restored.and(resized)
 }
 
 /// In place of the ifindex of an interface that does not exist.
