@@ -151,15 +151,30 @@ fn is_ike_or_esp(packet: &Packet) -> bool {
 /// an SA of its own: to another peer, under keys that are not ours.
 #[inline(always)]
 fn is_ours(frame: &SkbFrame, packet: &Packet) -> bool {
+    let udp = u32::from(packet.transport);
     let spi_be = match packet.kind {
-        // Behind a NAT the peer has another port than 4500. Later fragments go as the first one did.
-        Kind::Udp if packet.source_port() == udp_port::IKE_NAT_T && packet.fragment != part::LATER => {
-            // Shorter: a keepalive. Zero: the non-ESP marker (RFC 3948 section 2.2).
-            frame.read_at::<4>(u32::from(packet.transport) + 8).map_or(0, u32::from_ne_bytes)
-        }
-        Kind::Udp => 0,
+        // Later fragments go as the first one did.
+        Kind::Udp if packet.fragment == part::LATER => 0,
+        Kind::Udp if packet.source_port() == udp_port::IKE => return is_ike(frame, udp),
+        // Behind a NAT the peer has another port than 4500. Shorter: a keepalive. Zero: the non-ESP marker (RFC 3948
+        // section 2.2).
+        Kind::Udp => frame.read_at::<4>(udp + 8).map_or(0, u32::from_ne_bytes),
         _ => packet.spi_be,
     };
     let key = SpiKey { destination: packet.destination, spi_be };
     spi_be == 0 || maps::spi(&key).is_some_and(|spi| spi.outbound != 0)
+}
+
+/// Whether a UDP datagram from port 500, which has no marker, is IKE and not somebody's ESP: by the version and the length
+/// in the IKE header (RFC 7296 section 3.1), which ESP does not have at these places but by chance.
+#[inline(always)]
+fn is_ike(frame: &SkbFrame, udp: u32) -> bool {
+    let ike = udp + 8;
+    let (Some([high, low]), Some([version]), Some(length)) =
+        (frame.read_at(udp + 4), frame.read_at(ike + 17), frame.read_at(ike + 24))
+    else {
+        return false;
+    };
+    let payload = u32::from(u16::from_be_bytes([high, low])).wrapping_sub(8);
+    version >> 4 == 2 && u32::from_be_bytes(length) == payload
 }

@@ -121,7 +121,7 @@ pub type PortId = u16;
 pub struct SaPair {
     /// VPN port behind the pair.
     pub port: PortId,
-    /// Connection and child, for logs and status.
+    /// What it is for: connection, child and peer. Of the pairs with one name only one is sent with.
     pub name: Arc<str>,
     /// SPI we receive on, as a number.
     pub spi_in: u32,

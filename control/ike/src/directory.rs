@@ -1,6 +1,6 @@
 //! Who is where: IKE SAs by number and by peer, child SAs by number. One lookup each, however many there are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::config::ConnectionName;
@@ -13,7 +13,8 @@ use crate::wire::id::Identification;
 pub(crate) struct Directory {
     ikes: BTreeMap<IkeHandle, u64>,
     children: BTreeMap<ChildHandle, u64>,
-    /// The established ones.
+    /// The established ones; of a connection that has any.
+    by_connection: BTreeMap<ConnectionName, BTreeSet<IkeHandle>>,
     by_peer: BTreeMap<ConnectionName, HashMap<Identification, BTreeMap<IkeHandle, Place>>>,
 }
 
@@ -29,7 +30,9 @@ impl Directory {
         self.ikes.extend(sa.state.handle().map(|handle| (handle, sa.spi)));
         if let State::Established(state) = &sa.state {
             self.children.extend(state.children.keys().map(|child| (*child, sa.spi)));
-            let of_connection = self.by_peer.entry(state.connection.name.clone()).or_default();
+            let name = &state.connection.name;
+            self.by_connection.entry(name.clone()).or_default().insert(state.handle);
+            let of_connection = self.by_peer.entry(name.clone()).or_default();
             let of_peer = of_connection.entry(state.remote_id.clone()).or_default();
             let address = state.channel.path.remote.ip().to_canonical();
             of_peer.insert(state.handle, Place { spi: sa.spi, address });
@@ -45,6 +48,12 @@ impl Directory {
                 self.children.remove(child);
             }
             let name = &state.connection.name;
+            if let Some(handles) = self.by_connection.get_mut(name) {
+                handles.remove(&state.handle);
+                if handles.is_empty() {
+                    self.by_connection.remove(name);
+                }
+            }
             if let Some(of_connection) = self.by_peer.get_mut(name) {
                 if let Some(of_peer) = of_connection.get_mut(&state.remote_id) {
                     of_peer.remove(&state.handle);
@@ -99,6 +108,11 @@ impl Directory {
 
     /// Whether a connection has an established IKE SA, with whomever.
     pub(crate) fn has(&self, connection: &ConnectionName) -> bool {
-        self.by_peer.contains_key(connection)
+        self.by_connection.contains_key(connection)
+    }
+
+    /// The established IKE SAs of a connection, with whomever, oldest first.
+    pub(crate) fn of_connection<'a>(&'a self, connection: &str) -> impl Iterator<Item = IkeHandle> + use<'a> {
+        self.by_connection.get(connection).into_iter().flatten().copied()
     }
 }

@@ -586,6 +586,11 @@ impl Endpoint {
         all.into_iter()
     }
 
+    /// The established IKE SAs of a connection, oldest first.
+    pub fn established_with<'a>(&'a self, connection: &str) -> impl Iterator<Item = IkeHandle> + use<'a> {
+        self.shared.directory.of_connection(connection)
+    }
+
     fn holder(&self, child: ChildHandle) -> Result<u64, CommandError> {
         self.shared.directory.holder(child).ok_or(CommandError::UnknownChild(child))
     }

@@ -4,7 +4,7 @@
 //! until the pool has no other left. The first choice is computed from the identity, so that a peer gets the same address
 //! after a restart too, as long as no two identities meet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -78,10 +78,43 @@ struct Lease {
     released: u64,
 }
 
+/// The leases of one pool.
+#[derive(Debug, Default)]
+struct PoolLeases {
+    by_address: BTreeMap<IpAddr, Lease>,
+    /// The same by who has them, in use or reserved.
+    by_peer: BTreeMap<Vec<u8>, BTreeSet<IpAddr>>,
+}
+
+impl PoolLeases {
+    /// From now on this address is that peer's, and nobody's yet if it was another's.
+    fn assign(&mut self, address: IpAddr, peer: &[u8]) -> &mut Lease {
+        let lease = self.by_address.entry(address).or_insert_with(|| Lease {
+            peer: Vec::new(),
+            users: Vec::new(),
+            released: 0,
+        });
+        if lease.peer != peer {
+            if let Some(theirs) = self.by_peer.get_mut(&lease.peer) {
+                theirs.remove(&address);
+                if theirs.is_empty() {
+                    self.by_peer.remove(&lease.peer);
+                }
+            }
+            lease.peer = peer.to_vec();
+            lease.users.clear();
+        }
+        self.by_peer.entry(peer.to_vec()).or_default().insert(address);
+        lease
+    }
+}
+
 /// The leases of every pool.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    pools: BTreeMap<Arc<str>, BTreeMap<IpAddr, Lease>>,
+    pools: BTreeMap<Arc<str>, PoolLeases>,
+    /// What each IKE SA uses: pools and addresses of them.
+    used: BTreeMap<IkeHandle, BTreeSet<(Arc<str>, IpAddr)>>,
     releases: u64,
     /// How often somebody asked in vain, by pool.
     exhausted: BTreeMap<Arc<str>, u64>,
@@ -96,23 +129,20 @@ impl Leases {
             *self.exhausted.entry(name.clone()).or_default() += 1;
             return None;
         };
-        let lease = leases.entry(address).or_insert_with(|| Lease {
-            peer: Vec::new(),
-            users: Vec::new(),
-            released: 0,
-        });
-        if lease.peer != asker.peer {
-            lease.peer = asker.peer.to_vec();
-            lease.users.clear();
-        }
+        let lease = leases.assign(address, asker.peer);
         lease.users.push(asker.ike);
+        self.used.entry(asker.ike).or_default().insert((name.clone(), address));
         Some(address)
     }
 
     /// An IKE SA is over. Its addresses stay reserved for its peer as long as there are others.
     pub(crate) fn release(&mut self, ike: IkeHandle) {
-        for lease in self.pools.values_mut().flat_map(BTreeMap::values_mut) {
-            if lease.users.contains(&ike) {
+        for (name, address) in self.used.remove(&ike).into_iter().flatten() {
+            let Some(leases) = self.pools.get_mut(&name) else { continue };
+            // It may have become another's meanwhile.
+            if let Some(lease) = leases.by_address.get_mut(&address)
+                && lease.users.contains(&ike)
+            {
                 lease.users.retain(|user| *user != ike);
                 self.releases += 1;
                 lease.released = self.releases;
@@ -127,21 +157,24 @@ impl Leases {
 
     /// Addresses in use.
     pub(crate) fn in_use(&self) -> usize {
-        self.pools.values().flat_map(BTreeMap::values).filter(|lease| !lease.users.is_empty()).count()
+        let all = self.pools.values().flat_map(|leases| leases.by_address.values());
+        all.filter(|lease| !lease.users.is_empty()).count()
     }
 }
 
-fn choose(ranges: &[&Pool], leases: &BTreeMap<IpAddr, Lease>, asker: Asker<'_>) -> Option<IpAddr> {
+fn choose(ranges: &[&Pool], leases: &PoolLeases, asker: Asker<'_>) -> Option<IpAddr> {
     let contains = |address: IpAddr| ranges.iter().any(|pool| pool.contains(address));
-    let own = leases.iter().filter(|(address, lease)| lease.peer == asker.peer && contains(**address));
+    let PoolLeases { by_address, by_peer } = leases;
+    let theirs = by_peer.get(asker.peer).into_iter().flatten().filter(|address| contains(**address));
+    let mut own = theirs.filter_map(|address| Some((*address, by_address.get(address)?)));
     let shared = |address: IpAddr, lease: &Lease| {
         lease.users.is_empty() || asker.unique || asker.wish == Some(address)
     };
-    if let Some((address, _)) = own.clone().find(|(address, lease)| shared(**address, lease)) {
-        return Some(*address);
+    if let Some((address, _)) = own.find(|(address, lease)| shared(*address, lease)) {
+        return Some(address);
     }
-    let room = leases.len() < MAX_LEASES;
-    let free = |address: &IpAddr| room && contains(*address) && !leases.contains_key(address);
+    let room = by_address.len() < MAX_LEASES;
+    let free = |address: &IpAddr| room && contains(*address) && !by_address.contains_key(address);
     if let Some(wish) = asker.wish.filter(free) {
         return Some(wish);
     }
@@ -149,7 +182,7 @@ fn choose(ranges: &[&Pool], leases: &BTreeMap<IpAddr, Lease>, asker: Asker<'_>) 
         let size = pool.size();
         let start = start_of(asker.peer).checked_rem(size)?;
         // Among one more than are taken, one is free.
-        let tries = size.min(leases.len() as u128 + 1);
+        let tries = size.min(by_address.len() as u128 + 1);
         (0..tries).find_map(|step| {
             let offset = start.checked_add(step).map_or(0, |offset| offset % size);
             pool.address(offset).filter(free)
@@ -157,7 +190,7 @@ fn choose(ranges: &[&Pool], leases: &BTreeMap<IpAddr, Lease>, asker: Asker<'_>) 
     };
     // Else the one whose peer is gone longest.
     ranges.iter().find_map(free_in).or_else(|| {
-        let idle = leases.iter().filter(|(address, lease)| lease.users.is_empty() && contains(**address));
+        let idle = by_address.iter().filter(|(address, lease)| lease.users.is_empty() && contains(**address));
         idle.min_by_key(|(_, lease)| lease.released).map(|(address, _)| *address)
     })
 }
@@ -199,6 +232,29 @@ mod tests {
     }
 
     #[test]
+    fn who_has_what_is_told_the_same_by_address_by_peer_and_by_ike_sa() {
+        let (pool, mut leases) = (pool("10.9.0.10", "10.9.0.19"), Leases::default());
+        for ike in 0..300 {
+            // Twenty peers on ten addresses, some by two IKE SAs at once, which stay for a while.
+            leases.take(&[&pool], asker(ike, &format!("peer {}", ike * 7 % 20)));
+            leases.release(IkeHandle(ike.saturating_sub(ike % 13)));
+            let of_pool = leases.pools.get("p").expect("the pool");
+            let (mut by_peer, mut used) = (BTreeMap::new(), BTreeSet::new());
+            for (address, lease) in &of_pool.by_address {
+                by_peer.entry(lease.peer.clone()).or_insert_with(BTreeSet::new).insert(*address);
+                used.extend(lease.users.iter().map(|user| (*user, *address)));
+            }
+            assert_eq!(of_pool.by_peer, by_peer);
+            for (user, address) in used {
+                let uses = leases.used.get(&user).expect("uses something");
+                assert!(uses.contains(&("p".into(), address)));
+            }
+        }
+        (0..300).for_each(|ike| leases.release(IkeHandle(ike)));
+        assert_eq!((leases.in_use(), leases.used.len()), (0, 0));
+    }
+
+    #[test]
     fn a_peer_gets_its_own_address_again() {
         let (pool, mut leases) = (pool("fd00::1:0", "fd00::1:ffff"), Leases::default());
         let address = leases.take(&[&pool], asker(1, "clinic")).expect("free");
@@ -233,7 +289,7 @@ mod tests {
         let (ranges, mut leases) = ([&ranges[0], &ranges[1]], Leases::default());
         let given: Vec<_> =
             (0..3).map(|n| leases.take(&ranges, asker(n, &format!("peer {n}"))).expect("free")).collect();
-        let distinct: std::collections::BTreeSet<_> = given.iter().collect();
+        let distinct: BTreeSet<_> = given.iter().collect();
         assert_eq!(distinct.len(), 3);
         assert_eq!(leases.take(&ranges, asker(9, "one too many")), None);
         assert_eq!(leases.exhausted().get("p"), Some(&1));

@@ -43,18 +43,7 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Option<GatewaySpec> {
             _ => return None,
         })
     });
-    let offload = section.parsed("offload", "\"none\", \"crypto\" or \"packet\"", |text| {
-        [Offload::None, Offload::Crypto, Offload::Packet].into_iter().find(|offload| offload.name() == text)
-    });
-    if let Some(offload) = &offload
-        && *offload.get_ref() != Offload::None
-        && datapath.as_ref().is_some_and(|datapath| *datapath.get_ref() == Datapath::Engine)
-    {
-        report
-            .error(offload.span(), "the engine encrypts by itself: no NIC can do it for it")
-            .expected("expected `offload = \"none\"`, or `datapath = \"kernel\"`")
-            .remedy("remove the line, or write `datapath = \"kernel\"`");
-    }
+    let offload = read_offload(&section, datapath.as_ref().map(|read| *read.get_ref()), report);
     let flows_max = read_flows_max(&section, report);
     let engine_workers = read_engine_workers(&section, report);
     section.finish();
@@ -63,12 +52,38 @@ pub(super) fn read(file: &Section<'_>, report: &Report) -> Option<GatewaySpec> {
             name: name?.into_inner().into(),
             metrics: metrics.as_ref().map(|metrics| *metrics.get_ref()),
             datapath: datapath.map(Spanned::into_inner).unwrap_or_default(),
-            offload: offload.map(Spanned::into_inner).unwrap_or_default(),
+            offload,
             flows_max,
             engine_workers,
         },
         metrics,
     })
+}
+
+fn read_offload(section: &Section<'_>, datapath: Option<Datapath>, report: &Report) -> Offload {
+    let Some(read) = section.string("offload") else { return Offload::None };
+    let known = [Offload::None, Offload::Crypto].into_iter().find(|offload| offload.name() == read.get_ref());
+    let error = |message: String| report.error(read.span(), message);
+    match known {
+        None if read.get_ref() == "packet" => {
+            // The kernel leaves the check of policies to such a NIC, and gives out what was decrypted on the outer port.
+            error("`offload = \"packet\"` is not supported before it has been seen at work on a NIC".into())
+                .expected("expected \"none\" or \"crypto\"")
+                .remedy("use \"crypto\"");
+        }
+        None => {
+            error(format!("`offload` cannot be \"{}\"", read.get_ref().escape_debug()))
+                .expected("expected \"none\" or \"crypto\"")
+                .remedy("write \"none\" or \"crypto\"");
+        }
+        Some(Offload::Crypto) if datapath == Some(Datapath::Engine) => {
+            error("the engine encrypts by itself: no NIC can do it for it".into())
+                .expected("expected `offload = \"none\"`, or `datapath = \"kernel\"`")
+                .remedy("remove the line, or write `datapath = \"kernel\"`");
+        }
+        Some(_) => {}
+    }
+    known.unwrap_or_default()
 }
 
 fn read_flows_max(section: &Section<'_>, report: &Report) -> u32 {

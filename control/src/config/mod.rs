@@ -208,8 +208,6 @@ pub enum Offload {
     None,
     /// Encryption and integrity; the kernel makes the packets.
     Crypto,
-    /// The whole of it, policies included.
-    Packet,
 }
 
 impl Offload {
@@ -218,7 +216,6 @@ impl Offload {
         match self {
             Self::None => "none",
             Self::Crypto => "crypto",
-            Self::Packet => "packet",
         }
     }
 }

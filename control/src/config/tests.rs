@@ -257,8 +257,11 @@ fn wrong_types() {
         "datapath = \"engine\"\noffload = ¦\"crypto\"",
         "the engine encrypts by itself",
     );
-    let source = CLINIC.replacen("datapath = \"auto\"", "datapath = \"kernel\"\noffload = \"packet\"", 1);
-    assert_eq!(check_now(&source).expect("good").config.gateway.offload, Offload::Packet);
+    let source = CLINIC.replacen("datapath = \"auto\"", "datapath = \"kernel\"\noffload = \"crypto\"", 1);
+    assert_eq!(check_now(&source).expect("good").config.gateway.offload, Offload::Crypto);
+    let found =
+        refuses("datapath = \"auto\"", "offload = ¦\"packet\"", "not supported before it has been seen");
+    assert_eq!(found.remedy, "use \"crypto\"");
     refuses("metrics = \"127.0.0.1:9469\"", "flows_max = ¦5", "`flows_max` cannot be 5");
     refuses("metrics = \"127.0.0.1:9469\"", "engine_workers = ¦0", "`engine_workers` cannot be 0");
     refuses("metrics = \"127.0.0.1:9469\"", "engine_workers = ¦17", "`engine_workers` cannot be 17");

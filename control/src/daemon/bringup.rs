@@ -22,6 +22,7 @@ use super::engine::{self, Workers};
 use super::kernel_path;
 use super::layout::Layout;
 use super::quotas::quotas;
+use super::repairs::Repairs;
 use super::trunk::{self, Trunk};
 use crate::config::{Config, Neighbours, Port, VpnPort};
 use crate::filter::{BoundPort, Filter, FilterError, Maps, Mode, bytes};
@@ -71,6 +72,8 @@ pub(super) struct Ground {
     pub(super) xfrm: Option<Arc<XfrmTable>>,
     /// Their interfaces, by VPN port.
     pub(super) xfrm_interfaces: BTreeMap<u16, Link>,
+    /// How often those were made again.
+    pub(super) repairs: Repairs,
 }
 
 /// Puts a configuration in force.
@@ -109,6 +112,7 @@ pub(super) async fn bring_up(
         workers: Workers::default(),
         xfrm,
         xfrm_interfaces: BTreeMap::new(),
+        repairs: Repairs::default(),
     };
     ground.maps.clear_spis()?;
     ground.maps.renew_secrets(&mut SystemRandom::new())?;
@@ -225,8 +229,13 @@ impl Ground {
         }
         let mtu = self.links.iter().map(|link| link.mtu).max().unwrap_or(1500);
         self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu, None).await?;
+        let workers = Workers::of(config, &self.links);
+        // An engine that runs holds a queue of the pair with each of its workers, whatever there would be now.
+        if self.engine.is_none() || workers.count == self.workers.count {
+            self.workers = workers;
+        }
         // A queue for each worker: what they decrypt stays apart, and what comes by the pair is spread among them.
-        let queues = Workers::of(config, &self.links).count;
+        let queues = self.workers.count;
         let (inner, engine) = self.kernel.set_queues([INNER_DEVICE, ENGINE_DEVICE], queues).await?;
         for device in [&inner.name, &engine.name] {
             self.kernel.set_offloads_off(device)?;
@@ -253,8 +262,20 @@ impl Ground {
         Ok(())
     }
 
+    /// Has the queues of the ports' interfaces as they are now: `ethtool -L` may have been a moment ago.
+    pub(super) async fn look_at_queues(&mut self) {
+        for link in &mut self.links {
+            // One that is gone or another has its own way back.
+            if let Ok(now) = self.kernel.link(&link.name).await
+                && now.index == link.index
+            {
+                link.rx_queues = now.rx_queues;
+            }
+        }
+    }
+
     /// Whether the engine that runs can go on under this configuration, or none runs and none is needed. It cannot take
-    /// up another port, or another worker, while it runs.
+    /// up another port, another queue, or another worker, while it runs.
     pub(super) fn keeps_engine(&self, config: &Config) -> bool {
         if self.xfrm.is_some() {
             return true;
@@ -263,15 +284,22 @@ impl Ground {
             (None, none_needed) => none_needed,
             (Some(_), true) => false,
             (Some(engine), false) => {
-                let device = self.tunnel.iter().map(|(_, device)| device.index);
-                let outer = config.ports.iter().filter(|port| takes_ike(config, port)).filter_map(|port| {
+                let workers = Workers::of(config, &self.links).count;
+                let device = self.tunnel.iter().map(|(_, device)| (device.index, workers));
+                let outer = config.ports.iter().filter(|port| takes_ike(config, port)).map(|port| {
                     let device = port.device();
-                    self.links.iter().find(|link| *link.name == *device).map(|link| link.index)
+                    let link = self.links.iter().find(|link| *link.name == *device);
+                    // A port that is not among them is new.
+                    link.map_or((GONE, 0), |link| (link.index, link.rx_queues))
                 });
-                engine.carriers() == device.chain(outer).collect()
-                    && engine.workers() == Workers::of(config, &self.links).count as usize
+                engine.carriers() == device.chain(outer).collect() && engine.workers() == workers as usize
             }
         }
+    }
+
+    /// Whether every port has its interface.
+    pub(super) fn is_whole(&self) -> bool {
+        self.links.iter().all(|link| link.index != GONE)
     }
 
     /// Ends the engine; its keys are wiped and its sockets closed once nobody else holds it.
@@ -286,7 +314,6 @@ impl Ground {
             return Ok(());
         };
         if self.engine.is_none() {
-            self.workers = Workers::of(config, &self.links);
             let engine = Arc::new(engine::start(config, &self.links, inner, device, self.workers.count)?);
             self.sockets = hand_over_sockets(&engine, &mut self.maps)?;
             self.engine = Some(engine);
@@ -428,14 +455,14 @@ pub(super) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow:
         }
         changed = true;
     }
-    changed |= ground.restore_xfrm_interfaces(config).await?;
-    if resized {
-        ground.resize_tunnels(config).await?;
-    }
+    // A NIC that was replaced is put in force whatever becomes of these.
+    let restored = ground.restore_xfrm_interfaces(config).await;
+    changed |= !matches!(restored, Ok(false));
+    let resized = if resized { ground.resize_tunnels(config).await } else { Ok(()) };
     if changed {
         ground.put_ports_in_force(config)?;
     }
-    Ok(())
+    restored.and(resized)
 }
 
 /// In place of the ifindex of an interface that does not exist.
@@ -528,7 +555,7 @@ impl Ground {
         let known: BTreeSet<u32> = self.links.iter().map(|link| link.index).collect();
         let device = self.tunnel.as_ref().map_or(GONE, |(_, device)| device.index);
         let former = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).find(|ifindex| {
-            *ifindex != device && !known.contains(ifindex) && carriers.contains(ifindex) == carries
+            *ifindex != device && !known.contains(ifindex) && carriers.contains_key(ifindex) == carries
         });
         let Some(former) = former else { return Ok(()) };
         match engine.replace_device(former, engine::device(link)) {

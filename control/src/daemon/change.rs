@@ -220,7 +220,7 @@ impl Changes {
         words.collect::<Vec<_>>().join(", ")
     }
 
-    fn add(&mut self, what: &str, name: &str, change: Kind) {
+    pub(super) fn add(&mut self, what: &str, name: &str, change: Kind) {
         self.list.push(Change { what: what.into(), name: name.into(), change });
     }
 

@@ -1,5 +1,8 @@
 //! The user-space ESP engine: how many workers it gets, and what it is started with.
 
+use std::sync::LazyLock;
+use std::thread;
+
 use anyhow::Context as _;
 use sekisho_abi::map::SOCKETS_MAX;
 use sekisho_esp::engine::{Engine, EngineConfig, Link as EngineLink, WORKERS_MAX};
@@ -11,6 +14,12 @@ use crate::kernel::Link;
 /// Most frames of 2 KiB that the engine locks for the sockets of all its workers, 128 MiB in all: NICs with dozens of queues
 /// would have it lock gigabytes.
 const FRAMES_MAX: u32 = 1 << 16;
+
+/// Processors that this process may use, as they were when it was first asked: a quota that changes later (cgroups) must not have
+/// the next reload end every tunnel.
+static PROCESSORS: LazyLock<u32> = LazyLock::new(|| {
+    thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1))
+});
 
 /// The workers of an engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,13 +34,11 @@ impl Workers {
     /// As many as are configured, else as many as there are processors; but each needs one of these, and a receive queue of each
     /// port on which connections end.
     pub(super) fn of(config: &Config, links: &[Link]) -> Workers {
-        let processors =
-            std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
         let queues = config.ports.iter().filter(|port| takes_ike(config, port)).filter_map(|port| {
             let device = port.device();
             links.iter().find(|link| *link.name == *device).map(|link| (&*port.name, link.rx_queues))
         });
-        Self::choose(config.gateway.engine_workers, processors, queues)
+        Self::choose(config.gateway.engine_workers, *PROCESSORS, queues)
     }
 
     fn choose<'a>(

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use sekisho_abi::port::{Port as FilterPort, PortKey, port_flags};
 
 use super::bringup::Ground;
 use crate::config::{self, Child, Config, Connection, Datapath, DpdAction, Start, VpnPort};
-use crate::kernel::xfrm::{OffloadKind, Trap, XfrmTable};
+use crate::kernel::xfrm::{Trap, XfrmTable};
 use crate::kernel::{Kernel, Link};
 use crate::status;
 
@@ -88,6 +89,7 @@ impl Ground {
             // without an interface id would take the packet before. IPv6 has no such switch; there `egress` refuses it.
             let key = format!("net/ipv4/conf/{name}/disable_xfrm");
             self.kernel.set_sysctl(&mut self.ledger, &key, "1")?;
+            self.demand_policies(&name)?;
             self.filter.attach_tunnel(&link)?;
             let link = self.kernel.set_tunnel_up(&link, mtu).await?;
             interfaces.insert(port.id, link);
@@ -96,8 +98,25 @@ impl Ground {
         Ok(())
     }
 
+    /// What comes out of an interface is held against policies: without them whoever has one SA speaks for every network.
+    /// A switch turns that off; since Linux 5.18 the one for all interfaces does so beside an interface's own.
+    fn demand_policies(&mut self, name: &str) -> anyhow::Result<()> {
+        let families = ["ipv4", "ipv6"].into_iter().take(if self.kernel.has_ipv6() { 2 } else { 1 });
+        for family in families {
+            let everywhere = self.kernel.sysctl(&format!("net/{family}/conf/all/disable_policy"))?;
+            anyhow::ensure!(
+                everywhere == "0",
+                "net.{family}.conf.all.disable_policy is {everywhere}: the kernel would let in whatever a peer sends; \
+                 `sysctl -w net.{family}.conf.all.disable_policy=0`, or write datapath = \"engine\""
+            );
+            let key = format!("net/{family}/conf/{name}/disable_policy");
+            self.kernel.set_sysctl(&mut self.ledger, &key, "0")?;
+        }
+        Ok(())
+    }
+
     /// Makes xfrm interfaces that somebody has removed, or set down, once more. Says whether there were any. SAs and
-    /// policies know their interface by its id, and go on.
+    /// policies know their interface by its id, and go on. After an error the same call tries again, in its time.
     pub(super) async fn restore_xfrm_interfaces(&mut self, config: &Config) -> anyhow::Result<bool> {
         let mut lost = Vec::new();
         for link in self.xfrm_interfaces.values() {
@@ -106,12 +125,20 @@ impl Ground {
                 lost.push(link.name.clone());
             }
         }
-        if lost.is_empty() {
+        if lost.is_empty() && !self.repairs.is_unfinished() {
             return Ok(false);
         }
-        tracing::warn!(interfaces = ?lost, "xfrm interfaces were removed or set down: made once more");
+        let Some(pause) = self.repairs.begin(Instant::now()) else { return Ok(false) };
+        tracing::warn!(
+            interfaces = ?lost,
+            pause_s = pause.as_secs(),
+            "xfrm interfaces were removed or set down: made once more; if they are lost again, not before this pause. They \
+             must be left to this gateway by network managers"
+        );
         self.make_xfrm_interfaces(config).await?;
+        self.put_given().await?;
         self.route_into_tunnels(config).await?;
+        self.repairs.finish();
         Ok(true)
     }
 
@@ -136,15 +163,10 @@ impl Ground {
     /// Tells XFRM which NICs to ask for help: those of the ports with our addresses.
     pub(super) fn offload(&self, config: &Config) {
         let Some(table) = &self.xfrm else { return };
-        let kind = match config.gateway.offload {
-            config::Offload::None => None,
-            config::Offload::Crypto => Some(OffloadKind::Crypto),
-            config::Offload::Packet => Some(OffloadKind::Packet),
-        };
         let ports = config.ports.iter().zip(&self.links);
         let devices =
             ports.flat_map(|(port, link)| port.addresses.iter().map(|net| (net.addr(), link.index)));
-        table.offload(kind, devices.collect());
+        table.offload((config.gateway.offload == config::Offload::Crypto).then(|| devices.collect()));
     }
 }
 

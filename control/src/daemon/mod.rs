@@ -27,6 +27,7 @@ mod paths;
 mod quotas;
 mod reassembled;
 mod reload;
+mod repairs;
 mod report;
 mod sockets;
 mod trunk;
@@ -59,7 +60,7 @@ pub use self::reload::Reloaded;
 use self::bringup::Ground;
 use self::crl::{CrlFiles, Fetched};
 use self::kernel_path::Choice;
-use self::paths::Paths;
+use self::paths::{Look, Paths, Peers};
 use self::sockets::{Outlet, Sockets};
 use self::tunnels::Tunnels;
 use crate::api::{self, Answer, Pending, Request};
@@ -113,6 +114,9 @@ async fn start(
     datapath: Choice,
     ike: EndpointConfig,
 ) -> anyhow::Result<(Daemon, mpsc::Receiver<Pending>)> {
+    if let Some(table) = &datapath.table {
+        table.take_over().context("datapath = \"kernel\"")?;
+    }
     let ground = bringup::bring_up(config, directory, datapath.table).await?;
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
     let mut daemon =
@@ -253,7 +257,7 @@ impl Daemon {
             due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let watch = Watch::open()?;
-        self.follow_uplinks().await;
+        self.follow_uplinks(Look::All).await;
         let (reader, mut read) = mpsc::channel(1);
         tracing::info!(gateway = &*self.config.gateway.name, "ready");
         loop {
@@ -291,7 +295,7 @@ impl Daemon {
                         anyhow::bail!("a thread of the user-space ESP engine has ended: not all that the tunnels carry arrives");
                     }
                     self.follow_schedules();
-                    self.follow_uplinks().await;
+                    self.follow_uplinks(Look::Turn).await;
                     self.follow_given().await;
                     self.renew_secrets();
                     self.tunnels.watch(Instant::now(), &mut self.endpoint);
@@ -302,7 +306,7 @@ impl Daemon {
                 Some(Fetched { url, crl }) = self.crls.recv() => {
                     self.endpoint.handle_crl(Instant::now(), &url, crl.as_deref().map_err(Clone::clone));
                 }
-                () = watch.changed() => self.follow_uplinks().await,
+                () = watch.changed() => self.follow_uplinks(Look::All).await,
                 _ = neighbours_due.tick() => {
                     self.crl_files.follow(Instant::now(), &self.config, &mut self.endpoint);
                     if let Err(error) = paths::keep_neighbours(&self.ground.kernel, &self.ground.links).await {
@@ -366,21 +370,35 @@ impl Daemon {
             self.follow_given().await;
             self.tunnels.settle(Instant::now(), &mut self.endpoint, &mut self.ground.maps, &self.sockets);
         }
-        let is_new = self.tunnels.peers().any(|(peer, local)| !self.paths.has_asked(peer, local));
-        if is_new {
-            self.refresh_paths().await;
+        // Only what is new is looked at here: this comes after each datagram, however many peers there are.
+        let mut new: Peers = std::mem::take(&mut self.tunnels.new_peers).into_iter().collect();
+        new.retain(|peer, local| !self.paths.has_asked(*peer, *local));
+        if !new.is_empty() {
+            self.refresh_paths(Look::New(new)).await;
         }
     }
 
-    async fn refresh_paths(&mut self) {
+    async fn refresh_paths(&mut self, look: Look) {
         let engine = self.ground.engine.as_deref();
         if engine.is_none() && self.ground.xfrm.is_none() {
             return;
         }
-        let peers: BTreeMap<IpAddr, IpAddr> = self.tunnels.peers().collect();
+        let are_new = matches!(look, Look::New(_));
+        let peers = match look {
+            Look::New(peers) => peers,
+            Look::Turn | Look::All => {
+                let all: Peers = self.tunnels.peers().collect();
+                self.paths.keep_only(engine, &all);
+                if matches!(look, Look::Turn) { self.paths.turn(&all) } else { all }
+            }
+        };
         let Ground { kernel, links, .. } = &self.ground;
         if let Err(error) = self.paths.refresh(kernel, engine, links, &self.tunnels.uplinks, &peers).await {
             tracing::warn!(%error, "ways to the peers not refreshed");
+        }
+        if are_new && peers.keys().all(|peer| self.paths.mtu(*peer).is_none()) {
+            // Nothing can have become narrower.
+            return;
         }
         let mut narrow = BTreeMap::<u16, u16>::new();
         for (port, peer) in self.tunnels.ends() {

@@ -6,11 +6,30 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Bound;
 
 use sekisho_esp::engine::{Engine, L2Path};
 
 use super::uplinks::Uplinks;
 use crate::kernel::{Kernel, KernelError, Link, Neighbour};
+
+/// Peers whose way is looked up in one turn by the clock, and as many again that have none yet: each costs some twenty
+/// microseconds, in which no handshake goes on. Ten thousand peers have their turn within ten seconds; a route or an
+/// address that changes has all of them looked up at once.
+const TURN: usize = 1024;
+
+/// Peers to look up, with our address towards each.
+pub(super) type Peers = BTreeMap<IpAddr, IpAddr>;
+
+/// Whose way is looked up.
+pub(super) enum Look {
+    /// That of these, to whom ESP goes since just now.
+    New(Peers),
+    /// By the clock: everybody's in turn.
+    Turn,
+    /// Everybody's: something has changed.
+    All,
+}
 
 /// What the engine was last told.
 #[derive(Default)]
@@ -18,11 +37,38 @@ pub(super) struct Paths {
     known: BTreeMap<IpAddr, L2Path>,
     /// Looked up at least once, and from which address of ours. What was not found then is looked up again by the clock,
     /// and not at every event.
-    asked: BTreeMap<IpAddr, IpAddr>,
+    asked: Peers,
+    /// Whose turn was last.
+    last: Option<IpAddr>,
 }
 
 impl Paths {
-    /// Looks up the way to every peer, from our address to theirs, and tells the engine, where it is the data path, what
+    /// Those whose turn it is: whoever has no way yet, and the next of all.
+    pub(super) fn turn(&mut self, peers: &Peers) -> Peers {
+        if peers.len() <= TURN {
+            return peers.clone();
+        }
+        let without = peers.iter().filter(|(peer, _)| !self.known.contains_key(*peer)).take(TURN);
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next: Vec<_> = peers.range((after, Bound::Unbounded)).chain(peers).take(TURN).collect();
+        self.last = next.last().map(|(peer, _)| **peer);
+        without.chain(next).map(|(peer, local)| (*peer, *local)).collect()
+    }
+
+    /// Forgets whom no ESP is sent to any more.
+    pub(super) fn keep_only(&mut self, engine: Option<&Engine>, peers: &Peers) {
+        self.asked.retain(|peer, _| peers.contains_key(peer));
+        self.known.retain(|peer, _| {
+            let stays = peers.contains_key(peer);
+            if !stays {
+                // The engine forgets it with its thread at the latest.
+                let _ = engine.map(|engine| engine.clear_path(*peer));
+            }
+            stays
+        });
+    }
+
+    /// Looks up the way to these peers, from our address to theirs, and tells the engine, where it is the data path, what
     /// changed.
     pub(super) async fn refresh(
         &mut self,
@@ -30,10 +76,9 @@ impl Paths {
         engine: Option<&Engine>,
         links: &[Link],
         uplinks: &Uplinks,
-        peers: &BTreeMap<IpAddr, IpAddr>,
+        peers: &Peers,
     ) -> Result<(), KernelError> {
-        self.asked.retain(|peer, _| peers.contains_key(peer));
-        if peers.is_empty() && self.known.is_empty() {
+        if peers.is_empty() {
             return Ok(());
         }
         let neighbours = kernel.neighbours().await?;
@@ -57,12 +102,6 @@ impl Paths {
                 // A neighbour under renewal may be unknown for a moment: the last known way is better than none.
                 (None, _) => {}
             }
-        }
-        let gone: Vec<IpAddr> = self.known.keys().filter(|peer| !peers.contains_key(peer)).copied().collect();
-        for peer in gone {
-            self.known.remove(&peer);
-            // The engine forgets it with its thread at the latest.
-            let _ = engine.map(|engine| engine.clear_path(peer));
         }
         Ok(())
     }
@@ -111,4 +150,68 @@ pub(super) async fn keep_neighbours(kernel: &Kernel, links: &[Link]) -> Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(count: u32) -> Peers {
+        let local = IpAddr::from([192, 0, 2, 1]);
+        (0..count).map(|number| (IpAddr::from((0xc612_0000 + number).to_be_bytes()), local)).collect()
+    }
+
+    fn path() -> L2Path {
+        L2Path { ifindex: 1, source_mac: [2; 6], destination_mac: [4; 6], mtu: None }
+    }
+
+    #[test]
+    fn few_are_looked_up_every_time() {
+        let few = peers(TURN as u32);
+        let mut paths = Paths::default();
+        assert_eq!(paths.turn(&few), few);
+        assert_eq!(paths.turn(&few), few);
+        assert_eq!(paths.turn(&Peers::new()), Peers::new());
+    }
+
+    #[test]
+    fn many_are_looked_up_in_turn_and_nobody_is_forgotten() {
+        let many = peers(10_000);
+        let mut paths =
+            Paths { known: many.keys().map(|peer| (*peer, path())).collect(), ..Paths::default() };
+        for _ in 0..3 {
+            let mut seen = Peers::new();
+            for _ in 0..many.len().div_ceil(TURN) {
+                let turn = paths.turn(&many);
+                assert!(turn.len() <= TURN);
+                seen.extend(turn);
+            }
+            assert_eq!(seen, many);
+        }
+    }
+
+    #[test]
+    fn who_has_no_way_yet_does_not_wait_for_a_turn() {
+        let many = peers(10_000);
+        let mut paths =
+            Paths { known: many.keys().map(|peer| (*peer, path())).collect(), ..Paths::default() };
+        let without = IpAddr::from(0xc612_2000_u32.to_be_bytes());
+        paths.known.remove(&without);
+        for _ in 0..3 {
+            assert!(paths.turn(&many).contains_key(&without));
+        }
+    }
+
+    #[test]
+    fn whom_nothing_is_sent_to_is_forgotten() {
+        let many = peers(10);
+        let known = many.keys().map(|peer| (*peer, path())).collect();
+        let mut paths = Paths { known, asked: many.clone(), last: None };
+        let left = peers(3);
+        paths.keep_only(None, &left);
+        let local = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(paths.known.len(), 3);
+        assert!(left.keys().all(|peer| paths.has_asked(*peer, local)));
+        assert_eq!(paths.asked, left);
+    }
 }

@@ -15,7 +15,7 @@ use sekisho_ike::EndpointConfig;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::change::{Change, Changes};
+use super::change::{Change, Changes, Kind};
 use super::crl::CrlFiles;
 use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at, uplinks};
 use crate::api::Answer;
@@ -128,7 +128,14 @@ impl Daemon {
 
     async fn reload(&mut self, new: Prepared, check: bool) -> Result<Reloaded, String> {
         self.only_at_a_start(&new.config)?;
-        let changes = Changes::between((&self.config, self.endpoint.config()), (&new.config, &new.ike));
+        let mut changes = Changes::between((&self.config, self.endpoint.config()), (&new.config, &new.ike));
+        self.ground.look_at_queues().await;
+        // NICs may have other queues than they had, whatever is in the file. A port without its interface is put in force when
+        // that is back.
+        if !changes.ground && self.ground.is_whole() && !self.ground.keeps_engine(&new.config) {
+            changes.add("gateway", "(engine)", Kind::Changed);
+            changes.ground = true;
+        }
         let mut reloaded = Reloaded {
             applied: !check,
             changes: changes.list.clone(),
@@ -187,7 +194,8 @@ impl Daemon {
         let keeps_engine = self.ground.keeps_engine(&config);
         if !keeps_engine {
             tracing::warn!(
-                "the ESP engine starts anew, for its ports change: every connection is opened again"
+                "the ESP engine starts anew, for its ports, their queues or its workers change: every connection is \
+                 opened again"
             );
             self.end_engine();
         }
@@ -229,6 +237,10 @@ impl Daemon {
     /// The former configuration again, after an error.
     async fn go_back(&mut self, error: &anyhow::Error, keeps_engine: bool) -> String {
         let back = async {
+            // The pair of the one that has just started may have other queues, and none that a socket holds goes away.
+            if !keeps_engine {
+                self.ground.stop_engine();
+            }
             let rules = self.config.rules(SystemTime::now())?;
             self.ground.put_in_force(&self.config, &rules, &self.directory).await?;
             if !keeps_engine {
@@ -288,6 +300,8 @@ impl Daemon {
         self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
         self.tunnels.use_table(Arc::new(NoDatapath));
         self.ground.stop_engine();
+        // It may wait for room that nobody makes any more.
+        self.sa_events.close();
         // The thread may hold the engine for a moment.
         if let Some(thread) = self.sa_event_thread.take()
             && thread.join().is_err()

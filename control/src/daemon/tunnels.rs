@@ -3,7 +3,9 @@
 //! Owned by the daemon's loop. After every mutation of the engine the loop calls [`Tunnels::settle`], which carries out
 //! all events before it lets a datagram leave: an SA is in force before the peer hears of it.
 
+mod leaving;
 mod life;
+mod pair;
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -12,16 +14,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sekisho_abi::map::Spi;
-use sekisho_esp::sa::{
-    Keys, Lifetimes, Outer, PairCounters, PortId, SaEvent, SaPair, SaTable, Selector, Transform,
-};
+use sekisho_esp::sa::{Outer, PairCounters, PortId, SaEvent, SaTable};
 use sekisho_ike::Endpoint;
 use sekisho_ike::crypto::random::SeededRandom;
-use sekisho_ike::crypto::suite::{AesBits, Encryption, EspSuite, Integrity};
 use sekisho_ike::event::{ChildHandle, ChildSa, CloseReason, Event, Failure, FailureKind, IkeHandle, Path};
-use sekisho_ike::status::Phase;
-use sekisho_ike::wire::ts::{Ports, TrafficSelector};
 
+use self::leaving::Leaving;
 use super::sockets::Sockets;
 use super::uplinks::Uplinks;
 use crate::config::{self, Config, Life, Start};
@@ -40,11 +38,13 @@ pub(super) struct Tunnels {
     table: Arc<dyn SaTable>,
     all: Vec<Tunnel>,
     /// Inbound SPIs to forget once their SA has stopped lingering.
-    leaving: Vec<(Instant, IpAddr, u32)>,
+    leaving: Leaving,
     /// Virtual addresses have come or gone.
     pub(super) given_changed: bool,
     /// CRLs that the IKE engine asked for, by URL.
     pub(super) crls_wanted: Vec<String>,
+    /// Whom ESP is sent to since somebody asked, with our own address: see [`Tunnels::peers`].
+    pub(super) new_peers: Vec<(IpAddr, IpAddr)>,
     /// Our own addresses.
     pub(super) uplinks: Uplinks,
     evidence: Sink,
@@ -117,9 +117,10 @@ impl Tunnels {
         Tunnels {
             table,
             all,
-            leaving: Vec::new(),
+            leaving: Leaving::default(),
             given_changed: false,
             crls_wanted: Vec::new(),
+            new_peers: Vec::new(),
             uplinks: Uplinks::default(),
             evidence,
         }
@@ -171,7 +172,7 @@ impl Tunnels {
     /// When [`Tunnels::handle_timeout`] has something to do.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let tries = self.all.iter().filter_map(|tunnel| tunnel.next_try);
-        tries.chain(self.leaving.iter().map(|(at, ..)| *at)).min()
+        tries.chain(self.leaving.next()).min()
     }
 
     /// Begins the connections that are due, and forgets SPIs whose SA is gone.
@@ -182,15 +183,15 @@ impl Tunnels {
                 tunnel.initiate(now, endpoint, &self.uplinks);
             }
         }
-        self.leaving.retain(|(at, destination, spi)| {
-            if *at > now {
-                return true;
+        while let Some((destination, spi)) = self.leaving.take_due(now) {
+            // A younger SA may have the same one.
+            if is_in_use(&self.all, destination, spi) {
+                continue;
             }
-            if let Err(error) = maps.remove_spi(*destination, *spi) {
+            if let Err(error) = maps.remove_spi(destination, spi) {
                 tracing::error!(%error, spi = format!("{spi:#010x}"), "SPI stays in the filter");
             }
-            false
-        });
+        }
     }
 
     /// An operator wants a connection up.
@@ -418,13 +419,8 @@ impl Tunnels {
                     .record(Record::IkeDown { connection: connection.to_string(), reason: word(reason) });
                 if let Some(tunnel) = self.all.iter_mut().find(|tunnel| tunnel.ike == Some(ike)) {
                     // Where both ends opened it at once, the other IKE SA goes on alone.
-                    let other = endpoint.ike_sas().find(|sa| {
-                        sa.phase == Phase::Established
-                            && sa.ike != ike
-                            && sa.connection.as_deref() == Some(&*tunnel.name)
-                    });
-                    match other {
-                        Some(other) => tunnel.ike = Some(other.ike),
+                    match endpoint.established_with(&tunnel.name).find(|other| *other != ike) {
+                        Some(other) => tunnel.ike = Some(other),
                         None => tunnel.closed(now, reason),
                     }
                 }
@@ -471,7 +467,7 @@ impl Tunnels {
         let (port, limits) =
             self.all.get(index).map(|tunnel| (tunnel.port, tunnel.life.limits)).unwrap_or_default();
         let spi = Spi { port, udp_encapsulated: u8::from(sa.udp_encapsulation), outbound: 0 };
-        let result = pair(&sa, port, outer, limits)
+        let result = pair::pair(&sa, port, outer, limits)
             .map_err(|error| error.to_owned())
             // The filter learns the SPI first: once the outbound SA is in use the peer answers with its own new one, and
             // may do so before the next line here runs.
@@ -501,6 +497,9 @@ impl Tunnels {
                     spi_out: format!("{:#010x}", sa.spi_out),
                     suite: sa.suite.to_string(),
                 });
+                self.new_peers.push((outer.remote.ip(), outer.local.ip()));
+                self.leaving.stays((outer.local.ip(), sa.spi_in));
+                self.leaving.stays((outer.remote.ip(), sa.spi_out));
                 if let Some(tunnel) = self.all.get_mut(index) {
                     let (spi_in, spi_out) = (sa.spi_in, sa.spi_out);
                     tunnel
@@ -515,9 +514,15 @@ impl Tunnels {
                     error,
                     "child SA not installed"
                 );
-                let _ = self.table.remove(sa.spi_in, Duration::ZERO);
-                let _ = maps.remove_spi(outer.local.ip(), sa.spi_in);
-                let _ = maps.remove_spi(outer.remote.ip(), sa.spi_out);
+                // Peers choose their SPIs without each other: another SA of the same address may have this one.
+                if !is_in_use(&self.all, outer.local.ip(), sa.spi_in) {
+                    let _ = self.table.remove(sa.spi_in, Duration::ZERO);
+                }
+                for (address, spi) in [(outer.local.ip(), sa.spi_in), (outer.remote.ip(), sa.spi_out)] {
+                    if !is_in_use(&self.all, address, spi) {
+                        let _ = maps.remove_spi(address, spi);
+                    }
+                }
                 let _ = endpoint.child_failed(now, sa.child);
             }
         }
@@ -539,13 +544,14 @@ impl Tunnels {
         if let Err(error) = self.table.remove(child.spi_in, linger) {
             tracing::error!(%error, spi_in, "child SA could not be removed from the data path");
         }
-        self.leaving.push((now + linger, child.outer.local.ip(), child.spi_in));
-        self.leaving.push((now + linger, child.outer.remote.ip(), child.spi_out));
+        self.leaving.put(now + linger, (child.outer.local.ip(), child.spi_in));
+        self.leaving.put(now + linger, (child.outer.remote.ip(), child.spi_out));
     }
 
     /// One of both has moved: ESP follows IKE. What is on its way to our former address is still received for a while.
     fn repath(&mut self, now: Instant, ike: IkeHandle, path: Path, udp_encapsulation: bool, maps: &mut Maps) {
         let (table, leaving) = (&self.table, &mut self.leaving);
+        self.new_peers.push((path.remote.ip(), path.local.ip()));
         for tunnel in &mut self.all {
             for child in tunnel.children.values_mut().filter(|child| child.ike == ike) {
                 let (former, spi_in) = (child.outer.local.ip(), child.spi_in);
@@ -561,14 +567,14 @@ impl Tunnels {
                 let spi =
                     Spi { port: tunnel.port, udp_encapsulated: u8::from(udp_encapsulation), outbound: 0 };
                 let here = path.local.ip();
-                leaving.retain(|(_, address, other)| (*address, *other) != (here, spi_in));
+                leaving.stays((here, spi_in));
                 if former != here {
-                    leaving.push((now + PATH_LINGER, former, spi_in));
+                    leaving.put(now + PATH_LINGER, (former, spi_in));
                 }
                 let there = path.remote.ip();
-                leaving.retain(|(_, address, other)| (*address, *other) != (there, spi_out));
+                leaving.stays((there, spi_out));
                 if former_peer != there {
-                    leaving.push((now + PATH_LINGER, former_peer, spi_out));
+                    leaving.put(now + PATH_LINGER, (former_peer, spi_out));
                 }
                 // The filter knows the address before the peer can use it.
                 let told = maps.add_spi(here, spi_in, spi);
@@ -621,71 +627,15 @@ impl Tunnels {
     }
 }
 
-/// A reason as records name it.
-fn word(reason: CloseReason) -> String {
-    format!("{reason:?}").to_lowercase()
-}
-
-/// An IKE child SA as the data path wants it.
-fn pair(sa: &ChildSa, port: PortId, outer: Outer, lifetimes: Lifetimes) -> Result<SaPair, &'static str> {
-    let keys = |keys: &sekisho_ike::event::ChildKeys| Keys {
-        encryption: keys.encryption.clone(),
-        integrity: keys.integrity.clone(),
-    };
-    Ok(SaPair {
-        port,
-        name: format!("{}/{}", sa.connection, sa.name).into(),
-        spi_in: sa.spi_in,
-        spi_out: sa.spi_out,
-        transform: transform(&sa.suite)?,
-        keys_in: keys(&sa.keys_in),
-        keys_out: keys(&sa.keys_out),
-        esn: sa.suite.esn,
-        replay_window: REPLAY_WINDOW,
-        outer,
-        local: selectors(&sa.local),
-        remote: selectors(&sa.remote),
-        lifetimes,
+/// Whether a child SA in force has this SPI at this address, its own or the peer's.
+fn is_in_use(all: &[Tunnel], address: IpAddr, spi: u32) -> bool {
+    all.iter().flat_map(|tunnel| tunnel.children.values()).any(|child| {
+        let Child { spi_in, spi_out, outer, .. } = child;
+        [(outer.local.ip(), *spi_in), (outer.remote.ip(), *spi_out)].contains(&(address, spi))
     })
 }
 
-fn transform(suite: &EspSuite) -> Result<Transform, &'static str> {
-    match (suite.encryption, suite.integrity) {
-        (Encryption::AesGcm16 { bits: AesBits::Aes128 }, None) => Ok(Transform::Aes128Gcm16),
-        (Encryption::AesGcm16 { bits: AesBits::Aes256 }, None) => Ok(Transform::Aes256Gcm16),
-        (Encryption::ChaCha20Poly1305, None) => Ok(Transform::ChaCha20Poly1305),
-        (Encryption::AesCbc { bits: AesBits::Aes128 }, Some(Integrity::HmacSha256_128)) => {
-            Ok(Transform::Aes128CbcHmacSha256)
-        }
-        (Encryption::AesCbc { bits: AesBits::Aes256 }, Some(Integrity::HmacSha256_128)) => {
-            Ok(Transform::Aes256CbcHmacSha256)
-        }
-        (Encryption::AesCbc { bits: AesBits::Aes128 }, Some(Integrity::HmacSha384_192)) => {
-            Ok(Transform::Aes128CbcHmacSha384)
-        }
-        (Encryption::AesCbc { bits: AesBits::Aes256 }, Some(Integrity::HmacSha384_192)) => {
-            Ok(Transform::Aes256CbcHmacSha384)
-        }
-        (Encryption::AesCbc { bits: AesBits::Aes128 }, Some(Integrity::HmacSha512_256)) => {
-            Ok(Transform::Aes128CbcHmacSha512)
-        }
-        (Encryption::AesCbc { bits: AesBits::Aes256 }, Some(Integrity::HmacSha512_256)) => {
-            Ok(Transform::Aes256CbcHmacSha512)
-        }
-        _ => Err("the data path has no such combination of algorithms; configure another `esp` proposal"),
-    }
-}
-
-/// Selectors of packets whose ports cannot be seen are left out: the pipeline refuses such packets anyway.
-fn selectors(list: &[TrafficSelector]) -> Vec<Selector> {
-    list.iter()
-        .filter_map(|ts| match ts.ports() {
-            Ports::Range { start, end } => Some(Selector {
-                addresses: ts.start()..=ts.end(),
-                protocol: ts.protocol(),
-                ports: start..=end,
-            }),
-            Ports::Opaque => None,
-        })
-        .collect()
+/// A reason as records name it.
+fn word(reason: CloseReason) -> String {
+    format!("{reason:?}").to_lowercase()
 }

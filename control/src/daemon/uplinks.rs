@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::bringup::takes_ike;
+use super::paths::Look;
 use super::{Daemon, bringup};
 use crate::config::Config;
 
@@ -40,8 +41,9 @@ pub(super) fn configured(config: &Config) -> impl Iterator<Item = IpAddr> + '_ {
 }
 
 impl Daemon {
-    /// Looks at ports and addresses, and tells sockets, IKE engine and data path what has changed.
-    pub(super) async fn follow_uplinks(&mut self) {
+    /// Looks at ports and addresses, and tells sockets, IKE engine and data path what has changed. `look`: whose way is looked
+    /// up where these are as before.
+    pub(super) async fn follow_uplinks(&mut self, look: Look) {
         if let Err(error) = bringup::watch_ports(&self.config, &mut self.ground).await {
             tracing::error!("a port's interface changed, and the port does not follow: {error:#}");
         }
@@ -63,7 +65,8 @@ impl Daemon {
             }
         }
         let uplinks = Uplinks { addresses: held };
-        if uplinks != self.tunnels.uplinks {
+        let have_changed = uplinks != self.tunnels.uplinks;
+        if have_changed {
             let shown: Vec<String> =
                 uplinks.addresses.iter().map(|(address, _)| address.to_string()).collect();
             tracing::info!(addresses = shown.join(", "), "addresses towards the peers");
@@ -71,7 +74,7 @@ impl Daemon {
             self.tunnels.uplinks = uplinks;
             self.endpoint.set_addresses(Instant::now(), addresses);
         }
-        self.refresh_paths().await;
+        self.refresh_paths(if have_changed { Look::All } else { look }).await;
     }
 
     async fn usable_addresses(&self) -> anyhow::Result<Vec<(IpAddr, u32)>> {

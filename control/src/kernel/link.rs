@@ -49,9 +49,14 @@ impl Kernel {
 
     /// Looks a link up by name, and says whether it is an Ethernet device.
     pub(super) async fn any_link(&self, name: &str) -> Result<(Link, bool), KernelError> {
+        Ok(parse(name, &self.link_message(name).await?))
+    }
+
+    /// All that the kernel says of a link.
+    pub(super) async fn link_message(&self, name: &str) -> Result<LinkMessage, KernelError> {
         let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
         match links.try_next().await {
-            Ok(Some(message)) => Ok(parse(name, &message)),
+            Ok(Some(message)) => Ok(message),
             Ok(None) => Err(KernelError::NoInterface(name.to_owned())),
             Err(error) if errno(&error) == Some(libc::ENODEV) => {
                 Err(KernelError::NoInterface(name.to_owned()))

@@ -110,13 +110,30 @@ pub(super) fn lay(lab: &Lab, line: Line) -> Result<()> {
 /// Gives every device so many receive and transmit queues. Before any gateway is at work: under XDP an end would need as many
 /// queues as the other has at every moment.
 pub fn widen(lab: &Lab, queues: u32) -> Result<()> {
-    let queues = queues.to_string();
     for Cable { near, far } in &CABLES {
-        for (place, device) in [near, far] {
-            let mut ethtool = Command::new("ethtool");
-            lab.at(*place).output(ethtool.args(["-L", device, "rx", &queues, "tx", &queues]))?;
+        for end in [near, far] {
+            set_queues(lab, *end, &["rx", "tx"], queues)?;
         }
     }
+    Ok(())
+}
+
+/// The same for the clinic's WAN alone, with a gateway at work: what receives comes before what sends to it.
+pub fn widen_wan(lab: &Lab, queues: u32) -> Result<()> {
+    let ends = [(Place::Internet, "clinic"), (Place::Clinic, "wan")];
+    ["rx", "tx"]
+        .iter()
+        .try_for_each(|way| ends.iter().try_for_each(|end| set_queues(lab, *end, &[way], queues)))
+}
+
+fn set_queues(lab: &Lab, (place, device): (Place, &str), ways: &[&str], queues: u32) -> Result<()> {
+    let queues = queues.to_string();
+    let mut ethtool = Command::new("ethtool");
+    ethtool.args(["-L", device]);
+    for way in ways {
+        ethtool.args([way, queues.as_str()]);
+    }
+    lab.at(place).output(&mut ethtool)?;
     Ok(())
 }
 

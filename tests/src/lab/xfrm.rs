@@ -75,7 +75,7 @@ pub fn grow_old(namespace: &Namespace, peer: IpAddr, spi: u32, age: Age) -> Resu
     const REPLAY_VAL: u16 = 10;
     const REPLAY_ESN_VAL: u16 = 23;
     /// The window of our SAs: kernels before 6.10 keep the numbers of outbound ones beside it.
-    const WINDOW: u32 = 1024;
+    const WINDOW: u32 = 4096;
     let (family, address) = match peer {
         IpAddr::V4(peer) => (libc::AF_INET, [&peer.octets()[..], &[0; 12]].concat()),
         IpAddr::V6(peer) => (libc::AF_INET6, peer.octets().to_vec()),

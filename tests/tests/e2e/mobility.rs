@@ -47,7 +47,9 @@ fn carried(site: &Site) -> Result<[u64; 2]> {
     Ok(["inbound", "outbound"].map(|direction| connection.child_sum(&format!("{direction}/packets"))))
 }
 
-fn pings_pass(site: &Site) -> Result<()> {
+/// Pings of both families pass; says how many were answered.
+fn pings_pass(site: &Site) -> Result<u64> {
+    let mut answered = 0;
     for family in Family::BOTH {
         let (reception, server) = (site.at(Place::Lan1), Place::Server.address(family));
         until(PATIENCE, "an answer through the tunnel", || {
@@ -55,8 +57,9 @@ fn pings_pass(site: &Site) -> Result<()> {
         })?;
         let echo = ping::ping(&reception, server, 50, INTERVAL)?;
         ensure!(echo.lost() == 0, "{family}: {echo}");
+        answered += echo.answered as u64;
     }
-    Ok(())
+    Ok(answered)
 }
 
 /// Does something to the outside with pings under way, until the clinic's end is as `there` says.
@@ -76,13 +79,17 @@ fn while_pinging(
         let (local, remote) = status.connection("centre")?.path();
         Ok(there(&local, &remote).then_some(()))
     });
-    let passing = moved.and_then(|((), time)| pings_pass(site).map(|()| time));
+    let passing = moved.and_then(|((), time)| pings_pass(site).map(|answered| (time, answered)));
     let outcome = stream.stop()?;
-    let time = passing.with_context(|| format!("pings meanwhile: {outcome}"))?;
+    let (time, answered) = passing.with_context(|| format!("pings meanwhile: {outcome}"))?;
     ensure!(sas(site)? == before, "SAs were made anew");
-    let counted_now = carried(site)?;
-    let goes_on = counted.iter().zip(counted_now).all(|(before, now)| *before < now);
-    ensure!(goes_on, "counters of the SAs begin again: {counted:?}, then {counted_now:?}");
+    // What was counted before the move, and every answer since.
+    let least = counted.map(|before| before + answered + outcome.answered as u64);
+    let what = format!("counters of the SAs that go on from {counted:?} to {least:?}");
+    until(PATIENCE, &what, || {
+        let goes_on = carried(site)?.iter().zip(least).all(|(now, least)| *now >= least);
+        Ok(goes_on.then_some(()))
+    })?;
     Ok(format!(
         "after {:.1} s; {} of {} pings lost, {outcome}",
         time.as_secs_f64(),

@@ -112,7 +112,7 @@ fn what_always_passes() {
         assert_eq!(lab.send(Device::Wan, &out(Device::Wan, packet)).verdict, Verdict::Pass);
     }
     for packet in [
-        ip("203.0.113.1", "198.51.100.9").udp(500, 500, &[7; 28]),
+        ip("203.0.113.1", "198.51.100.9").udp(500, 500, &ike(0x20, 28)),
         ip("203.0.113.1", "198.51.100.9").udp(4500, 1025, &[0xff]),
         ip("203.0.113.1", "198.51.100.9").udp(4500, 4500, &[1; 60]),
         ip("203.0.113.1", "198.51.100.9").esp(1),
@@ -128,6 +128,14 @@ fn what_always_passes() {
     assert_eq!(lab.send(Device::Engine, &arp_in).verdict, Verdict::DropNeighbour);
     let frame = into_vpn(VPN, solicitation);
     assert_eq!(lab.send(Device::Engine, &frame).verdict, Verdict::DropNeighbour);
+}
+
+/// An IKE header with this version, and as many bytes as it says.
+fn ike(version: u8, length: u8) -> Vec<u8> {
+    let mut message = vec![7; length.into()];
+    message[17] = version;
+    message[24..28].copy_from_slice(&u32::from(length).to_be_bytes());
+    message
 }
 
 /// A policy of other software could have taken a packet for our VPN into an SA of its own.
@@ -151,7 +159,13 @@ fn esp_leaves_by_our_sas_alone() {
         (ip(own, peer).udp(4500, 31_000, &marked(0x1122_3345)), Verdict::DropUnknownSpi),
         (ip(own, peer).udp(4500, 31_000, &marked(0)), Verdict::Pass),
         (ip(own, peer).udp(4500, 31_000, &[0xff]), Verdict::Pass),
-        (ip(own, peer).udp(500, 31_000, &marked(0x1122_3345)), Verdict::Pass),
+        (ip(own, peer).udp(500, 31_000, &ike(0x20, 64)), Verdict::Pass),
+        // Without a marker ESP has no place there, be the SA ours or not.
+        (ip(own, peer).udp(500, 31_000, &marked(0x1122_3344)), Verdict::DropUnknownSpi),
+        (ip(own, peer).udp(500, 31_000, &marked(0x1122_3345)), Verdict::DropUnknownSpi),
+        (ip(own, peer).udp(500, 31_000, &ike(0x10, 64)), Verdict::DropUnknownSpi),
+        (ip(own, peer).udp(500, 31_000, &[ike(0x20, 64), vec![0]].concat()), Verdict::DropUnknownSpi),
+        (ip(own, peer).udp(500, 31_000, &[0; 20]), Verdict::DropUnknownSpi),
     ] {
         let run = lab.send(Device::Wan, &out(Device::Wan, packet));
         assert_eq!((run.verdict, run.port), (verdict, WAN));

@@ -68,7 +68,7 @@ pub(crate) enum Change {
 impl Change {
     pub(crate) fn carry_out(self, table: &mut Table, now: Instant) -> Result<(), SaError> {
         match self {
-            Self::Install { pair } => table.install(pair, false),
+            Self::Install { pair } => table.install(pair),
             Self::Activate { spi_in } => table.activate(spi_in),
             Self::Repath { spi_in, outer, header } => table.repath(spi_in, outer, header),
             Self::Remove { spi_in, linger } => table.remove(spi_in, linger, now),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::command::{Change, Command, Request};
 use super::config::Reassembled;
@@ -18,13 +18,15 @@ use crate::sa::SaError;
 
 /// Packets that came in fragments and wait for a worker: few do, and what is too many is lost as on any line.
 const REASSEMBLED_MAX: usize = 256;
-/// How long a worker may take to answer: it answers within a batch, unless its thread is starved or dead.
-pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long all workers together may take to answer: they answer within a batch, unless a thread is starved or dead.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// All workers.
 #[derive(Debug)]
 pub(crate) struct Crew {
     hands: Vec<Hand>,
+    /// How long their answers are waited for.
+    patience: Duration,
     /// Held by whoever gives orders.
     order: Mutex<()>,
 }
@@ -53,12 +55,13 @@ pub(crate) struct Desk {
 /// The right to command, for as long as it is held.
 pub(crate) struct Orders<'a> {
     hands: &'a [Hand],
+    patience: Duration,
     _alone: MutexGuard<'a, ()>,
 }
 
 impl Crew {
     pub(crate) fn new(hands: Vec<Hand>) -> Self {
-        Self { hands, order: Mutex::default() }
+        Self { hands, patience: ANSWER_MAX, order: Mutex::default() }
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -66,7 +69,8 @@ impl Crew {
     }
 
     pub(crate) fn orders(&self) -> Orders<'_> {
-        Orders { hands: &self.hands, _alone: self.order.lock().unwrap_or_else(PoisonError::into_inner) }
+        let alone = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        Orders { hands: &self.hands, patience: self.patience, _alone: alone }
     }
 
     /// Whether every worker's thread lives.
@@ -106,37 +110,47 @@ impl Crew {
 impl Orders<'_> {
     /// Has every worker do something, by its number, and waits until all have. The first refusal is returned.
     pub(crate) fn all(&self, command: impl FnMut(usize) -> Command) -> Result<(), SaError> {
-        self.answers(command).into_iter().collect()
+        first_refusal(self.answers(command))
     }
 
-    /// The same; where one refuses, those that did it `undo` it.
+    /// The same; where one refuses or does not answer, all but those that refused `undo` it: who has not answered yet may do it
+    /// later, and has then been asked to undo it as well.
     pub(crate) fn all_or_none(
         &self,
         command: impl FnMut(usize) -> Command,
         undo: impl Fn() -> Change,
     ) -> Result<(), SaError> {
         let answers = self.answers(command);
-        if answers.iter().any(Result::is_err) {
-            for (hand, _) in self.hands.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()) {
-                // What has stopped meanwhile has forgotten it as well.
-                let _ = hand.ask(Command::Change(undo())).and_then(|answer| await_answer(&answer));
-            }
+        if !answers.iter().all(|answer| matches!(answer, Ok(Ok(())))) {
+            let all = self.hands.iter().zip(&answers);
+            let asked = all
+                .filter(|(_, answer)| !matches!(answer, Ok(Err(_))))
+                .map(|(hand, _)| hand.ask(Command::Change(undo())));
+            // What has stopped meanwhile has forgotten it as well.
+            self.wait_for(asked.collect());
         }
-        answers.into_iter().collect()
+        first_refusal(answers)
     }
 
-    fn answers(&self, mut command: impl FnMut(usize) -> Command) -> Vec<Result<(), SaError>> {
-        // All are asked before the first answer is waited for.
-        let asked: Vec<_> =
-            self.hands.iter().enumerate().map(|(worker, hand)| hand.ask(command(worker))).collect();
-        asked.into_iter().map(|asked| asked.and_then(|answer| await_answer(&answer))).collect()
+    fn answers(&self, mut command: impl FnMut(usize) -> Command) -> Vec<Answered> {
+        self.wait_for(self.hands.iter().enumerate().map(|(worker, hand)| hand.ask(command(worker))).collect())
+    }
+
+    /// All were asked before the first answer is waited for, and there is one deadline for all answers.
+    fn wait_for(&self, asked: Vec<Result<Answer, SaError>>) -> Vec<Answered> {
+        let deadline = Instant::now() + self.patience;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let wait = |answer: Answer| answer.recv_timeout(left()).map_err(|_| SaError::Stopped);
+        asked.into_iter().map(|asked| asked.and_then(wait)).collect()
     }
 }
 
 type Answer = Receiver<Result<(), SaError>>;
+/// What a worker said, or why it did not.
+type Answered = Result<Result<(), SaError>, SaError>;
 
-fn await_answer(answer: &Answer) -> Result<(), SaError> {
-    answer.recv_timeout(ANSWER_MAX).map_err(|_| SaError::Stopped)?
+fn first_refusal(answers: Vec<Answered>) -> Result<(), SaError> {
+    answers.into_iter().try_for_each(|answer| answer?)
 }
 
 impl Hand {
@@ -212,7 +226,6 @@ fn eventfd() -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Instant;
 
     use super::super::pair::Pair;
     use super::super::table::Table;
@@ -223,7 +236,7 @@ mod tests {
     /// A worker without sockets: it changes its table, and hears packets in the end.
     fn work(desk: &Desk, table: &mut Table) -> Vec<u8> {
         while let Ok(Request { command: Command::Change(change), answer }) = desk.requests.recv() {
-            answer.send(change.carry_out(table, Instant::now())).unwrap();
+            let _ = answer.send(change.carry_out(table, Instant::now()));
         }
         desk.reassembled.try_iter().filter_map(|packet| packet.esp.last().copied()).collect()
     }
@@ -261,7 +274,7 @@ mod tests {
         for spis in first {
             let (hand, desk) = Hand::new().unwrap();
             let mut table = Table::new(Vec::new());
-            spis.iter().for_each(|spi| table.install(pair(*spi), false).unwrap());
+            spis.iter().for_each(|spi| table.install(pair(*spi)).unwrap());
             hands.push(hand);
             desks.push((desk, table));
         }
@@ -302,6 +315,23 @@ mod tests {
         let held: Vec<_> =
             tables.iter_mut().map(|table| (holds(table, 0x1000), holds(table, 0x1001))).collect();
         assert_eq!(held, [(false, true), (true, true), (false, true)]);
+    }
+
+    #[test]
+    fn what_one_does_too_late_is_taken_back_as_well() {
+        let ((first, desk), (second, late)) = (Hand::new().unwrap(), Hand::new().unwrap());
+        let mut crew = Crew::new(vec![first, second]);
+        crew.patience = Duration::from_millis(20);
+        let mut tables = [(); 2].map(|()| Table::new(Vec::new()));
+        thread::scope(|scope| {
+            let [first, second] = &mut tables;
+            scope.spawn(move || work(&desk, first));
+            assert!(matches!(install(&crew.orders(), 0x1000), Err(SaError::Stopped)));
+            drop(crew);
+            // What it was asked for is all there still.
+            work(&late, second);
+        });
+        assert!(tables.iter_mut().all(|table| table.inbound(0x1000).is_none()));
     }
 
     #[test]

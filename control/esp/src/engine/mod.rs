@@ -41,7 +41,7 @@ mod xsk;
 pub use config::{EngineConfig, EngineError, L2Path, Link, MacAddress, Reassembled, WORKERS_MAX, XskMode};
 pub use counters::{DropReason, EngineStatistics, SocketStatistics};
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -51,9 +51,9 @@ use std::time::{Duration, Instant};
 
 use crate::sa::{Outer, PairCounters, SaError, SaEvent, SaPair, SaTable};
 use crate::transform::OuterHeader;
-use command::{Change, Command};
+use command::{Change, Command, Opened};
 use counters::{PairCells, SocketCells};
-use crew::{ANSWER_MAX, Crew, Hand};
+use crew::{Crew, Hand, Orders};
 use pair::{Pair, canonical};
 use pipeline::{Pipeline, Turn};
 use start::Place;
@@ -144,10 +144,15 @@ impl Engine {
         handles.iter().map(|socket| (socket.ifindex, socket.queue, socket.fd.clone())).collect()
     }
 
-    /// The devices it cannot do without, by ifindex: its end of the veth pair, and those that carry ESP.
-    pub fn carriers(&self) -> BTreeSet<u32> {
+    /// The devices it cannot do without, by ifindex: its end of the veth pair, and those that carry ESP. Each with the number of
+    /// its receive queues that have a socket.
+    pub fn carriers(&self) -> BTreeMap<u32, u32> {
         let handles = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        handles.iter().filter(|socket| socket.side != Side::Direct).map(|socket| socket.ifindex).collect()
+        let mut carriers = BTreeMap::new();
+        for socket in handles.iter().filter(|socket| socket.side != Side::Direct) {
+            *carriers.entry(socket.ifindex).or_default() += 1;
+        }
+        carriers
     }
 
     /// A device that was gone is back, as another interface: the engine receives from it and sends through it in place of
@@ -165,21 +170,10 @@ impl Engine {
             }
             _ => {}
         }
-        let stopped = |_| EngineError::Config("it has stopped".into());
-        let (sender, answers) = mpsc::sync_channel(self.crew.size());
-        let open = |_| Command::Open { former, link: link.clone(), opened: sender.clone() };
-        orders.all(open).map_err(stopped)?;
-        let mut opened = Vec::new();
-        for _ in 0..self.crew.size() {
-            match answers.recv_timeout(ANSWER_MAX).map_err(|_| stopped(SaError::Stopped))? {
-                Ok(sockets) => opened.extend(sockets),
-                Err(error) => {
-                    orders.all(|_| Command::Discard).map_err(stopped)?;
-                    return Err(error);
-                }
-            }
-        }
-        orders.all(|_| Command::Adopt { former, link: link.clone() }).map_err(stopped)?;
+        let opened = self.open_and_adopt(&orders, former, &link).inspect_err(|_| {
+            // Who is late opens them yet, and closes them then.
+            let _ = orders.all(|_| Command::Discard);
+        })?;
         for handle in handles.iter_mut().filter(|handle| handle.ifindex == former) {
             let Some(socket) = opened.iter().find(|socket| socket.queue == handle.queue) else { continue };
             handle.ifindex = link.ifindex;
@@ -188,6 +182,27 @@ impl Engine {
             handle.zero_copy = socket.zero_copy;
         }
         Ok(())
+    }
+
+    /// Has every worker take sockets on this device in place of those on the former one; returns them.
+    fn open_and_adopt(
+        &self,
+        orders: &Orders<'_>,
+        former: u32,
+        link: &Link,
+    ) -> Result<Vec<Opened>, EngineError> {
+        let stopped = |_| EngineError::Config("it has stopped".into());
+        let (sender, answers) = mpsc::sync_channel(self.crew.size());
+        orders
+            .all(|_| Command::Open { former, link: link.clone(), opened: sender.clone() })
+            .map_err(stopped)?;
+        // Each has sent its sockets before it answered.
+        let mut opened = Vec::new();
+        for sockets in answers.try_iter() {
+            opened.extend(sockets?);
+        }
+        orders.all(|_| Command::Adopt { former, link: link.clone() }).map_err(stopped)?;
+        Ok(opened)
     }
 
     /// From now on ESP for this peer address leaves that way. It may be told before or after the SAs that use it.
@@ -276,15 +291,19 @@ impl SaTable for Engine {
             Ok(std::mem::replace(&mut known.outer, outer))
         };
         let former = expect(outer)?;
-        self.change(|_| Change::Repath { spi_in, outer, header: header.clone() }).inspect_err(|_| {
-            let _: Result<Outer, SaError> = expect(former);
+        self.change(|_| Change::Repath { spi_in, outer, header: header.clone() }).inspect_err(|error| {
+            // Who has not answered yet may act by it later: then the peer is where it was said to be.
+            if !matches!(error, SaError::Stopped) {
+                let _: Result<Outer, SaError> = expect(former);
+            }
         })
     }
 
     fn remove(&self, spi_in: u32, linger: Duration) -> Result<(), SaError> {
-        self.change(|_| Change::Remove { spi_in, linger })?;
+        let removed = self.change(|_| Change::Remove { spi_in, linger });
+        // Whoever has not answered has been asked to all the same.
         self.pairs().remove(&spi_in);
-        Ok(())
+        removed
     }
 
     fn counters(&self, spi_in: u32) -> Result<PairCounters, SaError> {

@@ -42,12 +42,15 @@ pub(crate) struct Pipeline {
     pub(crate) table: Table,
     /// The time of the batch.
     pub(crate) now: Instant,
+    /// Which outer devices do not get on with what is sealed already: for these nothing more is.
+    pub(crate) backed_up: Box<[bool]>,
     events: Events,
     acquires: Arc<Acquires>,
     inner_peer_mac: MacAddress,
     /// IPv4 identification of the last packet.
     identification: u16,
-    /// From one identification to the next: each worker has its own residue, so that none are in use twice at a time.
+    /// From one identification to the next: each worker has its own residue, so that none are in use twice at a time. A power of
+    /// two, by which a residue outlives the wrap at 65,536.
     identification_step: u16,
 }
 
@@ -67,8 +70,16 @@ impl Pipeline {
         turn: Turn,
         now: Instant,
     ) -> Self {
-        let (identification, identification_step) = (turn.worker, turn.workers);
-        Self { table, now, events, acquires, inner_peer_mac, identification, identification_step }
+        Self {
+            backed_up: vec![false; table.devices()].into(),
+            table,
+            now,
+            events,
+            acquires,
+            inner_peer_mac,
+            identification: turn.worker,
+            identification_step: turn.workers.next_power_of_two(),
+        }
     }
 
     /// A frame from the plaintext side: its destination address names the VPN port. On success the ESP frame lies in
@@ -138,6 +149,11 @@ impl Pipeline {
         {
             cells.unsent.add(1);
             return Err(DropReason::TooLarge);
+        }
+
+        if self.backed_up.get(path.device) == Some(&true) {
+            cells.unsent.add(1);
+            return Err(DropReason::RingFull);
         }
 
         // Nothing can fail from here on for want of room: no sequence number is lost.

@@ -112,7 +112,8 @@ impl Table {
         self.pairs.get_mut(slot)?.as_deref_mut()
     }
 
-    pub(crate) fn install(&mut self, mut pair: Box<Pair>, activate: bool) -> Result<(), SaError> {
+    /// Only inbound; [`Table::activate`] follows.
+    pub(crate) fn install(&mut self, mut pair: Box<Pair>) -> Result<(), SaError> {
         let spi = pair.spi_in;
         if self.by_spi.contains_key(&spi) {
             return Err(SaError::Exists(spi));
@@ -132,7 +133,7 @@ impl Table {
             *place = Some(pair);
         }
         self.by_spi.insert(spi, slot);
-        if activate { self.activate(spi) } else { Ok(()) }
+        Ok(())
     }
 
     /// Puts the pair in use, in place of the port's pair with the same name.
@@ -213,6 +214,11 @@ impl Table {
     /// When [`Table::expire`] next has something to do.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.lingering.iter().map(|(until, _)| *until).min()
+    }
+
+    /// How many outer devices there are.
+    pub(crate) fn devices(&self) -> usize {
+        self.devices.len()
     }
 
     /// Which of the outer devices has this index.

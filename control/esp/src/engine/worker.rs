@@ -31,6 +31,10 @@ const BATCH: usize = 64;
 /// counting: as many packets reach the peer late, and the least window that a peer must have is 32 (RFC 4303 section
 /// 3.4.3).
 const SHARED_BATCH: usize = 16;
+/// Frames that may wait for an outer device before the next such batch; with more, what is for that device is dropped while it
+/// has no number yet. A full ring would let the numbers of the other workers run ahead by thousands. A driver in zero-copy mode
+/// takes 64 at a time, one in copy mode leaves none behind unless the line is full.
+const BACKLOG_MAX: u32 = 128;
 /// Bytes before ESP that did not come in a frame: room for the Ethernet header.
 const HEADROOM: usize = 64;
 /// Longest sleep without traffic.
@@ -83,6 +87,8 @@ pub(crate) struct Station {
 pub(crate) struct Worker {
     /// Dropped before the memory the kernel was given through them.
     pub(crate) stations: Vec<Station>,
+    /// Sockets that may take the place of others, by station. Their rings hold no frame yet. Dropped before that memory as well.
+    pub(crate) aside: Vec<(usize, Socket)>,
     pub(crate) umem: Umem,
     pub(crate) pipeline: Pipeline,
     /// Stations of the inner device.
@@ -93,8 +99,6 @@ pub(crate) struct Worker {
     pub(crate) fill_target: u32,
     pub(crate) ring_size: u32,
     pub(crate) mode: XskMode,
-    /// Sockets that may take the place of others, by station. Their rings hold no frame yet.
-    pub(crate) aside: Vec<(usize, Socket)>,
     /// Whether other workers seal for the same SAs.
     pub(crate) is_one_of_several: bool,
     pub(crate) desk: Desk,
@@ -233,6 +237,10 @@ impl Worker {
         station.socket.wake_receive();
         let (side, turn) = (station.side, station.turn);
         let received = batch.len();
+        if is_shared && received != 0 {
+            self.look_at_backlog(turn);
+        }
+        let Some(station) = self.stations.get_mut(index) else { return 0 };
         if received != 0 {
             station.cells.rx_packets.add(received as u64);
             station.cells.rx_bytes.add(batch.iter().map(|r| r.place.len() as u64).sum());
@@ -260,6 +268,14 @@ impl Worker {
             self.flush();
         }
         received
+    }
+
+    /// Before plaintext of such a turn: which outer devices get no more of it.
+    fn look_at_backlog(&mut self, turn: usize) {
+        for (is_backed_up, stations) in self.pipeline.backed_up.iter_mut().zip(&self.outer) {
+            let station = of_turn(stations, turn).and_then(|index| self.stations.get_mut(index));
+            *is_backed_up = station.is_some_and(|station| station.socket.backlog() > BACKLOG_MAX);
+        }
     }
 
     /// Has every device send; returns whether one of them could not send all.
@@ -345,6 +361,11 @@ fn device_exists(ifindex: u32) -> bool {
     !found.is_null() || io::Error::last_os_error().raw_os_error() != Some(libc::ENXIO)
 }
 
+/// Which of a device's stations sends what came by such a turn.
+fn of_turn(device: &Range<usize>, turn: usize) -> Option<usize> {
+    Some(device.start + turn.checked_rem(device.len())?)
+}
+
 /// Queues a frame on the device's socket that belongs to the one it came by.
 fn send(
     stations: &mut [Station],
@@ -355,8 +376,7 @@ fn send(
     device: Range<usize>,
     turn: usize,
 ) {
-    let index = device.start + if device.is_empty() { 0 } else { turn % device.len() };
-    let Some(station) = stations.get_mut(index).filter(|_| !device.is_empty()) else {
+    let Some(station) = of_turn(&device, turn).and_then(|index| stations.get_mut(index)) else {
         drops.count(DropReason::NoPath);
         umem.give(frame);
         return;

@@ -155,6 +155,11 @@ impl Socket {
         Ok(())
     }
 
+    /// Frames that were queued and that the kernel has not taken yet.
+    pub(crate) fn backlog(&mut self) -> u32 {
+        self.transmit.pending()
+    }
+
     /// Takes back the frames that were sent.
     pub(crate) fn reap(&mut self, umem: &mut Umem) {
         let mut any = false;

@@ -79,6 +79,16 @@ fn both_stay_where_there_is_no_rule() {
     pair.settle();
     pair.run(Duration::from_secs(60));
     assert_eq!((pair.a.established.len(), pair.b.established.len()), (2, 2));
+    // They are found by their connection, oldest first, until they are closed.
+    let statuses: Vec<_> = pair.b.endpoint.ike_sas().collect();
+    let connection = statuses[0].connection.clone().expect("known");
+    let with = |endpoint: &sekisho_ike::Endpoint| endpoint.established_with(&connection).collect::<Vec<_>>();
+    assert_eq!(with(&pair.b.endpoint), [statuses[0].ike, statuses[1].ike]);
+    assert_eq!(pair.b.endpoint.established_with("another").count(), 0);
+    for (closed, left) in [(0, vec![statuses[1].ike]), (1, vec![])] {
+        pair.b.endpoint.close(pair.now, statuses[closed].ike).expect("established");
+        assert_eq!(with(&pair.b.endpoint), left);
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(super) enum XfrmEvent {
     Remapped { id: StateId, remote: SocketAddr },
     /// A policy was removed, by us or by others.
     PolicyGone(PolicyId),
-    /// All policies were.
+    /// All policies were, or one that is not named.
     PoliciesGone,
 }
 
@@ -65,7 +65,10 @@ pub(super) fn read(received: &Received<'_>) -> Option<XfrmEvent> {
             let remote = SocketAddr::new(body.address(44, family)?, body.u16_be(62)?);
             Some(XfrmEvent::Remapped { id, remote })
         }
-        message::DELPOLICY => PolicyId::read_deleted(body).map(XfrmEvent::PolicyGone),
+        // One that was removed by its index is told of without its selector: it may be any.
+        message::DELPOLICY => {
+            Some(PolicyId::read_deleted(body).map_or(XfrmEvent::PoliciesGone, XfrmEvent::PolicyGone))
+        }
         message::FLUSHPOLICY => Some(XfrmEvent::PoliciesGone),
         _ => None,
     }
@@ -126,6 +129,9 @@ mod tests {
         let Some(XfrmEvent::PolicyGone(id)) = gone else { panic!("{gone:?}") };
         assert_eq!(id.if_id, 0x5e50_0003);
         assert_eq!(read_body(message::FLUSHPOLICY, &[]), Some(XfrmEvent::PoliciesGone));
+        let mut by_index = golden::bytes(golden::DELPOLICY);
+        by_index[..SELECTOR].fill(0);
+        assert_eq!(read_body(message::DELPOLICY, &by_index), Some(XfrmEvent::PoliciesGone));
     }
 
     proptest! {

@@ -1,9 +1,10 @@
 //! xfrm interfaces: devices that encrypt what is routed to them, and give out what was decrypted for their interface id.
 
+use netlink_packet_route::link::{InfoData, InfoKind, InfoXfrm, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkXfrm};
 use sekisho_esp::sa::PortId;
 
-use super::super::{Kernel, KernelError, Ledger, Link, Made};
+use super::super::{Kernel, KernelError, Ledger, Link, Made, errno};
 use super::interface_id;
 
 /// A device that is made and removed again, to see whether the kernel can.
@@ -41,7 +42,8 @@ impl Kernel {
         }
     }
 
-    /// Makes the xfrm interface of a VPN port, or finds the one a predecessor made. It is down at first.
+    /// Makes the xfrm interface of a VPN port, or finds the one a predecessor made. It is down at first. A device of its
+    /// name that is anything else is an error.
     pub async fn xfrm_interface(
         &self,
         ledger: &mut Ledger,
@@ -49,8 +51,10 @@ impl Kernel {
         port: PortId,
     ) -> Result<Link, KernelError> {
         let made = Made::Link { name: name.to_owned() };
-        match self.any_link(name).await {
-            Ok((link, _)) if ledger.keep(&made) => return Ok(link),
+        match self.link_message(name).await {
+            Ok(message) if is_of(&message, port) && ledger.keep(&made) => {
+                return Ok(self.any_link(name).await?.0);
+            }
             Ok(_) => {
                 return Err(KernelError::Io {
                     action: format!(
@@ -70,10 +74,17 @@ impl Kernel {
     async fn make(&self, name: &str, port: PortId) -> Result<(), KernelError> {
         let message = LinkMessageBuilder::<LinkXfrm>::new(name).if_id(interface_id(port)).build();
         let made = self.handle.link().add(message).execute().await;
-        made.map_err(KernelError::netlink(format!(
-            "cannot make the xfrm interface {name}; load the module xfrm_interface (CONFIG_XFRM_INTERFACE), or write datapath \
-             = \"engine\""
-        )))
+        made.map_err(|error| {
+            let remedy = match errno(&error) {
+                Some(libc::EEXIST) => format!(
+                    "another device has its interface id {:#x}, perhaps under a new name; `ip -d link` lists it, and `ip \
+                     link del` removes it",
+                    interface_id(port)
+                ),
+                _ => "load the module xfrm_interface (CONFIG_XFRM_INTERFACE), or write datapath = \"engine\"".into(),
+            };
+            KernelError::netlink(format!("cannot make the xfrm interface {name}; {remedy}"))(error)
+        })
     }
 
     /// Sets it up, with the MTU of the largest LAN: the kernel's routes carry the tunnel's.
@@ -81,5 +92,33 @@ impl Kernel {
         let message = LinkUnspec::new_with_index(link.index).mtu(u32::from(mtu)).up().build();
         self.change(message, &link.name).await?;
         Ok(self.any_link(&link.name).await?.0)
+    }
+}
+
+/// Whether it is the xfrm interface of this port.
+fn is_of(message: &LinkMessage, port: PortId) -> bool {
+    let facts = || {
+        message.attributes.iter().flat_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(facts) => facts.as_slice(),
+            _ => &[],
+        })
+    };
+    let id = InfoXfrm::IfId(interface_id(port));
+    facts().any(|fact| matches!(fact, LinkInfo::Kind(InfoKind::Xfrm)))
+        && facts().any(|fact| matches!(fact, LinkInfo::Data(InfoData::Xfrm(data)) if data.contains(&id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::LinkDummy;
+
+    use super::*;
+
+    #[test]
+    fn another_device_of_the_name_is_not_ours() {
+        let ours = LinkMessageBuilder::<LinkXfrm>::new("sekisho-vpn3").if_id(interface_id(3)).build();
+        assert!(is_of(&ours, 3));
+        assert!(!is_of(&ours, 4));
+        assert!(!is_of(&LinkDummy::new("sekisho-vpn3").build(), 3));
     }
 }

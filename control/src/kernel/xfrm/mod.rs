@@ -24,7 +24,6 @@ mod writer;
 
 use sekisho_esp::sa::{PortId, SaError};
 
-pub use offload::OffloadKind;
 pub use table::{Offloaded, Trap, XfrmTable};
 
 /// What the xfrm interface of a VPN port, its SAs and its policies are tied together by (XFRMA_IF_ID).

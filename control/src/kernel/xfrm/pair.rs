@@ -7,7 +7,6 @@ use std::time::Instant;
 use sekisho_esp::sa::{Lifetimes, Outer, PortId, SaCounters, SaError, SaPair};
 
 use super::algorithm;
-use super::offload::{Offload, OffloadKind};
 use super::plan::{self, Wanted};
 use super::selector::XfrmSelector;
 use super::state::{Direction, Sequence, State, StateId};
@@ -28,8 +27,6 @@ pub(super) struct Pair {
     pub(super) sent: SaCounters,
     /// NICs do the work of the inbound and of the outbound SA.
     pub(super) in_nic: (bool, bool),
-    /// The NIC that heeds its policies as well.
-    pub(super) offload: Option<Offload>,
     /// [`SaEvent::FirstInbound`](sekisho_esp::sa::SaEvent::FirstInbound) was told.
     pub(super) first_told: bool,
     /// That one of its SAs is gone was told.
@@ -60,7 +57,6 @@ impl Pair {
             inbound,
             active: false,
             in_nic: (false, false),
-            offload: None,
             sent: SaCounters::default(),
             first_told: false,
             loss_told: false,
@@ -89,13 +85,6 @@ impl Pair {
     pub(super) fn set_outer(&mut self, outer: Outer) {
         self.sas.outer = outer;
         self.remapped = None;
-    }
-
-    /// Notes who does the work of its outbound SA. Policies go to the NIC where it does all of both.
-    pub(super) fn use_nic(&mut self, in_nic: bool, offload: Option<Offload>) {
-        self.in_nic.1 = in_nic;
-        let is_whole = |offload: &Offload| in_nic && self.in_nic.0 && offload.kind == OffloadKind::Packet;
-        self.offload = offload.filter(is_whole);
     }
 
     /// Its inbound SA has moved; the former one had counted so much.
@@ -200,7 +189,6 @@ impl Pair {
             outbound: &self.outbound,
             inbound: &self.inbound,
             active: self.active,
-            offload: self.offload,
         }
     }
 }

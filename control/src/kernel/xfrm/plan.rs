@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use sekisho_esp::sa::{Outer, PortId};
 
-use super::offload::Offload;
 use super::policy::{Policy, PolicyDirection, PolicyId, Template};
 use super::selector::{PortMask, Prefix, XfrmSelector};
 use super::wire::unspecified;
@@ -45,8 +44,6 @@ pub(super) struct Wanted<'a> {
     pub(super) inbound: &'a [XfrmSelector],
     /// Its outbound SA is the one in use.
     pub(super) active: bool,
-    /// A NIC does all of its work. It heeds policies of what comes and goes; the kernel alone forwards.
-    pub(super) offload: Option<Offload>,
 }
 
 /// Everything that shall be there. `translates`: the filter changes destinations of what was decrypted before the kernel
@@ -63,9 +60,8 @@ pub(super) fn policies<'a>(
             let id = PolicyId { direction, if_id: if_id(pair.port), selector: *selector };
             let template = Template { source, destination, spi: 0, reqid: pair.reqid };
             // The narrower a selector, the sooner it is asked.
-            let offload = pair.offload.filter(|_| direction != PolicyDirection::Forward);
             let priority = PAIRS_FIRST + selector.width();
-            all.insert(id, Policy { id, priority, template, offload });
+            all.insert(id, Policy { id, priority, template });
         };
         if pair.active {
             for selector in pair.outbound {
@@ -104,13 +100,11 @@ pub(super) fn trap(port: PortId, selector: XfrmSelector, number: u32) -> Policy 
             spi: TRAP_SPI,
             reqid: u32::MAX - number,
         },
-        offload: None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::offload::OffloadKind;
     use super::*;
 
     fn selector(from: &str, to: &str, length: u8) -> XfrmSelector {
@@ -143,7 +137,6 @@ mod tests {
             outbound: std::slice::from_ref(&there),
             inbound: std::slice::from_ref(&back),
             active,
-            offload: None,
         };
         let directions = |active| -> Vec<PolicyDirection> {
             policies([wanted(active)].into_iter(), &[], false).keys().map(|id| id.direction).collect()
@@ -168,7 +161,6 @@ mod tests {
             outbound,
             inbound: &[],
             active: true,
-            offload: None,
         };
         let all = policies(
             [pair(std::slice::from_ref(&there)), pair(std::slice::from_ref(&host))].into_iter(),
@@ -190,32 +182,12 @@ mod tests {
             outbound: &[],
             inbound: std::slice::from_ref(&back),
             active: false,
-            offload: None,
         };
         let all = policies([pair].into_iter(), &[], true);
         assert_eq!(all.len(), 2);
         for id in all.keys() {
             assert_eq!((id.selector.source, id.selector.destination.length), (back.source, 0));
         }
-    }
-
-    #[test]
-    fn a_nic_heeds_what_comes_and_goes_and_does_not_forward() {
-        let there = selector("10.1.0.0", "10.2.0.0", 24);
-        let offload = Some(Offload { device: 7, kind: OffloadKind::Packet });
-        let pair = Wanted {
-            port: 3,
-            reqid: 7,
-            outer: outer("192.0.2.2:500"),
-            outbound: std::slice::from_ref(&there),
-            inbound: std::slice::from_ref(&there),
-            active: true,
-            offload,
-        };
-        let all = policies([pair].into_iter(), &[], false);
-        let asked: Vec<_> = all.values().map(|policy| (policy.id.direction, policy.offload)).collect();
-        let (inbound, outbound) = (PolicyDirection::In, PolicyDirection::Out);
-        assert_eq!(asked, [(inbound, offload), (outbound, offload), (PolicyDirection::Forward, None)]);
     }
 
     #[test]

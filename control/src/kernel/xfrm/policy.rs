@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use super::offload::Offload;
 use super::selector::{SELECTOR, XfrmSelector};
 use super::state;
 use super::wire::{Bytes, ESP, Request, TUNNEL, attribute, family, message};
@@ -62,8 +61,6 @@ pub(super) struct Policy {
     /// The lowest number is asked first.
     pub(super) priority: u32,
     pub(super) template: Template,
-    /// The NIC that shall heed it, too.
-    pub(super) offload: Option<Offload>,
 }
 
 impl Policy {
@@ -93,9 +90,6 @@ impl Policy {
             // Whatever algorithms the SA has.
             value.u32(u32::MAX).u32(u32::MAX).u32(u32::MAX);
         });
-        if let Some(offload) = self.offload {
-            offload.put_in_policy(&mut request);
-        }
         put_if_id(&mut request, self.id.if_id);
         request
     }
@@ -176,7 +170,6 @@ mod tests {
                 spi: 0,
                 reqid: 7,
             },
-            offload: None,
         }
     }
 

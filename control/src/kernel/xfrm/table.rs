@@ -14,7 +14,7 @@ use sekisho_esp::sa::{Outer, PairCounters, PortId, SaError, SaEvent, SaPair, SaT
 
 use super::event::{self, XfrmEvent};
 use super::listing::{policies, remove_all};
-use super::offload::{OffloadKind, Wish};
+use super::offload::Wish;
 use super::pair::Pair;
 use super::plan::{self, TRAP_SPI};
 use super::policy::{Policy, PolicyId};
@@ -29,6 +29,8 @@ use super::writer::Writer;
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the kernel keeps a packet's wish for an SA to itself before it may tell of the next one.
 const ACQUIRE_PERIOD: Duration = Duration::from_secs(1);
+/// Between two looks at the kernel's policies where events are lost in a row, or policies cannot be written.
+const RESTORE_PAUSE: Duration = Duration::from_secs(1);
 /// First reqid: ties policies to SAs, and stands nowhere else on the machine.
 const REQID_FIRST: u32 = 0x5e50_0000;
 
@@ -73,20 +75,22 @@ struct Inner {
     policies: BTreeMap<PolicyId, Policy>,
     /// The kernel's notes of acquires, and when they are to be forgotten.
     acquired: Vec<(Instant, StateId)>,
-    /// Somebody has removed policies, perhaps ours.
-    policies_lost: bool,
+    /// Somebody may have removed policies of ours: when to look.
+    policies_lost: Option<Instant>,
+    /// What has our interface ids is ours to remove.
+    is_ours: bool,
     looked: Instant,
     pending: VecDeque<SaEvent>,
 }
 
 impl XfrmTable {
-    /// Opens the sockets and removes what a predecessor left under our interface ids.
+    /// Opens the sockets and sees what this kernel can. Nothing there is touched before [`take_over`](Self::take_over): it
+    /// may be a running gateway's.
     pub fn open(has_ipv6: bool) -> Result<XfrmTable, SaError> {
         let io = |error: io::Error| explained("cannot open a socket of XFRM", error.into());
         let groups = [group::ACQUIRE, group::EXPIRE, group::POLICY, group::MAPPING];
         let events = Socket::listen(&groups).map_err(io)?;
-        let mut writer = Writer::open(has_ipv6)?;
-        remove_all(writer.socket(), |id| plan::port(id).is_some())?;
+        let writer = Writer::open(has_ipv6)?;
         let inner = Inner {
             writer,
             pairs: BTreeMap::new(),
@@ -96,11 +100,19 @@ impl XfrmTable {
             wish: Wish::default(),
             policies: BTreeMap::new(),
             acquired: Vec::new(),
-            policies_lost: false,
+            policies_lost: None,
+            is_ours: false,
             looked: Instant::now(),
             pending: VecDeque::new(),
         };
         Ok(XfrmTable { inner: Mutex::new(inner), events: Mutex::new(events) })
+    }
+
+    /// Removes what a predecessor left under our interface ids. From now on they are this table's, until it ends.
+    pub fn take_over(&self) -> Result<(), SaError> {
+        let mut inner = self.inner();
+        inner.is_ours = true;
+        remove_all(inner.writer.socket(), |id| plan::port(id).is_some())
     }
 
     /// From now on packets of these are told of as [`SaEvent::Acquire`] where they have no SA. `translates`: the filter changes
@@ -124,9 +136,10 @@ impl XfrmTable {
         inner.settle_policies()
     }
 
-    /// From now on NICs are asked to do so much of each new SA: those with our addresses, by ifindex.
-    pub fn offload(&self, kind: Option<OffloadKind>, devices: BTreeMap<IpAddr, u32>) {
-        self.inner().wish.set(kind, devices);
+    /// From now on these NICs are asked to encrypt and check for each new SA: those with our addresses, by ifindex. `None`:
+    /// none is.
+    pub fn offload(&self, devices: Option<BTreeMap<IpAddr, u32>>) {
+        self.inner().wish.set(devices);
     }
 
     /// What NICs do.
@@ -156,7 +169,9 @@ impl XfrmTable {
 impl Drop for XfrmTable {
     fn drop(&mut self) {
         let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = remove_all(inner.writer.socket(), |id| plan::port(id).is_some()) {
+        if inner.is_ours
+            && let Err(error) = remove_all(inner.writer.socket(), |id| plan::port(id).is_some())
+        {
             tracing::error!(%error, "SAs stay in the kernel; `ip xfrm state` lists them");
         }
     }
@@ -178,9 +193,7 @@ impl Inner {
         let wanted = plan::policies(self.pairs.values().map(Pair::wanted), &self.traps, self.translates);
         for (id, policy) in &wanted {
             if self.policies.get(id) != Some(policy) {
-                if let Some(reason) = self.writer.put_policy(policy)? {
-                    return self.take_from_nics(reason);
-                }
+                self.writer.put_policy(policy)?;
                 self.policies.insert(*id, *policy);
             }
         }
@@ -191,25 +204,6 @@ impl Inner {
             self.policies.remove(&id);
         }
         Ok(())
-    }
-
-    /// A NIC takes SAs and does not heed policies: by the kernel's own the SAs in it are never used. The kernel does it all
-    /// from now on. This sets all policies anew.
-    fn take_from_nics(&mut self, reason: String) -> Result<(), SaError> {
-        self.wish.set(None, BTreeMap::new());
-        for pair in self.pairs.values_mut() {
-            pair.offload = None;
-            let (inbound, outbound) = std::mem::take(&mut pair.in_nic);
-            if inbound {
-                self.writer.replace(&pair.inbound().id, pair.inbound())?;
-            }
-            if outbound && pair.active {
-                self.writer.replace(&pair.outbound().id, pair.outbound())?;
-            }
-        }
-        tracing::warn!(reason, "a NIC does not take a policy: the kernel encrypts by itself");
-        self.wish.refused = Some(reason);
-        self.settle_policies()
     }
 
     fn reqid(&mut self, name: &Arc<str>) -> u32 {
@@ -248,8 +242,7 @@ impl Inner {
         let (port, name) = (pair.port(), pair.name().clone());
         // Both stand side by side for a moment, under the same policies: whichever the kernel takes, the peer has it.
         let local = pair.outer().local.ip();
-        let offload = self.wish.of(local);
-        let worker = self.writer.add(&State { offload, ..pair.outbound() })?;
+        let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.outbound() })?;
         let in_nic = self.wish.heard(local, worker);
         let former: Vec<u32> = self
             .pairs
@@ -264,7 +257,7 @@ impl Inner {
         }
         if let Some(pair) = self.pairs.get_mut(&spi_in) {
             pair.active = true;
-            pair.use_nic(in_nic, offload);
+            pair.in_nic.1 = in_nic;
         }
         self.settle_policies()?;
         former.into_iter().try_for_each(|spi| self.stop_sending(spi))
@@ -317,12 +310,28 @@ impl Inner {
             return if pair.active { self.writer.update(&pair.outbound()) } else { Ok(()) };
         }
         let offload = self.wish.of(outer.local.ip());
-        let (counted, worker) = self.writer.replace(&old_in, State { offload, ..pair.inbound() })?;
+        let replaced = self.writer.replace(&old_in, State { offload, ..pair.inbound() });
+        let (counted, worker) = match replaced {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                // By its new names nobody would find them. Their loss is seen, and told.
+                let _ = self.writer.remove(&old_in);
+                let _ = self.writer.remove(&old_out);
+                return Err(error);
+            }
+        };
         pair.moved(counted);
         pair.in_nic.0 = self.wish.heard(outer.local.ip(), worker);
         if pair.active {
-            let (_, worker) = self.writer.replace(&old_out, State { offload, ..pair.outbound() })?;
-            pair.use_nic(self.wish.heard(outer.local.ip(), worker), offload);
+            let replaced = self.writer.replace(&old_out, State { offload, ..pair.outbound() });
+            let (_, worker) = match replaced {
+                Ok(replaced) => replaced,
+                Err(error) => {
+                    let _ = self.writer.remove(&old_out);
+                    return Err(error);
+                }
+            };
+            pair.in_nic.1 = self.wish.heard(outer.local.ip(), worker);
         }
         self.settle_policies()
     }
@@ -415,11 +424,13 @@ impl Inner {
                 is_news.then_some(SaEvent::Remapped { spi_in: id.spi, remote })
             }
             XfrmEvent::PolicyGone(id) => {
-                self.policies_lost |= self.policies.contains_key(&id);
+                if self.policies.contains_key(&id) {
+                    self.policies_lost.get_or_insert_with(Instant::now);
+                }
                 None
             }
             XfrmEvent::PoliciesGone => {
-                self.policies_lost = true;
+                self.policies_lost.get_or_insert_with(Instant::now);
                 None
             }
         }
@@ -468,8 +479,10 @@ impl SaTable for XfrmTable {
             }
             let patience = deadline.duration_since(now).min(LOOK).as_millis().try_into().unwrap_or(u16::MAX);
             let mut read = Vec::new();
+            let mut lost = false;
             if let Err(error) = events.events(patience, |received| read.extend(event::read(received))) {
-                // ENOBUFS: some were lost. What they would have told is told again by the next packet, or by time.
+                // ENOBUFS: some were lost. What they would have told of SAs is told again by the next packet, or by time.
+                lost = true;
                 tracing::warn!(%error, "events of the kernel's SAs were lost");
             }
             let mut inner = self.inner();
@@ -477,10 +490,16 @@ impl SaTable for XfrmTable {
                 let told = inner.translate(event);
                 inner.pending.extend(told);
             }
-            if std::mem::take(&mut inner.policies_lost)
-                && let Err(error) = inner.restore_policies()
-            {
-                tracing::error!(%error, "policies are missing in the kernel");
+            let now = Instant::now();
+            if lost {
+                inner.policies_lost.get_or_insert(now + RESTORE_PAUSE);
+            }
+            if inner.policies_lost.is_some_and(|due| due <= now) {
+                inner.policies_lost = None;
+                if let Err(error) = inner.restore_policies() {
+                    inner.policies_lost = Some(now + RESTORE_PAUSE);
+                    tracing::error!(%error, "policies are missing in the kernel");
+                }
             }
         }
     }

@@ -68,7 +68,7 @@ impl Writer {
         };
         // One that a predecessor left when it died here.
         self.remove(&id)?;
-        let added = self.add_in_kernel(&state);
+        let added = self.add(&state);
         let shown = self.found(&id, |found| found.direction.is_some());
         self.remove(&id)?;
         added?;
@@ -85,41 +85,8 @@ impl Writer {
         self.directed
     }
 
-    /// Makes an SA, in a NIC where one is asked for and takes it; says whose it is.
+    /// Makes an SA, in a NIC where one is asked for and takes it, and reads it back; says whose it is.
     pub(super) fn add(&mut self, state: &State<'_>) -> Result<Worker, SaError> {
-        let reason = match state.offload {
-            Some(offload) => match self.add_in_nic(state, offload)? {
-                None => return Ok(Worker::Nic),
-                reason => reason,
-            },
-            None => None,
-        };
-        self.add_in_kernel(&State { offload: None, ..state.clone() })?;
-        Ok(Worker::Kernel(reason))
-    }
-
-    /// Makes an SA in a NIC, or says why it is not there.
-    fn add_in_nic(&mut self, state: &State<'_>, offload: Offload) -> Result<Option<String>, SaError> {
-        let state = State { directed: self.directed, ..state.clone() };
-        match self.socket.tell(state.add()) {
-            Ok(()) => {}
-            Err(refusal) if refusal.errno() == libc::EEXIST => return Err(SaError::Exists(state.id.spi)),
-            Err(refusal) => {
-                let words = refusal.text.unwrap_or_else(|| refusal.error.to_string());
-                return Ok(Some(format!("the kernel says: {words}")));
-            }
-        }
-        let shown = self.found(&state.id, |found| (found.offload, found.differs(&state)))?;
-        if shown == Some((Some(offload), None)) {
-            return Ok(None);
-        }
-        // Without a driver for it the kernel makes an SA of its own, without a word.
-        self.remove(&state.id)?;
-        Ok(Some("the device, or its driver, has no such offload of ESP".to_owned()))
-    }
-
-    /// Makes an SA, and reads it back.
-    fn add_in_kernel(&mut self, state: &State<'_>) -> Result<(), SaError> {
         let tried = || {
             let (id, way) = (state.id, if state.direction == Direction::In { "in" } else { "out" });
             let algorithm = Algorithm::of(state.transform).names();
@@ -130,6 +97,16 @@ impl Writer {
         };
         let mut state = State { directed: self.directed, ..state.clone() };
         let mut outcome = self.socket.tell(state.add());
+        let mut reason = None;
+        if state.offload.is_some()
+            && let Err(refusal) = &outcome
+            && refusal.errno() != libc::EEXIST
+        {
+            let words = refusal.text.clone().unwrap_or_else(|| refusal.error.to_string());
+            reason = Some(format!("the kernel says: {words}"));
+            state.offload = None;
+            outcome = self.socket.tell(state.add());
+        }
         if state.directed && outcome.as_ref().is_err_and(|refusal| refusal.errno() == libc::EINVAL) {
             // A kernel before 6.10 misses a window where extended sequence numbers leave.
             state.directed = false;
@@ -140,9 +117,9 @@ impl Writer {
             Err(refusal) if refusal.errno() == libc::EEXIST => return Err(SaError::Exists(state.id.spi)),
             Err(refusal) => return Err(explained(tried(), refusal)),
         }
-        let difference = match self.found(&state.id, |found| found.differs(&state))? {
-            Some(None) => return Ok(()),
-            Some(Some(difference)) => difference,
+        let difference = match self.found(&state.id, |found| (found.offload, found.differs(&state)))? {
+            Some((shown, None)) => return Ok(worker(state.offload, shown, reason)),
+            Some((_, Some(difference))) => difference,
             None => "nothing of it",
         };
         self.remove(&state.id)?;
@@ -204,22 +181,45 @@ impl Writer {
         }
     }
 
-    /// Writes a policy, in place of the one with its name. Where a NIC is to heed it and does not, says why: then there
-    /// is none.
-    pub(super) fn put_policy(&mut self, policy: &Policy) -> Result<Option<String>, SaError> {
-        match self.socket.tell(policy.put()) {
-            Ok(()) => Ok(None),
-            Err(Refusal { error, text }) if policy.offload.is_some() => {
-                let words = text.unwrap_or_else(|| error.to_string());
-                Ok(Some(format!("the kernel says of a policy: {words}")))
-            }
-            Err(refusal) => Err(explained("cannot set a policy of the kernel", refusal)),
-        }
+    /// Writes a policy, in place of the one with its name.
+    pub(super) fn put_policy(&mut self, policy: &Policy) -> Result<(), SaError> {
+        let told = self.socket.tell(policy.put());
+        told.map_err(|refusal| explained("cannot set a policy of the kernel", refusal))
     }
 
     /// Removes a policy; one that is gone counts as removed.
     pub(super) fn remove_policy(&mut self, id: &PolicyId) -> Result<(), SaError> {
         let tried = |refusal: Refusal| explained("cannot remove a policy of the kernel", refusal);
         gone(self.socket.tell(id.delete())).map_err(tried)
+    }
+}
+
+/// Who does the work of an SA that is as it was written. `asked`, `shown`: the NIC it was written for, and the one the kernel
+/// names. `reason`: why there is none of the first.
+fn worker(asked: Option<Offload>, shown: Option<Offload>, reason: Option<String>) -> Worker {
+    match (asked, shown) {
+        (_, Some(_)) => Worker::Nic,
+        // Without a driver for it the kernel makes an SA of its own, without a word. It stays: it may have sent already, and
+        // another one would begin with the same numbers under the same key.
+        (Some(_), None) => {
+            Worker::Kernel(Some("the device, or its driver, has no such offload of ESP".to_owned()))
+        }
+        (None, None) => Worker::Kernel(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_an_sa_is() {
+        let nic = Some(Offload { device: 7 });
+        assert_eq!(worker(nic, nic, None), Worker::Nic);
+        let Worker::Kernel(Some(reason)) = worker(nic, None, None) else { panic!("in no NIC") };
+        assert!(reason.contains("no such offload"), "{reason}");
+        let said = Some("the kernel says: no".to_owned());
+        assert_eq!(worker(None, None, said.clone()), Worker::Kernel(said));
+        assert_eq!(worker(None, None, None), Worker::Kernel(None));
     }
 }

@@ -56,8 +56,11 @@ impl Gateway {
     }
 
     fn take(&mut self, pair: Box<Pair>, activate: bool) {
-        let remote = pair.outer.remote.ip();
-        self.pipeline.table.install(pair, activate).unwrap();
+        let (remote, spi_in) = (pair.outer.remote.ip(), pair.spi_in);
+        self.pipeline.table.install(pair).unwrap();
+        if activate {
+            self.pipeline.table.activate(spi_in).unwrap();
+        }
         self.pipeline.table.set_path(remote, PATH).unwrap();
     }
 
@@ -645,7 +648,7 @@ fn pairs_that_cannot_be_are_refused() {
     }
     let (mut a, _) = gateways(pair_a(plain()));
     let again = Pair::new(pair_a(plain())).unwrap();
-    assert!(a.pipeline.table.install(again, true).is_err());
+    assert!(a.pipeline.table.install(again).is_err());
 }
 
 proptest! {

@@ -145,12 +145,28 @@ fn what_one_has_told_the_other_does_not_tell() {
 /// Fragments of two packets with one identification would be put together to neither.
 #[test]
 fn no_two_packets_of_different_workers_have_one_identification() {
-    let (mut a, _) = gateways_of_two(pair_a(plain()));
+    let mut a = Gateway::workers::<3>();
+    install(&mut a, pair_a(plain()), true);
     let mut may_be_fragmented = ping();
     may_be_fragmented[6] = 0;
+    // One has carried more than the others, up to the wrap.
+    let first = &mut a[0].pipeline;
+    first.identification = u16::MAX - u16::MAX % first.identification_step;
     let mut seen = BTreeSet::new();
-    for turn in 0..200 {
-        let frame = a[turn % 2].encrypt(PORT_A, &may_be_fragmented).unwrap();
+    for turn in 0..300 {
+        let frame = a[turn % 3].encrypt(PORT_A, &may_be_fragmented).unwrap();
         assert!(seen.insert([frame[14 + 4], frame[14 + 5]]));
     }
+}
+
+#[test]
+fn what_a_device_has_no_room_for_takes_no_number() {
+    let ([mut a, _], _) = gateways_of_two(pair_a(plain()));
+    assert_eq!(sequence(&a.encrypt(PORT_A, &ping()).unwrap()), 1);
+    a.pipeline.backed_up.fill(true);
+    assert_eq!(a.encrypt(PORT_A, &ping()), Err(DropReason::RingFull));
+    a.pipeline.backed_up.fill(false);
+    assert_eq!(sequence(&a.encrypt(PORT_A, &ping()).unwrap()), 2);
+    let sent = a.counters(SPI_A).outbound;
+    assert_eq!((sent.packets, sent.unsent), (2, 1));
 }
