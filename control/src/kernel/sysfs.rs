@@ -14,7 +14,7 @@ const GRO_FLUSH_TIMEOUT_NS: u32 = 50_000;
 /// So often it looks and finds nothing before it wants to be told of the next packet at once.
 const NAPI_DEFER_HARD_IRQS: u32 = 1;
 
-/// What comes to a device of ours while more is coming is taken together. A packet that comes alone does not wait.
+/// What comes to a device of ours while more is coming is taken together. Nothing waits longer than the time above.
 pub(super) fn take_in_batches(interface: &str) -> io::Result<()> {
     let settings =
         [("napi_defer_hard_irqs", NAPI_DEFER_HARD_IRQS), ("gro_flush_timeout", GRO_FLUSH_TIMEOUT_NS)];
