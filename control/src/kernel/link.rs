@@ -110,14 +110,7 @@ impl Kernel {
         let made = Made::Link { name: name.to_owned() };
         match self.link(name).await {
             Ok(_) if ledger.keep(&made) => {}
-            Ok(_) => {
-                return Err(KernelError::Io {
-                    action: format!(
-                        "device {name} exists and is not this gateway's; remove it with `ip link del {name}`"
-                    ),
-                    source: std::io::Error::from_raw_os_error(libc::EEXIST),
-                });
-            }
+            Ok(_) => return Err(not_ours(name)),
             Err(KernelError::NoInterface(_)) => {
                 ledger.note(made)?;
                 self.handle
@@ -191,7 +184,18 @@ impl Kernel {
     }
 }
 
-fn parse(name: &str, message: &LinkMessage) -> (Link, bool) {
+/// A device has a name that the gateway wants for one of its own.
+pub(super) fn not_ours(name: &str) -> KernelError {
+    KernelError::Io {
+        action: format!(
+            "device {name} exists and is not this gateway's; remove it with `ip link del {name}`"
+        ),
+        source: std::io::Error::from_raw_os_error(libc::EEXIST),
+    }
+}
+
+/// What the message says, and whether it is an Ethernet device.
+pub(super) fn parse(name: &str, message: &LinkMessage) -> (Link, bool) {
     let mut link = Link {
         name: name.to_owned(),
         index: message.header.index,

@@ -92,8 +92,8 @@ impl Side {
             }
             _ => {
                 let pair = strongswan::Pair::with(&lab, ESP, &[REPLAY_WINDOW])?;
-                nftables::put(&lab.at(Place::Clinic), rules::CLINIC)?;
-                nftables::put(&lab.at(Place::Centre), rules::CENTRE)?;
+                nftables::put(&lab.at(Place::Clinic), &rules::gateway(rules::CLINIC))?;
+                nftables::put(&lab.at(Place::Centre), &rules::gateway(rules::CENTRE))?;
                 Box::new(pair)
             }
         };

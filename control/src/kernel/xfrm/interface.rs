@@ -4,7 +4,7 @@ use netlink_packet_route::link::{InfoData, InfoKind, InfoXfrm, LinkAttribute, Li
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkXfrm};
 use sekisho_esp::sa::PortId;
 
-use super::super::{Kernel, KernelError, Ledger, Link, Made, errno};
+use super::super::{Kernel, KernelError, Ledger, Link, Made, errno, link};
 use super::interface_id;
 
 /// A device that is made and removed again, to see whether the kernel can.
@@ -53,16 +53,9 @@ impl Kernel {
         let made = Made::Link { name: name.to_owned() };
         match self.link_message(name).await {
             Ok(message) if is_of(&message, port) && ledger.keep(&made) => {
-                return Ok(self.any_link(name).await?.0);
+                return Ok(link::parse(name, &message).0);
             }
-            Ok(_) => {
-                return Err(KernelError::Io {
-                    action: format!(
-                        "device {name} exists and is not this gateway's; remove it with `ip link del {name}`"
-                    ),
-                    source: std::io::Error::from_raw_os_error(libc::EEXIST),
-                });
-            }
+            Ok(_) => return Err(link::not_ours(name)),
             Err(KernelError::NoInterface(_)) => {}
             Err(error) => return Err(error),
         }
