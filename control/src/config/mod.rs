@@ -122,6 +122,9 @@ pub struct Gateway {
     pub flows_max: u32,
     /// Most workers of the user-space ESP engine; `None`: as many as there are processors.
     pub engine_workers: Option<u32>,
+    /// How long a packet may wait at a NIC for others to be taken with it while that engine is used; zero: NICs stay as they
+    /// are.
+    pub engine_batch: Duration,
 }
 
 /// `[timeouts]`.

@@ -240,9 +240,6 @@ impl Ground {
         for device in [&inner.name, &engine.name] {
             self.kernel.set_offloads_off(device)?;
         }
-        if let Err(error) = self.kernel.take_in_batches(INNER_DEVICE) {
-            tracing::warn!(%error, "the tunnel is slower than it could be");
-        }
         if self.kernel.has_ipv6() {
             // The kernel has nothing to say on the engine's end: no neighbour discovery into the filter.
             for (device, key, value) in [
@@ -259,7 +256,23 @@ impl Ground {
         self.filter.attach_port(&inner)?;
         self.filter.attach_engine(&engine)?;
         self.tunnel = Some((inner, engine));
+        self.take_in_batches(config);
         Ok(())
+    }
+
+    /// Devices of which the engine's sockets get nearly all: its own, and the NICs of the ports where connections end. A kernel
+    /// has a packet from there go its whole way before it looks at the next one, and wakes the engine for each.
+    fn take_in_batches(&mut self, config: &Config) {
+        let wait = config.gateway.engine_batch;
+        if self.tunnel.is_none() || wait.is_zero() {
+            return;
+        }
+        let ports = config.ports.iter().filter(|port| takes_ike(config, port)).map(|port| &*port.interface);
+        for device in [INNER_DEVICE].into_iter().chain(ports) {
+            if let Err(error) = self.kernel.take_in_batches(&mut self.ledger, device, wait) {
+                tracing::warn!(%error, "tunnels are slower than they could be");
+            }
+        }
     }
 
     /// Has the queues of the ports' interfaces as they are now: `ethtool -L` may have been a moment ago.
@@ -499,6 +512,7 @@ impl Ground {
     }
 
     fn put_ports_in_force(&mut self, config: &Config) -> anyhow::Result<()> {
+        self.take_in_batches(config);
         self.offload(config);
         self.maps.set_ports(&self.ports(config))?;
         // Known flows are held against the ports only when they are judged again.

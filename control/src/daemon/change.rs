@@ -91,10 +91,16 @@ impl Changes {
             connections,
         } = new;
         let mut changes = Changes::default();
-        let Gateway { name: _, metrics, datapath: _, offload: _, flows_max: _, engine_workers } = gateway;
-        if *engine_workers != old.gateway.engine_workers {
-            changes.add("gateway", "engine_workers", Kind::Changed);
-            changes.ground = true;
+        let Gateway { name: _, metrics, datapath: _, offload: _, flows_max: _, engine_workers, engine_batch } =
+            gateway;
+        for (key, is_other) in [
+            ("engine_workers", *engine_workers != old.gateway.engine_workers),
+            ("engine_batch_us", *engine_batch != old.gateway.engine_batch),
+        ] {
+            if is_other {
+                changes.add("gateway", key, Kind::Changed);
+                changes.ground = true;
+            }
         }
         changes.metrics = *metrics != old.gateway.metrics;
         if changes.metrics {

@@ -36,6 +36,15 @@ pub enum Made {
         /// Former value.
         before: String,
     },
+    /// A setting of a device that had another value.
+    Sysfs {
+        /// Interface.
+        interface: String,
+        /// File in its folder of sysfs.
+        name: String,
+        /// Former value.
+        before: String,
+    },
     /// A port whose NIC took VLAN tags off.
     VlanTagsKept {
         /// Interface.

@@ -17,6 +17,7 @@ pub mod xfrm;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use rtnetlink::Handle;
 use sekisho_esp::sa::SaError;
@@ -114,6 +115,9 @@ impl Kernel {
             Made::Route(route) => self.remove_route(route).await,
             Made::Link { name } => self.remove_link(name).await,
             Made::Sysctl { key, before } => sysctl::write(key, before),
+            Made::Sysfs { interface, name, before } => sysfs::Devices::open()
+                .and_then(|devices| devices.write(interface, name, before))
+                .map_err(KernelError::io(format!("cannot set {name} of {interface} to {before} again"))),
             Made::Up { interface } => self.set_down(interface).await,
             Made::Xfrm => xfrm::remove_ours().map_err(KernelError::from),
             Made::VlanTagsKept { interface } => ethtool::set_strips_vlan_tags(interface, true)
@@ -186,11 +190,33 @@ impl Kernel {
             .map_err(KernelError::io(format!("cannot switch off segmentation offloads of {interface}")))
     }
 
-    /// Makes the kernel take what comes to a device of ours in batches. A kernel sends what the engine has decrypted packet by
-    /// packet, and would otherwise go the whole way to the next host for each: a bulk transfer costs a quarter more then.
-    pub fn take_in_batches(&self, interface: &str) -> Result<(), KernelError> {
-        sysfs::take_in_batches(interface)
-            .map_err(KernelError::io(format!("cannot have packets of {interface} taken in batches")))
+    /// Makes the kernel take together what comes to a device while more is coming: it looks again after `wait`, and wants to be
+    /// told of the next packet only when it has found none. So no packet waits longer than that, and a lone one not at all.
+    pub fn take_in_batches(
+        &self,
+        ledger: &mut Ledger,
+        interface: &str,
+        wait: Duration,
+    ) -> Result<(), KernelError> {
+        let error = || KernelError::io(format!("cannot have packets of {interface} taken in batches"));
+        let devices = sysfs::Devices::open().map_err(error())?;
+        let settings =
+            [("napi_defer_hard_irqs", "1".to_owned()), ("gro_flush_timeout", wait.as_nanos().to_string())];
+        for (name, value) in settings {
+            // After a crash the value in force is our own: the ledger keeps the first one.
+            let ours = ledger.keep_where(|made| {
+                matches!(made, Made::Sysfs { interface: other, name: setting, .. } if other == interface && setting == name)
+            });
+            let before = devices.read(interface, name).map_err(error())?;
+            if before == value {
+                continue;
+            }
+            if !ours {
+                ledger.note(Made::Sysfs { interface: interface.to_owned(), name: name.to_owned(), before })?;
+            }
+            devices.write(interface, name, &value).map_err(error())?;
+        }
+        Ok(())
     }
 }
 

@@ -4,32 +4,47 @@
 //! it has no path, shows the namespace that we are in, and goes with its descriptor.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-/// How long the kernel waits for more packets before it looks at those of a device again, nanoseconds: at 200,000 packets a
-/// second ten come together.
-const GRO_FLUSH_TIMEOUT_NS: u32 = 50_000;
-/// So often it looks and finds nothing before it wants to be told of the next packet at once.
-const NAPI_DEFER_HARD_IRQS: u32 = 1;
+/// Longest value that is read; those of numbers are shorter.
+const VALUE_MAX: usize = 64;
 
-/// What comes to a device of ours while more is coming is taken together. Nothing waits longer than the time above.
-pub(super) fn take_in_batches(interface: &str) -> io::Result<()> {
-    let settings =
-        [("napi_defer_hard_irqs", NAPI_DEFER_HARD_IRQS), ("gro_flush_timeout", GRO_FLUSH_TIMEOUT_NS)];
-    let context = fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    for (name, value) in settings {
-        let path = format!("class/net/{interface}/{name}");
-        let file = openat(&mount, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::io::write(&file, value.to_string().as_bytes())?;
+/// The devices of our namespace.
+pub(super) struct Devices(OwnedFd);
+
+impl Devices {
+    /// Mounts.
+    pub(super) fn open() -> io::Result<Self> {
+        let context = fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
     }
-    Ok(())
+
+    /// A value, without its line end. `ENOENT`: no such device.
+    pub(super) fn read(&self, interface: &str, name: &str) -> io::Result<String> {
+        let file = self.file(interface, name, OFlags::RDONLY)?;
+        let mut value = [0; VALUE_MAX];
+        let length = rustix::io::read(&file, &mut value)?;
+        let value = value.get(..length).unwrap_or_default();
+        Ok(String::from_utf8_lossy(value).trim_end().to_owned())
+    }
+
+    /// Writes a value. `ENOENT`: no such device.
+    pub(super) fn write(&self, interface: &str, name: &str, value: &str) -> io::Result<()> {
+        let file = self.file(interface, name, OFlags::WRONLY)?;
+        rustix::io::write(&file, value.as_bytes())?;
+        Ok(())
+    }
+
+    fn file(&self, interface: &str, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        Ok(openat(&self.0, format!("class/net/{interface}/{name}"), flags | OFlags::CLOEXEC, Mode::empty())?)
+    }
 }
 
 #[cfg(test)]
@@ -37,7 +52,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn settings_are_read() {
+        let devices = Devices::open().expect("a mount of sysfs, which takes root");
+        assert_eq!(devices.read("lo", "ifindex").expect("a value"), "1");
+    }
+
+    #[test]
     fn a_missing_device_is_an_error() {
-        assert!(take_in_batches("no-such-if").is_err());
+        let devices = Devices::open().expect("a mount of sysfs, which takes root");
+        for result in
+            [devices.read("no-such-if", "ifindex").map(drop), devices.write("no-such-if", "ifindex", "1")]
+        {
+            assert_eq!(result.expect_err("no device").raw_os_error(), Some(libc::ENOENT));
+        }
     }
 }
