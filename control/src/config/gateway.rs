@@ -124,7 +124,11 @@ fn read_engine_workers(section: &Section<'_>, report: &Report) -> Option<u32> {
 
 fn read_engine_batch(section: &Section<'_>, report: &Report) -> Duration {
     let Some(read) = section.integer("engine_batch_us") else { return ENGINE_BATCH };
-    match u64::try_from(*read.get_ref()).ok().map(Duration::from_micros).filter(|wait| *wait <= ENGINE_BATCH_MAX) {
+    match u64::try_from(*read.get_ref())
+        .ok()
+        .map(Duration::from_micros)
+        .filter(|wait| *wait <= ENGINE_BATCH_MAX)
+    {
         Some(wait) => wait,
         None => {
             report

@@ -212,7 +212,11 @@ impl Kernel {
                 continue;
             }
             if !ours {
-                ledger.note(Made::Sysfs { interface: interface.to_owned(), name: name.to_owned(), before })?;
+                ledger.note(Made::Sysfs {
+                    interface: interface.to_owned(),
+                    name: name.to_owned(),
+                    before,
+                })?;
             }
             devices.write(interface, name, &value).map_err(error())?;
         }

@@ -1,6 +1,7 @@
 //! Gateways whose NICs have two receive queues: a worker of the engine for each, and one tunnel between them.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -43,6 +44,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("workers::two_carry_one_tunnel", || stage::words(with_queues(QUEUES, on_the_site))),
         Trial::test("workers::another_queue_comes_by_a_reload", || stage::words(with_queues(1, widened))),
+        Trial::test("workers::nics_take_batches_and_get_their_own_back", || {
+            stage::words(with_queues(1, batched))
+        }),
     ]
 }
 
@@ -128,6 +132,41 @@ fn widened(site: &mut Site) -> Result<String> {
     ensure!(again.contains("nothing has changed"), "changed once more: {again}");
     ensure!(site.child_spis()? == before, "the tunnel was opened again for nothing");
     Ok(format!("{QUEUES} workers after a reload ({why})"))
+}
+
+/// How the WAN's NIC takes packets: as configured, also after a reload; and as it was before, also after a crash.
+fn batched(site: &mut Site) -> Result<String> {
+    let clinic = site.at(Place::Clinic);
+    let expect = |expected: [u32; 2]| -> Result<()> {
+        for (setting, value) in ["napi_defer_hard_irqs", "gro_flush_timeout"].into_iter().zip(expected) {
+            let file = format!("/sys/class/net/wan/{setting}");
+            // In that namespace, with a sysfs that shows it.
+            let is = Command::new("ip").args(["netns", "exec", clinic.name(), "cat", &file]).output()?.stdout;
+            let is = String::from_utf8(is)?;
+            ensure!(is.trim() == value.to_string(), "{setting} is {}, not {value}", is.trim());
+        }
+        Ok(())
+    };
+    site.await_tunnel()?;
+    expect([1, 50_000])?;
+    let text = std::fs::read_to_string(site.clinic.config())?;
+    for (key, expected) in
+        [("engine_batch_us = 200\n", [1, 200_000]), ("engine_batch_us = 0\n", [0, 0]), ("", [1, 50_000])]
+    {
+        let before = site.child_spis()?;
+        std::fs::write(site.clinic.config(), text.replacen("[gateway]\n", &format!("[gateway]\n{key}"), 1))?;
+        site.clinic.sekisho(&["reload"])?;
+        expect(expected).with_context(|| format!("with {key:?}"))?;
+        ensure!(site.child_spis()? == before, "the tunnel was opened again for {key:?}");
+        tunnel::pages(site)?;
+    }
+    site.clinic.crash()?;
+    expect([1, 50_000])?;
+    site.clinic.launch(&site.lab)?;
+    site.await_tunnel()?;
+    site.clinic.stop()?;
+    expect([0, 0])?;
+    Ok("as configured, and put back by a stop".into())
 }
 
 /// New keys, asked for by the one and by the other gateway in turn, until ESP has come by each queue of both.

@@ -46,6 +46,9 @@ fn wrong_types() {
     refuses("metrics = \"127.0.0.1:9469\"", "engine_workers = ¦17", "`engine_workers` cannot be 17");
     refuses("metrics = \"127.0.0.1:9469\"", "engine_workers = ¦\"all\"", "`engine_workers` is a string");
     refuses("metrics = \"127.0.0.1:9469\"", "engine_workers = ¦true", "`engine_workers` is a boolean");
+    refuses("metrics = \"127.0.0.1:9469\"", "engine_batch_us = ¦1001", "`engine_batch_us` cannot be 1001");
+    refuses("metrics = \"127.0.0.1:9469\"", "engine_batch_us = ¦-1", "`engine_batch_us` cannot be -1");
+    refuses("metrics = \"127.0.0.1:9469\"", "engine_batch_us = ¦\"50us\"", "`engine_batch_us` is a string");
     refuses("interface = \"lan1\"", "interface = ¦7", "`interface` is an integer");
     refuses("[services]", "[timeouts]\nudp = ¦\"0s\"\n[services]", "`udp` cannot be 0s");
     refuses("[services]", "[timeouts]\nicmp = ¦\"soon\"\n[services]", "`icmp` cannot be");

@@ -35,6 +35,14 @@ fn workers_of_the_engine() {
 }
 
 #[test]
+fn batches_of_the_engine() {
+    let with = |key: &str| CLINIC.replacen("[gateway]", &format!("[gateway]\n{key}"), 1);
+    for (key, wait) in [("", 50), ("engine_batch_us = 0", 0), ("engine_batch_us = 200", 200)] {
+        assert_eq!(good(&with(key)).gateway.engine_batch, Duration::from_micros(wait), "{key}");
+    }
+}
+
+#[test]
 fn limits() {
     let limits = good(CLINIC).limits;
     assert_eq!((limits.flows_per_source, limits.flows_per_zone), (8192, 65_536));
