@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use sekisho_abi::port::network_kind;
+use sekisho_ike::config::PerResource;
 use tempfile::TempDir;
 
 use super::*;
@@ -927,6 +928,29 @@ fn workers_of_the_engine() {
     for (key, workers) in [("", None), ("engine_workers = \"auto\"", None), ("engine_workers = 4", Some(4))] {
         assert_eq!(good(&with(key)).gateway.engine_workers, workers, "{key}");
     }
+}
+
+#[test]
+fn child_sas_of_single_resources() {
+    let with = |key: &str| CLINIC.replacen("rekey = \"1h\"", &format!("rekey = \"1h\"\n{key}"), 1);
+    for (key, expected) in [
+        ("", PerResource::Off),
+        ("per_resource_sas = \"auto\"", PerResource::Auto),
+        ("per_resource_sas = 4", PerResource::AtMost(4)),
+    ] {
+        let config = good(&with(key));
+        assert_eq!(config.connections[0].per_resource, expected, "{key}");
+        let engine = config.ike().expect("credentials");
+        assert!(engine.connections[0].children.iter().all(|child| child.per_resource == expected));
+    }
+    let refused = |value: &str, expected: &str| {
+        refuses("rekey = \"1h\"", &format!("rekey = \"1h\"\nper_resource_sas = ¦{value}"), expected)
+    };
+    assert!(refused("0", "`per_resource_sas` cannot be 0").remedy.contains("\"auto\""));
+    refused("65", "`per_resource_sas` cannot be 65");
+    refused("-1", "`per_resource_sas` cannot be -1");
+    refused("\"all\"", "`per_resource_sas` is a string");
+    refused("true", "`per_resource_sas` is a boolean");
 }
 
 #[test]
