@@ -29,6 +29,7 @@ mod reassembled;
 mod reload;
 mod repairs;
 mod report;
+mod resources;
 mod sockets;
 mod trunk;
 mod tunnels;
@@ -118,6 +119,7 @@ async fn start(
         table.take_over().context("datapath = \"kernel\"")?;
     }
     let ground = bringup::bring_up(config, directory, datapath.table).await?;
+    let ike = EndpointConfig { resources: ground.resources(), ..ike };
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
     let mut daemon =
         Daemon::new(config.clone(), directory.to_owned(), datapath.status, ike, ground, sender.clone())?;
