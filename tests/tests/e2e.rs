@@ -22,7 +22,9 @@ mod e2e {
     pub(crate) mod neighbours;
     pub(crate) mod offload;
     pub(crate) mod operation;
+    pub(crate) mod peer;
     pub(crate) mod pmtu;
+    pub(crate) mod pools;
     pub(crate) mod refusal;
     pub(crate) mod reload;
     pub(crate) mod resources;
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::foreign::trials(&stage));
     trials.extend(e2e::counters::trials(&stage));
     trials.extend(e2e::offload::trials(&stage));
+    trials.extend(e2e::pools::trials());
     trials.extend(e2e::sixteen::trials());
     trials.extend(e2e::vlan::trials());
     trials.extend(e2e::workers::trials());
