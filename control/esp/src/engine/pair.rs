@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use sekisho_abi::map::PORTS_MAX;
 
@@ -34,6 +35,8 @@ pub(crate) struct Pair {
     pub(crate) outbound: Option<Departing>,
     /// The outbound SA is the one in use.
     pub(crate) active: bool,
+    /// When the inbound SA goes as well, once the pair was removed.
+    pub(crate) ends: Option<Instant>,
     pub(crate) told: Arc<Told>,
     pub(crate) name: Arc<str>,
 }
@@ -111,6 +114,7 @@ impl Pair {
                 path: None,
             }),
             active: false,
+            ends: None,
             told: Arc::new(Told::new(outer.remote)),
             name: pair.name,
         }))
@@ -128,6 +132,7 @@ impl Pair {
             inbound: self.inbound.clone(),
             outbound: self.outbound.clone(),
             active: self.active,
+            ends: self.ends,
             told: self.told.clone(),
             name: self.name.clone(),
         })

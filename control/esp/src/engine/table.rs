@@ -1,20 +1,22 @@
 //! The SAs of one worker: by SPI inbound, by VPN port and selectors outbound.
 //!
 //! Owned by the worker's thread alone, so nothing here is locked. Everything a packet needs is resolved when the
-//! control plane speaks, not when the packet comes: the path hangs on the outbound SA, and a port with one pair in use
-//! finds it with one index.
+//! control plane speaks, not when the packet comes: the path hangs on the outbound SA, and the pairs that a destination may
+//! mean are found without asking the others. Nothing that the control plane says costs more because there are many pairs, but
+//! for what is about all of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sekisho_abi::map::PORTS_MAX;
 
 use super::config::L2Path;
+use super::destinations::Destinations;
 use super::pair::{Pair, ResolvedPath, canonical};
-use super::recent::Recent;
 use crate::sa::{Outer, PortId, SaError};
 use crate::transform::{InnerPacket, OuterHeader};
 
@@ -45,35 +47,75 @@ pub(crate) enum Selection {
     NoneInUse,
 }
 
-/// One VPN port.
+/// One VPN port: the pairs whose outbound SA is in use.
 #[derive(Debug, Default)]
-pub(crate) struct Port {
-    /// The pairs whose outbound SA is in use, in the order they came.
-    pub(crate) active: Vec<Slot>,
+struct Port {
+    /// By their number, which they have in the order in which they came. A pair that takes another's place takes its number.
+    active: BTreeMap<u64, Slot>,
+    numbers: HashMap<Arc<str>, u64>,
+    next_number: u64,
+    destinations: Destinations,
+}
+
+impl Port {
+    /// Puts the pair in use; returns the one of the same name that was until now, and its number.
+    fn take(&mut self, pair: &Pair, slot: Slot) -> Option<(u64, Slot)> {
+        let number = *self.numbers.entry(pair.name.clone()).or_insert_with(|| {
+            self.next_number += 1;
+            self.next_number
+        });
+        let former = self.active.insert(number, slot).filter(|former| *former != slot);
+        for addresses in pair.selectors.remote_addresses() {
+            self.destinations.insert(&addresses, (number, slot));
+        }
+        former.map(|former| (number, former))
+    }
+
+    /// Nothing is sent by it any more.
+    fn drop_pair(&mut self, pair: &Pair, slot: Slot) {
+        let Some(&number) = self.numbers.get(&pair.name) else { return };
+        // Its name may be another's by now.
+        if self.active.get(&number) == Some(&slot) {
+            self.active.remove(&number);
+            self.numbers.remove(&pair.name);
+            self.forget_addresses(pair, (number, slot));
+        }
+    }
+
+    fn forget_addresses(&mut self, pair: &Pair, numbered: (u64, Slot)) {
+        for addresses in pair.selectors.remote_addresses() {
+            self.destinations.remove(&addresses, numbered);
+        }
+    }
 }
 
 /// The SAs.
 #[derive(Debug)]
 pub(crate) struct Table {
     pairs: Vec<Option<Box<Pair>>>,
+    /// Where there is none in `pairs`.
+    free: Vec<Slot>,
     by_spi: HashMap<u32, Slot, BuildHasherDefault<SpiHasher>>,
     ports: Box<[Port]>,
     paths: HashMap<IpAddr, ResolvedPath>,
+    /// The pairs by the peer's outer address.
+    by_remote: BTreeSet<(IpAddr, Slot)>,
     devices: Vec<Device>,
-    lingering: Vec<(Instant, u32)>,
-    recent: Recent,
+    /// Inbound SPIs by their end.
+    lingering: BTreeSet<(Instant, u32)>,
 }
 
 impl Table {
     pub(crate) fn new(devices: Vec<Device>) -> Self {
         Self {
             pairs: Vec::new(),
+            free: Vec::new(),
             by_spi: HashMap::default(),
             ports: (0..PORTS_MAX).map(|_| Port::default()).collect(),
             paths: HashMap::new(),
+            by_remote: BTreeSet::new(),
             devices,
-            lingering: Vec::new(),
-            recent: Recent::new(),
+            lingering: BTreeSet::new(),
         }
     }
 
@@ -83,24 +125,18 @@ impl Table {
         self.pair_mut(slot)
     }
 
-    /// The pair in use that carries this packet of a VPN port. `None`: there is no such port.
-    pub(crate) fn select(&mut self, port: PortId, packet: &InnerPacket) -> Option<Selection> {
-        let active = &self.ports.get(usize::from(port))?.active;
-        // The one that there is costs less to ask.
-        let is_remembered = active.len() > 1;
-        if is_remembered && let Some(slot) = self.recent.pair(port, packet) {
-            return Some(Selection::Pair(slot));
-        }
-        let matches =
+    /// The pair in use that carries this packet of a VPN port, the earliest of those that may. `None`: there is no such port.
+    pub(crate) fn select(&self, port: PortId, packet: &InnerPacket) -> Option<Selection> {
+        let port = self.ports.get(usize::from(port))?;
+        let may_carry =
             |slot: Slot| self.pair(slot).is_some_and(|pair| pair.selectors.matches_outbound(packet));
-        Some(match active.iter().copied().find(|slot| matches(*slot)) {
-            Some(slot) => {
-                if is_remembered {
-                    self.recent.remember(port, packet, slot);
-                }
-                Selection::Pair(slot)
-            }
-            None => active.first().map_or(Selection::NoneInUse, |slot| Selection::Outside(*slot)),
+        let covering = port.destinations.covering(packet.destination);
+        Some(match covering.iter().find(|(_, slot)| may_carry(*slot)) {
+            Some((_, slot)) => Selection::Pair(*slot),
+            None => port
+                .active
+                .first_key_value()
+                .map_or(Selection::NoneInUse, |(_, slot)| Selection::Outside(*slot)),
         })
     }
 
@@ -122,13 +158,11 @@ impl Table {
         if let Some(outbound) = &mut pair.outbound {
             outbound.path = path;
         }
-        let slot = match self.pairs.iter().position(Option::is_none) {
-            Some(slot) => slot,
-            None => {
-                self.pairs.push(None);
-                self.pairs.len() - 1
-            }
-        };
+        let slot = self.free.pop().unwrap_or(self.pairs.len());
+        if slot == self.pairs.len() {
+            self.pairs.push(None);
+        }
+        self.by_remote.insert((pair.outer.remote.ip(), slot));
         if let Some(place) = self.pairs.get_mut(slot) {
             *place = Some(pair);
         }
@@ -138,27 +172,20 @@ impl Table {
 
     /// Puts the pair in use, in place of the port's pair with the same name.
     pub(crate) fn activate(&mut self, spi_in: u32) -> Result<(), SaError> {
-        let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
-        let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
+        let unknown = || SaError::Unknown(spi_in);
+        let slot = *self.by_spi.get(&spi_in).ok_or_else(unknown)?;
+        let pair = self.pairs.get_mut(slot).and_then(Option::as_deref_mut).ok_or_else(unknown)?;
+        let port = self.ports.get_mut(usize::from(pair.port)).ok_or_else(unknown)?;
         if pair.outbound.is_none() {
-            return Err(SaError::Unknown(spi_in));
+            return Err(unknown());
         }
         pair.active = true;
-        let (name, port) = (pair.name.clone(), pair.port);
-        self.recent.forget();
-        let Some(port) = self.ports.get_mut(usize::from(port)) else { return Err(SaError::Unknown(spi_in)) };
-        let mut placed = false;
-        for place in &mut port.active {
-            let Some(other) = self.pairs.get_mut(*place).and_then(Option::as_deref_mut) else { continue };
-            if other.name == name {
-                other.active = other.spi_in == spi_in;
-                *place = slot;
-                placed = true;
-                break;
-            }
-        }
-        if !placed {
-            port.active.push(slot);
+        let former = port.take(pair, slot);
+        if let Some((number, slot)) = former
+            && let Some(former) = self.pairs.get_mut(slot).and_then(Option::as_deref_mut)
+        {
+            former.active = false;
+            port.forget_addresses(former, (number, slot));
         }
         Ok(())
     }
@@ -166,54 +193,63 @@ impl Table {
     pub(crate) fn repath(&mut self, spi_in: u32, outer: Outer, header: OuterHeader) -> Result<(), SaError> {
         let outer = canonical(outer);
         let path = self.paths.get(&outer.remote.ip()).copied();
-        let pair = self.inbound(spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
         let Some(outbound) = &mut pair.outbound else { return Err(SaError::Unknown(spi_in)) };
         outbound.header = header;
         outbound.path = path;
-        if pair.outer.local.ip() != outer.local.ip() {
-            pair.former = Some(pair.outer.local.ip());
+        let former = std::mem::replace(&mut pair.outer, outer);
+        if former.local.ip() != outer.local.ip() {
+            pair.former = Some(former.local.ip());
         }
-        pair.outer = outer;
+        self.by_remote.remove(&(former.remote.ip(), slot));
+        self.by_remote.insert((outer.remote.ip(), slot));
         Ok(())
     }
 
     /// Wipes the outbound SA now and the inbound one after `linger`.
     pub(crate) fn remove(&mut self, spi_in: u32, linger: Duration, now: Instant) -> Result<(), SaError> {
         let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
-        let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
+        let pair = self.pairs.get_mut(slot).and_then(Option::as_deref_mut).ok_or(SaError::Unknown(spi_in))?;
         pair.outbound = None;
         pair.active = false;
-        let port = usize::from(pair.port);
-        self.recent.forget();
-        if let Some(port) = self.ports.get_mut(port) {
-            port.active.retain(|active| *active != slot);
+        if let Some(port) = self.ports.get_mut(usize::from(pair.port)) {
+            port.drop_pair(pair, slot);
         }
-        self.lingering.retain(|(_, spi)| *spi != spi_in);
-        match now.checked_add(linger) {
-            Some(until) if !linger.is_zero() => self.lingering.push((until, spi_in)),
-            _ => self.forget(spi_in),
+        let end = now.checked_add(linger).filter(|_| !linger.is_zero());
+        let former = std::mem::replace(&mut pair.ends, end);
+        if let Some(former) = former {
+            self.lingering.remove(&(former, spi_in));
+        }
+        match end {
+            Some(end) => drop(self.lingering.insert((end, spi_in))),
+            None => self.forget(spi_in),
         }
         Ok(())
     }
 
     fn forget(&mut self, spi_in: u32) {
+        let Some(slot) = self.by_spi.remove(&spi_in) else { return };
+        let Some(pair) = self.pairs.get_mut(slot).and_then(Option::take) else { return };
+        self.free.push(slot);
+        self.by_remote.remove(&(pair.outer.remote.ip(), slot));
         // A later pair may have the same SPI: nothing of this one may be left to expire then.
-        self.lingering.retain(|(_, spi)| *spi != spi_in);
-        if let Some(place) = self.by_spi.remove(&spi_in).and_then(|slot| self.pairs.get_mut(slot)) {
-            *place = None;
+        if let Some(end) = pair.ends {
+            self.lingering.remove(&(end, spi_in));
         }
     }
 
     /// Wipes what has lingered long enough.
     pub(crate) fn expire(&mut self, now: Instant) {
-        while let Some(&(_, spi_in)) = self.lingering.iter().find(|(until, _)| *until <= now) {
+        while let Some(&(end, spi_in)) = self.lingering.first().filter(|(end, _)| *end <= now) {
+            self.lingering.remove(&(end, spi_in));
             self.forget(spi_in);
         }
     }
 
     /// When [`Table::expire`] next has something to do.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.lingering.iter().map(|(until, _)| *until).min()
+        self.lingering.first().map(|(end, _)| *end)
     }
 
     /// How many outer devices there are.
@@ -263,10 +299,9 @@ impl Table {
     }
 
     fn resolve(&mut self, remote: IpAddr, path: Option<ResolvedPath>) {
-        for pair in self.pairs.iter_mut().flatten() {
-            if pair.outer.remote.ip() == remote
-                && let Some(outbound) = &mut pair.outbound
-            {
+        for (_, slot) in self.by_remote.range((remote, 0)..=(remote, Slot::MAX)) {
+            let pair = self.pairs.get_mut(*slot).and_then(Option::as_deref_mut);
+            if let Some(outbound) = pair.and_then(|pair| pair.outbound.as_mut()) {
                 outbound.path = path;
             }
         }
