@@ -22,6 +22,7 @@ mod e2e {
     pub(crate) mod neighbours;
     pub(crate) mod offload;
     pub(crate) mod operation;
+    pub(crate) mod peers;
     pub(crate) mod pmtu;
     pub(crate) mod refusal;
     pub(crate) mod reload;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::counters::trials(&stage));
     trials.extend(e2e::offload::trials(&stage));
     trials.extend(e2e::sixteen::trials());
+    trials.extend(e2e::peers::trials());
     trials.extend(e2e::vlan::trials());
     trials.extend(e2e::workers::trials());
     trials.extend(e2e::neighbours::trials());
