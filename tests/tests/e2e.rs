@@ -13,6 +13,7 @@ mod e2e {
     pub(crate) mod evidence;
     pub(crate) mod explain;
     pub(crate) mod foreign;
+    pub(crate) mod hundreds;
     pub(crate) mod lab;
     pub(crate) mod lan_services;
     pub(crate) mod life;
@@ -22,8 +23,9 @@ mod e2e {
     pub(crate) mod neighbours;
     pub(crate) mod offload;
     pub(crate) mod operation;
-    pub(crate) mod peers;
+    pub(crate) mod peer;
     pub(crate) mod pmtu;
+    pub(crate) mod pools;
     pub(crate) mod refusal;
     pub(crate) mod reload;
     pub(crate) mod sixteen;
@@ -67,8 +69,9 @@ fn main() -> ExitCode {
     trials.extend(e2e::foreign::trials(&stage));
     trials.extend(e2e::counters::trials(&stage));
     trials.extend(e2e::offload::trials(&stage));
+    trials.extend(e2e::pools::trials());
     trials.extend(e2e::sixteen::trials());
-    trials.extend(e2e::peers::trials());
+    trials.extend(e2e::hundreds::trials());
     trials.extend(e2e::vlan::trials());
     trials.extend(e2e::workers::trials());
     trials.extend(e2e::neighbours::trials());

@@ -67,7 +67,7 @@ const XFRM_GROUPS: [&str; 10] = [
     "mobility::",
     "pmtu::",
     "sixteen::",
-    "peers::",
+    "hundreds::",
 ];
 /// As shells say "ended by SIGINT".
 const INTERRUPTED: u8 = 130;

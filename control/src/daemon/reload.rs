@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::change::{Change, Changes, Kind};
 use super::crl::CrlFiles;
-use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at, uplinks};
+use super::sas::{NoDatapath, forward_sa_events};
+use super::{Daemon, layout, metrics_at, uplinks};
 use crate::api::Answer;
 use crate::config::{self, Config};
 use crate::evidence::{Names, Record};

@@ -10,9 +10,9 @@ use sekisho_esp::sa::SaCounters;
 use sekisho_ike::status::IkeStatus;
 
 use super::bringup::INNER_DEVICE;
-use super::engine::Workers;
+use super::engine::{self, Workers};
 use super::tunnels::Tunnel;
-use super::{Daemon, engine_counters, kernel_path};
+use super::{Daemon, kernel_path};
 use crate::config::Action;
 use crate::kernel::xfrm::Offloaded;
 use crate::status::{
@@ -73,7 +73,7 @@ impl Daemon {
                 failures,
             },
             engine: match (&self.ground.engine, &self.ground.xfrm) {
-                (Some(engine), _) => engine_counters(engine),
+                (Some(engine), _) => engine::counters(engine),
                 (None, Some(_)) => kernel_path::statistics(),
                 (None, None) => BTreeMap::new(),
             },

@@ -33,11 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const TIME: Duration = Duration::from_secs(1);
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![Trial::test("peers::hundreds_with_traffic_while_keys_are_renewed", || stage::words(hundreds()))]
+    vec![Trial::test("hundreds::of_peers_with_traffic_while_keys_are_renewed", || stage::words(hundreds()))]
 }
 
 fn hundreds() -> Result<String> {
-    let lab = Lab::up("peers")?;
+    let lab = Lab::up("hundreds")?;
     let outcome = in_the_lab(&lab);
     if outcome.is_err() {
         lab.save_logs()?;
