@@ -23,6 +23,7 @@ fn pair(peer: u32, round: u32) -> SaPair {
     SaPair {
         port: PORT,
         name: format!("peer-{peer}").into(),
+        resource: None,
         spi_in: spi,
         spi_out: spi,
         transform: Transform::Aes128Gcm16,

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sekisho_ike::config::{ChildConfig, Connection, LocalAuth, Psk, RemoteAuth, Uniqueness, Wanted};
+use sekisho_ike::config::{
+    ChildConfig, Connection, LocalAuth, PerResource, Psk, RemoteAuth, Uniqueness, Wanted,
+};
 
 use crate::gateway::settings::{CENTRE_ID, Side, ports};
 use crate::lab::plan::{Family, Place, SERVER_NETWORKS};
@@ -88,6 +90,7 @@ pub(super) fn connection(number: u32, inside: Inside) -> Result<Connection> {
             remote_dynamic: false,
             esp_proposals: vec![ESP.parse().context("a proposal")?],
             rekey_after: LIFETIME,
+            per_resource: PerResource::Off,
         }],
         ike_rekey_after: LIFETIME,
         reauth_after: Duration::ZERO,

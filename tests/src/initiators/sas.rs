@@ -190,6 +190,7 @@ mod tests {
             remote: Vec::new(),
             activate_outbound: true,
             replaces: None,
+            binding: Default::default(),
             rekey_at: Instant::now(),
         }))
     }

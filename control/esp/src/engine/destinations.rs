@@ -2,7 +2,7 @@
 //! after the other were held against every packet, it would be cheap for the first peer and dear for the last.
 //!
 //! The addresses that selectors name cut all addresses into segments. Each segment knows the pairs that cover it, in the
-//! order in which they came: a packet asks its own segment, and of the pairs those few.
+//! order in which they are asked: a packet asks its own segment, and of the pairs those few.
 //!
 //! Cost aim: 50 ns to find a segment among those of a thousand peers. A pair that comes or goes touches the segments of its
 //! own selectors, two for a network that nobody else names.
@@ -10,26 +10,27 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use super::table::Slot;
-
-/// A pair of a port: its number in the order in which they came, and where it stands.
-pub(super) type Numbered = (u64, Slot);
-
-/// The segments of one port.
-#[derive(Debug, Default)]
-pub(super) struct Destinations {
+/// The segments of one port, with its pairs as they are ordered: the one to ask first is the least.
+#[derive(Debug)]
+pub(super) struct Destinations<P> {
     /// By first address, each up to the next one's. Before the first nobody has anything.
-    segments: BTreeMap<u128, Vec<Numbered>>,
+    segments: BTreeMap<u128, Vec<P>>,
 }
 
-impl Destinations {
-    /// The pairs that name this address, the earliest first.
-    pub(super) fn covering(&self, address: u128) -> &[Numbered] {
+impl<P> Default for Destinations<P> {
+    fn default() -> Self {
+        Self { segments: BTreeMap::new() }
+    }
+}
+
+impl<P: Copy + Ord> Destinations<P> {
+    /// The pairs that name this address, the first to ask first.
+    pub(super) fn covering(&self, address: u128) -> &[P] {
         self.segments.range(..=address).next_back().map_or(&[], |(_, pairs)| pairs)
     }
 
     /// This pair names these addresses.
-    pub(super) fn insert(&mut self, addresses: &RangeInclusive<u128>, pair: Numbered) {
+    pub(super) fn insert(&mut self, addresses: &RangeInclusive<u128>, pair: P) {
         self.each(addresses, |pairs| {
             if let Err(place) = pairs.binary_search(&pair) {
                 pairs.insert(place, pair);
@@ -38,12 +39,12 @@ impl Destinations {
     }
 
     /// It does not any more.
-    pub(super) fn remove(&mut self, addresses: &RangeInclusive<u128>, pair: Numbered) {
+    pub(super) fn remove(&mut self, addresses: &RangeInclusive<u128>, pair: P) {
         self.each(addresses, |pairs| pairs.retain(|other| *other != pair));
     }
 
     /// Changes every segment of these addresses, which begin and end with a segment meanwhile.
-    fn each(&mut self, addresses: &RangeInclusive<u128>, mut change: impl FnMut(&mut Vec<Numbered>)) {
+    fn each(&mut self, addresses: &RangeInclusive<u128>, mut change: impl FnMut(&mut Vec<P>)) {
         let (first, behind) = (*addresses.start(), addresses.end().checked_add(1));
         for edge in behind.into_iter().chain([first]) {
             let before = self.covering(edge).to_vec();

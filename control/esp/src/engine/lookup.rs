@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::pair::Pair;
-use super::table::{Selection, Table};
+use super::table::{Selection, Table, Turn};
 use crate::sa::{PortId, SaError, SaPair};
 use crate::transform::InnerPacket;
 
@@ -14,7 +14,7 @@ pub struct Lookup(Table);
 impl Lookup {
     /// With these pairs, all in use.
     pub fn with(pairs: impl IntoIterator<Item = SaPair>) -> Result<Self, SaError> {
-        let mut lookup = Self(Table::new(Vec::new()));
+        let mut lookup = Self(Table::new(Vec::new(), Turn { worker: 0, workers: 1 }));
         pairs.into_iter().try_for_each(|pair| lookup.install(pair))?;
         Ok(lookup)
     }

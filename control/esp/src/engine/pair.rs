@@ -39,6 +39,7 @@ pub(crate) struct Pair {
     pub(crate) ends: Option<Instant>,
     pub(crate) told: Arc<Told>,
     pub(crate) name: Arc<str>,
+    pub(crate) resource: Option<u16>,
 }
 
 /// The SA that receives. Its key is wiped when the last worker has let go of it.
@@ -117,6 +118,7 @@ impl Pair {
             ends: None,
             told: Arc::new(Told::new(outer.remote)),
             name: pair.name,
+            resource: pair.resource,
         }))
     }
 
@@ -135,6 +137,7 @@ impl Pair {
             ends: self.ends,
             told: self.told.clone(),
             name: self.name.clone(),
+            resource: self.resource,
         })
     }
 }

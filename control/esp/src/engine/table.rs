@@ -1,4 +1,5 @@
-//! The SAs of one worker: by SPI inbound, by VPN port and selectors outbound.
+//! The SAs of one worker: by SPI inbound, by VPN port and selectors outbound, and of several with the same selectors by what
+//! they are for: this worker's own, before the one that all workers have.
 //!
 //! Owned by the worker's thread alone, so nothing here is locked. Everything a packet needs is resolved when the
 //! control plane speaks, not when the packet comes: the path hangs on the outbound SA, and the pairs that a destination may
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,7 @@ use super::config::L2Path;
 use super::destinations::Destinations;
 use super::pair::{Pair, ResolvedPath, canonical};
 use crate::sa::{Outer, PortId, SaError};
-use crate::transform::{InnerPacket, OuterHeader};
+use crate::transform::{InnerPacket, OuterHeader, Ports};
 
 /// The caller asked for what cannot be.
 pub(crate) fn refused(context: String) -> SaError {
@@ -31,6 +33,20 @@ pub(crate) struct Device {
     pub(crate) ifindex: u32,
     /// Largest IP packet, in bytes.
     pub(crate) mtu: usize,
+}
+
+/// Which worker this is, and of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) worker: u16,
+    pub(crate) workers: u16,
+}
+
+impl Turn {
+    /// Whether this worker sends with what is for that resource: where there are more resources than workers, it has several.
+    fn has(self, resource: u16) -> bool {
+        resource % self.workers.max(1) == self.worker
+    }
 }
 
 /// Where a pair stands in the table.
@@ -50,41 +66,85 @@ pub(crate) enum Selection {
 /// One VPN port: the pairs whose outbound SA is in use.
 #[derive(Debug, Default)]
 struct Port {
-    /// By their number, which they have in the order in which they came. A pair that takes another's place takes its number.
-    active: BTreeMap<u64, Slot>,
-    numbers: HashMap<Arc<str>, u64>,
-    next_number: u64,
-    destinations: Destinations,
+    /// Those by their rank. A pair that takes another's place has its rank.
+    active: BTreeMap<Rank, Slot>,
+    /// What is sent with for single resources, of all workers.
+    bound: usize,
+    groups: HashMap<Arc<str>, u64>,
+    next_group: u64,
+    destinations: Destinations<(Rank, Slot)>,
+}
+
+/// In which order the pairs of a port are asked: those for single resources last, for each worker may use each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    is_bound: bool,
+    /// Which name: by number, in the order in which they came.
+    group: u64,
+    /// 0 where it is bound to none.
+    resource: u16,
+}
+
+impl Rank {
+    fn of(group: u64, resource: Option<u16>) -> Self {
+        Self { is_bound: resource.is_some(), group, resource: resource.unwrap_or_default() }
+    }
+
+    /// All pairs of a group that are bound to a resource.
+    fn bound(group: u64) -> RangeInclusive<Self> {
+        Self::of(group, Some(0))..=Self::of(group, Some(u16::MAX))
+    }
 }
 
 impl Port {
-    /// Puts the pair in use; returns the one of the same name that was until now, and its number.
-    fn take(&mut self, pair: &Pair, slot: Slot) -> Option<(u64, Slot)> {
-        let number = *self.numbers.entry(pair.name.clone()).or_insert_with(|| {
-            self.next_number += 1;
-            self.next_number
+    /// Puts the pair in use; returns the one of the same name and resource that was until now, and its rank.
+    fn take(&mut self, pair: &Pair, slot: Slot) -> Option<(Rank, Slot)> {
+        let group = *self.groups.entry(pair.name.clone()).or_insert_with(|| {
+            self.next_group += 1;
+            self.next_group
         });
-        let former = self.active.insert(number, slot).filter(|former| *former != slot);
+        let rank = Rank::of(group, pair.resource);
+        let before = self.active.insert(rank, slot);
+        self.bound += usize::from(rank.is_bound && before.is_none());
         for addresses in pair.selectors.remote_addresses() {
-            self.destinations.insert(&addresses, (number, slot));
+            self.destinations.insert(&addresses, (rank, slot));
         }
-        former.map(|former| (number, former))
+        before.filter(|before| *before != slot).map(|before| (rank, before))
     }
 
     /// Nothing is sent by it any more.
     fn drop_pair(&mut self, pair: &Pair, slot: Slot) {
-        let Some(&number) = self.numbers.get(&pair.name) else { return };
-        // Its name may be another's by now.
-        if self.active.get(&number) == Some(&slot) {
-            self.active.remove(&number);
-            self.numbers.remove(&pair.name);
-            self.forget_addresses(pair, (number, slot));
+        let Some(&group) = self.groups.get(&pair.name) else { return };
+        let rank = Rank::of(group, pair.resource);
+        // Its place may be another's by now.
+        if self.active.get(&rank) != Some(&slot) {
+            return;
+        }
+        self.active.remove(&rank);
+        self.bound -= usize::from(rank.is_bound);
+        self.forget_addresses(pair, (rank, slot));
+        let is_last = !self.active.contains_key(&Rank::of(group, None))
+            && self.active.range(Rank::bound(group)).next().is_none();
+        if is_last {
+            self.groups.remove(&pair.name);
         }
     }
 
-    fn forget_addresses(&mut self, pair: &Pair, numbered: (u64, Slot)) {
+    fn forget_addresses(&mut self, pair: &Pair, ranked: (Rank, Slot)) {
         for addresses in pair.selectors.remote_addresses() {
-            self.destinations.remove(&addresses, numbered);
+            self.destinations.remove(&addresses, ranked);
+        }
+    }
+
+    /// The worker's own pair beside this one, if there is any. Flows are dealt out among several.
+    fn own(&self, turn: Turn, packet: &InnerPacket, (rank, slot): (Rank, Slot)) -> Slot {
+        if self.bound == 0 {
+            return slot;
+        }
+        let own = || self.active.range(Rank::bound(rank.group)).filter(|(rank, _)| turn.has(rank.resource));
+        match own().count() {
+            0 => slot,
+            count => own().nth(deal(packet, count)).map_or(slot, |(_, own)| *own),
         }
     }
 }
@@ -92,6 +152,7 @@ impl Port {
 /// The SAs.
 #[derive(Debug)]
 pub(crate) struct Table {
+    turn: Turn,
     pairs: Vec<Option<Box<Pair>>>,
     /// Where there is none in `pairs`.
     free: Vec<Slot>,
@@ -106,8 +167,9 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(devices: Vec<Device>) -> Self {
+    pub(crate) fn new(devices: Vec<Device>, turn: Turn) -> Self {
         Self {
+            turn,
             pairs: Vec::new(),
             free: Vec::new(),
             by_spi: HashMap::default(),
@@ -119,24 +181,29 @@ impl Table {
         }
     }
 
+    pub(crate) fn turn(&self) -> Turn {
+        self.turn
+    }
+
     /// The pair that receives with this SPI.
     pub(crate) fn inbound(&mut self, spi: u32) -> Option<&mut Pair> {
         let slot = *self.by_spi.get(&spi)?;
         self.pair_mut(slot)
     }
 
-    /// The pair in use that carries this packet of a VPN port, the earliest of those that may. `None`: there is no such port.
+    /// The pair in use that carries this packet of a VPN port: of those that may the earliest, and beside it this worker's own.
+    /// `None`: there is no such port.
     pub(crate) fn select(&self, port: PortId, packet: &InnerPacket) -> Option<Selection> {
         let port = self.ports.get(usize::from(port))?;
         let may_carry =
             |slot: Slot| self.pair(slot).is_some_and(|pair| pair.selectors.matches_outbound(packet));
         let covering = port.destinations.covering(packet.destination);
         Some(match covering.iter().find(|(_, slot)| may_carry(*slot)) {
-            Some((_, slot)) => Selection::Pair(*slot),
-            None => port
-                .active
-                .first_key_value()
-                .map_or(Selection::NoneInUse, |(_, slot)| Selection::Outside(*slot)),
+            Some(found) => Selection::Pair(port.own(self.turn, packet, *found)),
+            None => match port.active.first_key_value() {
+                Some((rank, slot)) if !rank.is_bound => Selection::Outside(*slot),
+                _ => Selection::NoneInUse,
+            },
         })
     }
 
@@ -170,7 +237,7 @@ impl Table {
         Ok(())
     }
 
-    /// Puts the pair in use, in place of the port's pair with the same name.
+    /// Puts the pair in use, in place of the port's pair with the same name and resource.
     pub(crate) fn activate(&mut self, spi_in: u32) -> Result<(), SaError> {
         let unknown = || SaError::Unknown(spi_in);
         let slot = *self.by_spi.get(&spi_in).ok_or_else(unknown)?;
@@ -181,11 +248,11 @@ impl Table {
         }
         pair.active = true;
         let former = port.take(pair, slot);
-        if let Some((number, slot)) = former
+        if let Some((rank, slot)) = former
             && let Some(former) = self.pairs.get_mut(slot).and_then(Option::as_deref_mut)
         {
             former.active = false;
-            port.forget_addresses(former, (number, slot));
+            port.forget_addresses(former, (rank, slot));
         }
         Ok(())
     }
@@ -306,6 +373,20 @@ impl Table {
             }
         }
     }
+}
+
+/// Which of so many takes a flow: always the same one.
+fn deal(packet: &InnerPacket, count: usize) -> usize {
+    let InnerPacket { source, destination, protocol, ports, .. } = *packet;
+    let ports = match ports {
+        Ports::Pair { source, destination } => u64::from(source) << 16 | u64::from(destination),
+        Ports::TypeCode(both) => 1 << 32 | u64::from(both),
+        Ports::Opaque => 1 << 33,
+    };
+    let fold = |address: u128| (address >> 64) as u64 ^ address as u64;
+    let mixed = (fold(source) ^ fold(destination).rotate_left(32) ^ ports << 8 ^ u64::from(protocol) << 48)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 40) as usize % count.max(1)
 }
 
 /// Spreads SPIs over the table with one multiplication. We choose inbound SPIs at random ourselves, so nobody else can

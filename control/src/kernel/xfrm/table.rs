@@ -18,6 +18,7 @@ use super::listing::{policies, remove_all};
 use super::offload::Wish;
 use super::pair::Pair;
 use super::plan::{self, TRAP_SPI};
+use super::processors;
 use super::refusal::explained;
 use super::selector::{self, POLICIES_MAX};
 use super::socket::Socket;
@@ -68,8 +69,8 @@ struct Inner {
     pairs: BTreeMap<u32, Pair>,
     /// One for each name, for as long as this lives: a rekeyed pair takes its predecessor's place under the same policies.
     reqids: BTreeMap<Arc<str>, u32>,
-    /// Inbound SPI of the pair that is sent with, for each name of a port.
-    in_use: BTreeMap<(PortId, Arc<str>), u32>,
+    /// Inbound SPI of the pair that is sent with, for each name of a port and resource.
+    in_use: BTreeMap<(PortId, Arc<str>, Option<u16>), u32>,
     translates: bool,
     wish: Wish,
     policies: Asked,
@@ -159,8 +160,21 @@ impl XfrmTable {
     }
 
     /// What `status` says of this path: features of this kernel.
-    pub fn features(&self) -> &'static str {
-        if self.inner().writer.is_directed() { "SA direction" } else { "no SA direction (Linux 6.10)" }
+    pub fn features(&self) -> String {
+        let inner = self.inner();
+        let direction =
+            if inner.writer.is_directed() { "SA direction" } else { "no SA direction (Linux 6.10)" };
+        let processors = if inner.writer.knows_processors() {
+            "SAs of single processors"
+        } else {
+            "no SAs of single processors (Linux 6.13)"
+        };
+        format!("{direction}, {processors}")
+    }
+
+    /// How many processors may have an SA of their own; 0: this kernel knows of none.
+    pub fn processors(&self) -> u16 {
+        if self.inner().writer.knows_processors() { processors::count() } else { 0 }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -240,12 +254,12 @@ impl Inner {
         if pair.active {
             return Ok(());
         }
-        let (port, name) = (pair.port(), pair.name().clone());
+        let (port, name, resource) = (pair.port(), pair.name().clone(), pair.resource());
         // Both stand side by side for a moment, under the same policies: whichever the kernel takes, the peer has it.
         let local = pair.outer().local.ip();
         let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.outbound() })?;
         let in_nic = self.wish.heard(local, worker);
-        let former = self.in_use.insert((port, name), spi_in);
+        let former = self.in_use.insert((port, name, resource), spi_in);
         if let Some(pair) = former.and_then(|spi| self.pairs.get_mut(&spi)) {
             pair.active = false;
         }
@@ -273,7 +287,7 @@ impl Inner {
         let was_active = std::mem::replace(&mut pair.active, false);
         pair.leave(Instant::now() + linger);
         if was_active {
-            self.in_use.remove(&(pair.port(), pair.name().clone()));
+            self.in_use.remove(&(pair.port(), pair.name().clone(), pair.resource()));
         }
         self.ask_policies(spi_in);
         // With the policies first, what is sent meanwhile finds no SA in place of a dying one.
