@@ -5,7 +5,6 @@ pub mod contender;
 pub mod flood;
 pub mod forwarder;
 pub mod generator;
-pub mod initiators;
 pub mod iperf;
 pub mod perf;
 pub mod scenario;

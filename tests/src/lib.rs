@@ -11,14 +11,16 @@
 //! - [`scenario`]: what must hold, each as one function that returns the figure it measured
 //! - [`demo`]: the table of `cargo xtask demo`
 //!
-//! Apart from these stands [`filter`], which the eBPF tests and the measurements share: the programs by themselves, in this
-//! kernel, with maps that it fills as the daemon does.
+//! Apart from these stand two that others share with measurements: [`filter`], the programs by themselves, in this kernel, with
+//! maps that it fills as the daemon does; and [`initiators`], peers by the thousand, for whom no machine has namespaces: the
+//! product's own IKE engine and ESP transform, with sockets of their own around them.
 
 #![deny(unsafe_code)]
 
 pub mod demo;
 pub mod filter;
 pub mod gateway;
+pub mod initiators;
 pub mod lab;
 pub mod scenario;
 pub mod stage;

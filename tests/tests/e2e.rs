@@ -13,6 +13,7 @@ mod e2e {
     pub(crate) mod evidence;
     pub(crate) mod explain;
     pub(crate) mod foreign;
+    pub(crate) mod hundreds;
     pub(crate) mod lab;
     pub(crate) mod lan_services;
     pub(crate) mod life;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::offload::trials(&stage));
     trials.extend(e2e::pools::trials());
     trials.extend(e2e::sixteen::trials());
+    trials.extend(e2e::hundreds::trials());
     trials.extend(e2e::vlan::trials());
     trials.extend(e2e::workers::trials());
     trials.extend(e2e::resources::trials(&stage));

@@ -11,7 +11,7 @@ use sekisho_bench::perf::compare::{Change, changes, regressions};
 use sekisho_bench::perf::render::{self, page, table};
 use sekisho_bench::perf::report::Report;
 use sekisho_bench::perf::session::Session;
-use sekisho_bench::scenario::{ALL, Scenario, xfrm};
+use sekisho_bench::scenario::{ALL, Scenario, peers, xfrm};
 use sekisho_tests::lab::require_root;
 
 /// What Sekisho and its peers can do, measured.
@@ -45,9 +45,12 @@ struct Arguments {
 /// What the program starts of itself.
 #[derive(Subcommand)]
 enum Part {
-    /// Measures the kernel's ESP in a guest, and prints its report after each round.
+    /// Measures a scenario's part in a guest, and prints its report, after each round where there are several.
     #[command(hide = true)]
-    Guest,
+    Guest {
+        /// As the report has it.
+        scenario: String,
+    },
     /// Passes packets on between two ports of the present namespace by the engine's sockets.
     #[command(hide = true)]
     Relay {
@@ -69,7 +72,10 @@ fn main() -> ExitCode {
 
 fn perform(arguments: &Arguments) -> Result<()> {
     match &arguments.part {
-        Some(Part::Guest) => return xfrm::guest::run(arguments.quick),
+        Some(Part::Guest { scenario }) => {
+            let part = if scenario == "xfrm" { xfrm::guest::run } else { peers::guest::run };
+            return part(arguments.quick);
+        }
         Some(Part::Relay { ends }) => {
             return relay::run(ends.as_slice().try_into().context("a relay has two ports")?);
         }
@@ -124,7 +130,10 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
     }
     Ok(ALL
         .iter()
-        .filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
+        .filter(|scenario| match names {
+            [] => !scenario.only_named,
+            names => names.iter().any(|name| name == scenario.name),
+        })
         .collect())
 }
 

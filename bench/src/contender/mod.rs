@@ -8,6 +8,8 @@ pub mod strongswan;
 pub mod wireguard;
 
 use anyhow::Result;
+/// The IKE proposal of all, for what is measured here is not IKE; and the key of both gateways.
+pub use sekisho_tests::initiators::{IKE_PROPOSAL, PSK};
 use sekisho_tests::lab::Lab;
 
 use crate::generator::Arriving;
@@ -51,11 +53,6 @@ impl Encryption {
         }
     }
 }
-
-/// The IKE proposal of all: what is measured here is not IKE.
-pub const IKE_PROPOSAL: &str = "aes128gcm16-prfsha256-x25519";
-/// The key of both gateways.
-pub const PSK: &str = "correct horse battery staple";
 
 /// What the tunnel is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,16 +54,16 @@ pub fn of_case(report: &Report, scenario: &str, case: &str) -> Vec<Table> {
     let series = report.of_case(scenario, case);
     let (curves, points): (Vec<&Series>, Vec<&Series>) =
         series.into_iter().partition(|series| series.at.is_some());
-    if report.is_relative(scenario) {
-        return relative(case, &points).into_iter().collect();
-    }
+    let is_relative = report.is_relative(scenario);
     let mut tables = Vec::new();
-    if !points.is_empty() {
+    if is_relative {
+        tables.extend(relative(case, &points));
+    } else if !points.is_empty() {
         tables.push(contenders(case, &points));
     }
     for name in distinct(curves.iter().map(|series| series.name.as_str())) {
         let of: Vec<&Series> = curves.iter().copied().filter(|series| series.name == name).collect();
-        tables.push(curve(case, name, &of));
+        tables.push(if is_relative { growth(case, name, &of) } else { curve(case, name, &of) });
     }
     tables
 }
@@ -102,8 +102,13 @@ fn contenders(case: &str, series: &[&Series]) -> Table {
     Table { title: case.to_owned(), head, rows: all.iter().map(|contender| row(contender)).collect() }
 }
 
-/// Where rates are nobody's: how many times as good as each contender we are, and nothing else.
+/// Where rates are nobody's: how many times as good as each contender we are, and nothing else. Memory is not emulated: where
+/// nothing is compared, what takes it is told.
 fn relative(case: &str, series: &[&Series]) -> Option<Table> {
+    let bytes: Vec<&Series> = series.iter().copied().filter(|series| series.unit == "bytes").collect();
+    if series.iter().all(|series| series.contender == OURS) && !bytes.is_empty() {
+        return Some(contenders(case, &bytes));
+    }
     let find = |contender: &str, name: &str| {
         series.iter().copied().find(|series| series.contender == contender && series.name == name)
     };
@@ -157,28 +162,41 @@ pub fn of_guest(report: &Report, scenario: &str) -> Option<String> {
 }
 
 fn curve(case: &str, name: &str, series: &[&Series]) -> Table {
+    let unit = series.first().map_or("", |series| &series.unit);
+    places(format!("{case}: {name}, {unit}"), series, |_, here| spread(here))
+}
+
+/// Where rates are nobody's: each place over the first.
+fn growth(case: &str, name: &str, series: &[&Series]) -> Table {
+    let first = series.iter().filter_map(|series| series.at).min_by(f64::total_cmp).unwrap_or_default();
+    places(format!("{case}: {name}, over that at {first}"), series, |contender, here| {
+        let base = series.iter().find(|series| series.contender == contender && series.at == Some(first));
+        match base.map(|base| ratio(&here.samples, &base.samples)) {
+            Some(Ok(ratio)) => format!("{:.2} × ({:.2}–{:.2})", ratio.value, ratio.low, ratio.high),
+            Some(Err(refusal)) => refusal.to_string(),
+            None => "–".into(),
+        }
+    })
+}
+
+/// A row for each place of a curve, a column for each contender.
+fn places(title: String, series: &[&Series], told: impl Fn(&str, &Series) -> String) -> Table {
     let all = distinct(series.iter().map(|series| series.contender.as_str()));
     let mut places: Vec<f64> = series.iter().filter_map(|series| series.at).collect();
     places.sort_by(f64::total_cmp);
     places.dedup();
-    let unit = series.first().map_or("", |series| &series.unit);
     let mut head = vec![String::new()];
     head.extend(all.iter().map(|contender| (*contender).to_owned()));
-    let rows = places
-        .iter()
-        .map(|place| {
-            let find = |contender: &str| {
-                series.iter().find(|series| series.contender == contender && series.at == Some(*place))
-            };
-            let mut row = vec![place.to_string()];
-            row.extend(
-                all.iter()
-                    .map(|contender| find(contender).map_or_else(|| "–".into(), |series| spread(series))),
-            );
-            row
-        })
-        .collect();
-    Table { title: format!("{case}: {name}, {unit}"), head, rows }
+    let row = |place: &f64| {
+        let cell = |contender: &&str| {
+            let here =
+                series.iter().find(|series| series.contender == *contender && series.at == Some(*place));
+            here.map_or_else(|| "–".into(), |here| told(contender, here))
+        };
+        std::iter::once(place.to_string()).chain(all.iter().map(cell)).collect()
+    };
+    let rows = places.iter().map(row).collect();
+    Table { title, head, rows }
 }
 
 /// What has changed since a base. What is the same, and what the noise leaves open, is only counted.
@@ -261,6 +279,27 @@ mod tests {
         assert!(tables[0].rows[0][1].starts_with("1.98 × ("), "{:?}", tables[0].rows);
         assert!(of_guest(&report, "goodput").expect("a guest").contains("Linux 6.12.1, on an emulated"));
         assert_eq!(of_guest(&report, "filter"), None);
+    }
+
+    #[test]
+    fn an_emulated_curve_is_told_over_its_first_place_and_memory_as_it_is() {
+        let mut report = example();
+        let guest = Guest { kernel: "6.12.1".into(), cpu: "QEMU TCG CPU".into(), emulated: true };
+        report.guests.insert("goodput".into(), guest);
+        for (at, cost) in [(1.0, 50.0), (1000.0, 60.0)] {
+            let place = Figure { at: Some(at), name: "cost", unit: "ns", ..figure(OURS, "SAs") };
+            (0..3).for_each(|_| report.record(&place, cost));
+        }
+        let memory = Figure { name: "memory each", unit: "bytes", ..figure(OURS, "set-up") };
+        report.record(&memory, 4096.0);
+        report.record(&Figure { name: "all up after", unit: "s", ..figure(OURS, "set-up") }, 9.0);
+        let tables = of_case(&report, "goodput", "SAs");
+        assert_eq!(tables.len(), 1);
+        assert_eq!(tables[0].title, "SAs: cost, over that at 1");
+        assert_eq!(tables[0].rows[1], ["1000", "1.20 × (1.20–1.20)"]);
+        let tables = of_case(&report, "goodput", "set-up");
+        assert_eq!(tables[0].head, ["", "memory each, bytes"]);
+        assert_eq!(tables[0].rows, [["sekisho", "4096"]]);
     }
 
     #[test]

@@ -9,13 +9,13 @@ use anyhow::{Context, Result};
 use sekisho_tests::gateway::Sekishod;
 use sekisho_tests::gateway::certificates::write_psk;
 use sekisho_tests::gateway::settings::{CENTRE_ID, Side, ports};
+use sekisho_tests::initiators::{BEHIND, ESP, IDS, NETWORK, POOL};
 use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::lab::{Lab, topology};
 use sekisho_tests::strongswan::Charon;
 
 use crate::contender::{Contender, IKE_PROPOSAL, PSK, sekisho};
-use crate::initiators::{BEHIND, ESP, IDS, NETWORK, POOL};
 use crate::perf::cpu::{Used, used};
 
 /// Until the centre has caught up with what it was told.

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use sekisho_tests::initiators::{Initiators, Inside};
 
 use super::SCENARIO;
 use super::answering::Centre;
 use crate::contender::Contender;
-use crate::initiators::Initiators;
 use crate::perf::report::{Better, Figure};
 use crate::perf::session::Session;
 use crate::perf::statistics::quantile;
@@ -76,7 +76,7 @@ fn open_loop(session: &mut Session, contender: Contender) -> Result<()> {
     let rates = if session.is_quick() { &FEW_RATES[..] } else { &RATES };
     let most = rates.iter().fold(0.0_f64, |most, rate| most.max(rate * time.as_secs_f64()));
     let centre = Centre::start(contender, LABS[0])?;
-    let mut clinics = Initiators::new(&centre.lab, most.ceil() as u32 + 1)?;
+    let mut clinics = Initiators::new(&centre.lab, most.ceil() as u32 + 1, Inside::Address)?;
     for &rate in rates {
         let found = clinics.open_loop(rate, time, PATIENCE)?;
         clinics.close()?;
@@ -118,9 +118,9 @@ fn closed_loop(session: &mut Session, contender: Contender, count: u32) {
 /// Everybody connects, and then everybody's keys are renewed.
 fn all_at_once(session: &mut Session, contender: Contender, count: u32) -> Result<()> {
     let centre = Centre::start(contender, LABS[1])?;
-    let mut clinics = Initiators::new(&centre.lab, count)?;
+    let mut clinics = Initiators::new(&centre.lab, count, Inside::Address)?;
     let before = centre.used()?;
-    let (tunnels, up_after) = clinics.connect(count, AT_ONCE, LIMIT)?;
+    let (tunnels, up_after) = clinics.connect(0..count, AT_ONCE, LIMIT)?;
     centre.await_clinics(count as usize).context("after the handshakes")?;
     let up = centre.used()?;
     let connect = format!("{count} clinics connect, {AT_ONCE} at a time, an address each");

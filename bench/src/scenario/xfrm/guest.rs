@@ -73,7 +73,7 @@ pub fn run(quick: bool) -> Result<()> {
 }
 
 /// The report as one line.
-pub(super) fn line(report: &Report) -> Result<String> {
+pub(in crate::scenario) fn line(report: &Report) -> Result<String> {
     Ok(format!("{MARK}{}", serde_json::to_string(report).context("writing JSON")?))
 }
 

@@ -22,7 +22,7 @@ use crate::perf::session::Session;
 /// As the report has it.
 const SCENARIO: &str = "xfrm";
 /// What brings a guest: the program `xtask`, which says so where it can.
-const GUEST: &str = "SEKISHO_GUEST";
+pub(super) const GUEST: &str = "SEKISHO_GUEST";
 /// Whose kernel: the newer one, on which ESP is twice as fast as on the older one.
 const KERNEL: &str = "6.12";
 /// Seconds for all of it, the boot included: a guest that hangs ends.
@@ -52,21 +52,21 @@ pub fn run(session: &mut Session) -> Result<()> {
     }
     session.version("nftables", nftables::version()?);
     session.progress("starting a guest");
-    let found = in_guest(session, &starter)?;
+    let found = in_guest(session, &starter, SCENARIO, LIMIT)?;
     ensure!(!found.series.is_empty(), "the guest has measured nothing; its output stands above");
     session.adopt(found);
     Ok(())
 }
 
-/// This program once more in a guest: its last report.
-fn in_guest(session: &Session, starter: &OsStr) -> Result<Report> {
+/// One part of this program, for at most so many seconds, in a guest: its last report.
+pub(super) fn in_guest(session: &Session, starter: &OsStr, part: &str, limit: u64) -> Result<Report> {
     let this = env::current_exe().context("finding this program")?;
     let mut command = Command::new(starter);
-    command.args(["vm", "--kernel", KERNEL, "--timeout", &LIMIT.to_string(), "--"]).arg(this);
+    command.args(["vm", "--kernel", KERNEL, "--timeout", &limit.to_string(), "--"]).arg(this);
     if session.is_quick() {
         command.arg("--quick");
     }
-    command.arg("guest").env(DATAPATH, "kernel").env(STRETCH, PATIENCE);
+    command.args(["guest", part]).env(DATAPATH, "kernel").env(STRETCH, PATIENCE);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -88,7 +88,7 @@ fn in_guest(session: &Session, starter: &OsStr) -> Result<Report> {
     // What it had is good, and the reader is told why there is no more.
     if !status.success() {
         report.failed.push(Remark {
-            scenario: SCENARIO.into(),
+            scenario: part.into(),
             what: "the guest".into(),
             why: format!("it did not end well: {status}"),
         });

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use sekisho_abi::map::PORTS_MAX;
 
@@ -34,6 +35,8 @@ pub(crate) struct Pair {
     pub(crate) outbound: Option<Departing>,
     /// The outbound SA is the one in use.
     pub(crate) active: bool,
+    /// When the inbound SA goes as well, once the pair was removed.
+    pub(crate) ends: Option<Instant>,
     pub(crate) told: Arc<Told>,
     pub(crate) name: Arc<str>,
     pub(crate) resource: Option<u16>,
@@ -112,6 +115,7 @@ impl Pair {
                 path: None,
             }),
             active: false,
+            ends: None,
             told: Arc::new(Told::new(outer.remote)),
             name: pair.name,
             resource: pair.resource,
@@ -130,6 +134,7 @@ impl Pair {
             inbound: self.inbound.clone(),
             outbound: self.outbound.clone(),
             active: self.active,
+            ends: self.ends,
             told: self.told.clone(),
             name: self.name.clone(),
             resource: self.resource,

@@ -2,23 +2,25 @@
 //! they are for: this worker's own, before the one that all workers have.
 //!
 //! Owned by the worker's thread alone, so nothing here is locked. Everything a packet needs is resolved when the
-//! control plane speaks, not when the packet comes: the path hangs on the outbound SA, and a port with one pair in use
-//! finds it with one index.
+//! control plane speaks, not when the packet comes: the path hangs on the outbound SA, and the pairs that a destination may
+//! mean are found without asking the others. Nothing that the control plane says costs more because there are many pairs, but
+//! for what is about all of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sekisho_abi::map::PORTS_MAX;
 
 use super::config::L2Path;
+use super::destinations::Destinations;
 use super::pair::{Pair, ResolvedPath, canonical};
-use super::recent::Recent;
 use crate::sa::{Outer, PortId, SaError};
-use crate::transform::{InnerPacket, OuterHeader};
+use crate::transform::{InnerPacket, OuterHeader, Ports};
 
 /// The caller asked for what cannot be.
 pub(crate) fn refused(context: String) -> SaError {
@@ -61,13 +63,90 @@ pub(crate) enum Selection {
     NoneInUse,
 }
 
-/// One VPN port.
+/// One VPN port: the pairs whose outbound SA is in use.
 #[derive(Debug, Default)]
-pub(crate) struct Port {
-    /// The pairs whose outbound SA is in use, in the order they came.
-    pub(crate) active: Vec<Slot>,
-    /// Those for single resources, of all workers, by name.
-    bound: HashMap<Arc<str>, Vec<Slot>>,
+struct Port {
+    /// Those by their rank. A pair that takes another's place has its rank.
+    active: BTreeMap<Rank, Slot>,
+    /// What is sent with for single resources, of all workers.
+    bound: usize,
+    groups: HashMap<Arc<str>, u64>,
+    next_group: u64,
+    destinations: Destinations<(Rank, Slot)>,
+}
+
+/// In which order the pairs of a port are asked: those for single resources last, for each worker may use each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    is_bound: bool,
+    /// Which name: by number, in the order in which they came.
+    group: u64,
+    /// 0 where it is bound to none.
+    resource: u16,
+}
+
+impl Rank {
+    fn of(group: u64, resource: Option<u16>) -> Self {
+        Self { is_bound: resource.is_some(), group, resource: resource.unwrap_or_default() }
+    }
+
+    /// All pairs of a group that are bound to a resource.
+    fn bound(group: u64) -> RangeInclusive<Self> {
+        Self::of(group, Some(0))..=Self::of(group, Some(u16::MAX))
+    }
+}
+
+impl Port {
+    /// Puts the pair in use; returns the one of the same name and resource that was until now, and its rank.
+    fn take(&mut self, pair: &Pair, slot: Slot) -> Option<(Rank, Slot)> {
+        let group = *self.groups.entry(pair.name.clone()).or_insert_with(|| {
+            self.next_group += 1;
+            self.next_group
+        });
+        let rank = Rank::of(group, pair.resource);
+        let before = self.active.insert(rank, slot);
+        self.bound += usize::from(rank.is_bound && before.is_none());
+        for addresses in pair.selectors.remote_addresses() {
+            self.destinations.insert(&addresses, (rank, slot));
+        }
+        before.filter(|before| *before != slot).map(|before| (rank, before))
+    }
+
+    /// Nothing is sent by it any more.
+    fn drop_pair(&mut self, pair: &Pair, slot: Slot) {
+        let Some(&group) = self.groups.get(&pair.name) else { return };
+        let rank = Rank::of(group, pair.resource);
+        // Its place may be another's by now.
+        if self.active.get(&rank) != Some(&slot) {
+            return;
+        }
+        self.active.remove(&rank);
+        self.bound -= usize::from(rank.is_bound);
+        self.forget_addresses(pair, (rank, slot));
+        let is_last = !self.active.contains_key(&Rank::of(group, None))
+            && self.active.range(Rank::bound(group)).next().is_none();
+        if is_last {
+            self.groups.remove(&pair.name);
+        }
+    }
+
+    fn forget_addresses(&mut self, pair: &Pair, ranked: (Rank, Slot)) {
+        for addresses in pair.selectors.remote_addresses() {
+            self.destinations.remove(&addresses, ranked);
+        }
+    }
+
+    /// The worker's own pair beside this one, if there is any. Flows are dealt out among several.
+    fn own(&self, turn: Turn, packet: &InnerPacket, (rank, slot): (Rank, Slot)) -> Slot {
+        if self.bound == 0 {
+            return slot;
+        }
+        let own = || self.active.range(Rank::bound(rank.group)).filter(|(rank, _)| turn.has(rank.resource));
+        match own().count() {
+            0 => slot,
+            count => own().nth(deal(packet, count)).map_or(slot, |(_, own)| *own),
+        }
+    }
 }
 
 /// The SAs.
@@ -75,12 +154,16 @@ pub(crate) struct Port {
 pub(crate) struct Table {
     turn: Turn,
     pairs: Vec<Option<Box<Pair>>>,
+    /// Where there is none in `pairs`.
+    free: Vec<Slot>,
     by_spi: HashMap<u32, Slot, BuildHasherDefault<SpiHasher>>,
     ports: Box<[Port]>,
     paths: HashMap<IpAddr, ResolvedPath>,
+    /// The pairs by the peer's outer address.
+    by_remote: BTreeSet<(IpAddr, Slot)>,
     devices: Vec<Device>,
-    lingering: Vec<(Instant, u32)>,
-    recent: Recent,
+    /// Inbound SPIs by their end.
+    lingering: BTreeSet<(Instant, u32)>,
 }
 
 impl Table {
@@ -88,12 +171,13 @@ impl Table {
         Self {
             turn,
             pairs: Vec::new(),
+            free: Vec::new(),
             by_spi: HashMap::default(),
             ports: (0..PORTS_MAX).map(|_| Port::default()).collect(),
             paths: HashMap::new(),
+            by_remote: BTreeSet::new(),
             devices,
-            lingering: Vec::new(),
-            recent: Recent::new(),
+            lingering: BTreeSet::new(),
         }
     }
 
@@ -107,44 +191,20 @@ impl Table {
         self.pair_mut(slot)
     }
 
-    /// The pair in use that carries this packet of a VPN port. `None`: there is no such port.
-    pub(crate) fn select(&mut self, port: PortId, packet: &InnerPacket) -> Option<Selection> {
-        let Port { active, bound } = self.ports.get(usize::from(port))?;
-        // The one that there is costs less to ask.
-        let is_remembered = active.len() > 1 || !bound.is_empty();
-        if is_remembered && let Some(slot) = self.recent.pair(port, packet) {
-            return Some(Selection::Pair(slot));
-        }
-        let matches =
-            |slot: &Slot| self.pair(*slot).is_some_and(|pair| pair.selectors.matches_outbound(packet));
-        // Whichever resources they are for: each worker may use each.
-        let any_bound = || bound.values().flatten().copied().find(matches);
-        let selected = active.iter().copied().find(matches).or_else(any_bound);
-        Some(match selected.map(|slot| self.own(port, packet, slot)) {
-            Some(slot) => {
-                if is_remembered {
-                    self.recent.remember(port, packet, slot);
-                }
-                Selection::Pair(slot)
-            }
-            None => active.first().map_or(Selection::NoneInUse, |slot| Selection::Outside(*slot)),
+    /// The pair in use that carries this packet of a VPN port: of those that may the earliest, and beside it this worker's own.
+    /// `None`: there is no such port.
+    pub(crate) fn select(&self, port: PortId, packet: &InnerPacket) -> Option<Selection> {
+        let port = self.ports.get(usize::from(port))?;
+        let may_carry =
+            |slot: Slot| self.pair(slot).is_some_and(|pair| pair.selectors.matches_outbound(packet));
+        let covering = port.destinations.covering(packet.destination);
+        Some(match covering.iter().find(|(_, slot)| may_carry(*slot)) {
+            Some(found) => Selection::Pair(port.own(self.turn, packet, *found)),
+            None => match port.active.first_key_value() {
+                Some((rank, slot)) if !rank.is_bound => Selection::Outside(*slot),
+                _ => Selection::NoneInUse,
+            },
         })
-    }
-
-    /// This worker's own pair with the selectors of that one, if there is any. Flows are dealt out among several.
-    fn own(&self, port: PortId, packet: &InnerPacket, slot: Slot) -> Slot {
-        let bound =
-            self.ports.get(usize::from(port)).map(|port| &port.bound).filter(|bound| !bound.is_empty());
-        let alike = self.pair(slot).and_then(|pair| bound?.get(&pair.name));
-        let resource = |slot: &Slot| self.pair(*slot).and_then(|pair| pair.resource);
-        let own = || {
-            let is_own = |slot: &&Slot| resource(slot).is_some_and(|resource| self.turn.has(resource));
-            alike.into_iter().flatten().filter(is_own)
-        };
-        match own().count() {
-            0 => slot,
-            count => own().nth(Recent::deal(port, packet, count)).copied().unwrap_or(slot),
-        }
     }
 
     fn pair(&self, slot: Slot) -> Option<&Pair> {
@@ -165,13 +225,11 @@ impl Table {
         if let Some(outbound) = &mut pair.outbound {
             outbound.path = path;
         }
-        let slot = match self.pairs.iter().position(Option::is_none) {
-            Some(slot) => slot,
-            None => {
-                self.pairs.push(None);
-                self.pairs.len() - 1
-            }
-        };
+        let slot = self.free.pop().unwrap_or(self.pairs.len());
+        if slot == self.pairs.len() {
+            self.pairs.push(None);
+        }
+        self.by_remote.insert((pair.outer.remote.ip(), slot));
         if let Some(place) = self.pairs.get_mut(slot) {
             *place = Some(pair);
         }
@@ -181,88 +239,84 @@ impl Table {
 
     /// Puts the pair in use, in place of the port's pair with the same name and resource.
     pub(crate) fn activate(&mut self, spi_in: u32) -> Result<(), SaError> {
-        let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
-        let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
+        let unknown = || SaError::Unknown(spi_in);
+        let slot = *self.by_spi.get(&spi_in).ok_or_else(unknown)?;
+        let pair = self.pairs.get_mut(slot).and_then(Option::as_deref_mut).ok_or_else(unknown)?;
+        let port = self.ports.get_mut(usize::from(pair.port)).ok_or_else(unknown)?;
         if pair.outbound.is_none() {
-            return Err(SaError::Unknown(spi_in));
+            return Err(unknown());
         }
         pair.active = true;
-        let (name, resource, port) = (pair.name.clone(), pair.resource, pair.port);
-        self.recent.forget();
-        let Some(port) = self.ports.get_mut(usize::from(port)) else { return Err(SaError::Unknown(spi_in)) };
-        let in_use = match resource {
-            None => &mut port.active,
-            Some(_) => port.bound.entry(name.clone()).or_default(),
-        };
-        for place in &mut *in_use {
-            let Some(other) = self.pairs.get_mut(*place).and_then(Option::as_deref_mut) else { continue };
-            if other.name == name && other.resource == resource {
-                other.active = other.spi_in == spi_in;
-                *place = slot;
-                return Ok(());
-            }
+        let former = port.take(pair, slot);
+        if let Some((rank, slot)) = former
+            && let Some(former) = self.pairs.get_mut(slot).and_then(Option::as_deref_mut)
+        {
+            former.active = false;
+            port.forget_addresses(former, (rank, slot));
         }
-        in_use.push(slot);
         Ok(())
     }
 
     pub(crate) fn repath(&mut self, spi_in: u32, outer: Outer, header: OuterHeader) -> Result<(), SaError> {
         let outer = canonical(outer);
         let path = self.paths.get(&outer.remote.ip()).copied();
-        let pair = self.inbound(spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
+        let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
         let Some(outbound) = &mut pair.outbound else { return Err(SaError::Unknown(spi_in)) };
         outbound.header = header;
         outbound.path = path;
-        if pair.outer.local.ip() != outer.local.ip() {
-            pair.former = Some(pair.outer.local.ip());
+        let former = std::mem::replace(&mut pair.outer, outer);
+        if former.local.ip() != outer.local.ip() {
+            pair.former = Some(former.local.ip());
         }
-        pair.outer = outer;
+        self.by_remote.remove(&(former.remote.ip(), slot));
+        self.by_remote.insert((outer.remote.ip(), slot));
         Ok(())
     }
 
     /// Wipes the outbound SA now and the inbound one after `linger`.
     pub(crate) fn remove(&mut self, spi_in: u32, linger: Duration, now: Instant) -> Result<(), SaError> {
         let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
-        let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
+        let pair = self.pairs.get_mut(slot).and_then(Option::as_deref_mut).ok_or(SaError::Unknown(spi_in))?;
         pair.outbound = None;
         pair.active = false;
-        let (name, port) = (pair.name.clone(), usize::from(pair.port));
-        self.recent.forget();
-        if let Some(port) = self.ports.get_mut(port) {
-            port.active.retain(|active| *active != slot);
-            if let Some(bound) = port.bound.get_mut(&name) {
-                bound.retain(|bound| *bound != slot);
-                if bound.is_empty() {
-                    port.bound.remove(&name);
-                }
-            }
+        if let Some(port) = self.ports.get_mut(usize::from(pair.port)) {
+            port.drop_pair(pair, slot);
         }
-        self.lingering.retain(|(_, spi)| *spi != spi_in);
-        match now.checked_add(linger) {
-            Some(until) if !linger.is_zero() => self.lingering.push((until, spi_in)),
-            _ => self.forget(spi_in),
+        let end = now.checked_add(linger).filter(|_| !linger.is_zero());
+        let former = std::mem::replace(&mut pair.ends, end);
+        if let Some(former) = former {
+            self.lingering.remove(&(former, spi_in));
+        }
+        match end {
+            Some(end) => drop(self.lingering.insert((end, spi_in))),
+            None => self.forget(spi_in),
         }
         Ok(())
     }
 
     fn forget(&mut self, spi_in: u32) {
+        let Some(slot) = self.by_spi.remove(&spi_in) else { return };
+        let Some(pair) = self.pairs.get_mut(slot).and_then(Option::take) else { return };
+        self.free.push(slot);
+        self.by_remote.remove(&(pair.outer.remote.ip(), slot));
         // A later pair may have the same SPI: nothing of this one may be left to expire then.
-        self.lingering.retain(|(_, spi)| *spi != spi_in);
-        if let Some(place) = self.by_spi.remove(&spi_in).and_then(|slot| self.pairs.get_mut(slot)) {
-            *place = None;
+        if let Some(end) = pair.ends {
+            self.lingering.remove(&(end, spi_in));
         }
     }
 
     /// Wipes what has lingered long enough.
     pub(crate) fn expire(&mut self, now: Instant) {
-        while let Some(&(_, spi_in)) = self.lingering.iter().find(|(until, _)| *until <= now) {
+        while let Some(&(end, spi_in)) = self.lingering.first().filter(|(end, _)| *end <= now) {
+            self.lingering.remove(&(end, spi_in));
             self.forget(spi_in);
         }
     }
 
     /// When [`Table::expire`] next has something to do.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.lingering.iter().map(|(until, _)| *until).min()
+        self.lingering.first().map(|(end, _)| *end)
     }
 
     /// How many outer devices there are.
@@ -312,14 +366,27 @@ impl Table {
     }
 
     fn resolve(&mut self, remote: IpAddr, path: Option<ResolvedPath>) {
-        for pair in self.pairs.iter_mut().flatten() {
-            if pair.outer.remote.ip() == remote
-                && let Some(outbound) = &mut pair.outbound
-            {
+        for (_, slot) in self.by_remote.range((remote, 0)..=(remote, Slot::MAX)) {
+            let pair = self.pairs.get_mut(*slot).and_then(Option::as_deref_mut);
+            if let Some(outbound) = pair.and_then(|pair| pair.outbound.as_mut()) {
                 outbound.path = path;
             }
         }
     }
+}
+
+/// Which of so many takes a flow: always the same one.
+fn deal(packet: &InnerPacket, count: usize) -> usize {
+    let InnerPacket { source, destination, protocol, ports, .. } = *packet;
+    let ports = match ports {
+        Ports::Pair { source, destination } => u64::from(source) << 16 | u64::from(destination),
+        Ports::TypeCode(both) => 1 << 32 | u64::from(both),
+        Ports::Opaque => 1 << 33,
+    };
+    let fold = |address: u128| (address >> 64) as u64 ^ address as u64;
+    let mixed = (fold(source) ^ fold(destination).rotate_left(32) ^ ports << 8 ^ u64::from(protocol) << 48)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 40) as usize % count.max(1)
 }
 
 /// Spreads SPIs over the table with one multiplication. We choose inbound SPIs at random ourselves, so nobody else can

@@ -6,6 +6,7 @@
 //! Cost aim: one pass over the fixed header and 4 bytes behind it; one selector pair is four comparisons.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use crate::sa::Selector;
 
@@ -290,6 +291,11 @@ impl SelectorPair {
         Ok(Self { local: side(local)?, remote: side(remote)? })
     }
 
+    /// The peer's addresses, IPv4 as IPv4-mapped. A pair of selectors may name some of them twice.
+    pub(crate) fn remote_addresses(&self) -> impl Iterator<Item = RangeInclusive<u128>> + '_ {
+        self.remote.iter().map(|half| half.first..=half.last)
+    }
+
     /// Whether a packet may be sent: its source is on our side, its destination on the peer's.
     pub fn matches_outbound(&self, packet: &InnerPacket) -> bool {
         let InnerPacket { source, destination, protocol, ports, .. } = *packet;
@@ -402,12 +408,7 @@ pub(crate) mod tests {
         datagram
     }
 
-    pub(crate) fn selector(
-        first: &str,
-        last: &str,
-        protocol: u8,
-        ports: std::ops::RangeInclusive<u16>,
-    ) -> Selector {
+    pub(crate) fn selector(first: &str, last: &str, protocol: u8, ports: RangeInclusive<u16>) -> Selector {
         Selector { addresses: first.parse().unwrap()..=last.parse().unwrap(), protocol, ports }
     }
 
@@ -507,7 +508,7 @@ pub(crate) mod tests {
             &[
                 selector("10.2.0.0", "10.2.0.255", 6, 443..=443),
                 selector("10.2.0.0", "10.2.0.255", 1, 0x0800..=0x0800),
-                selector("10.2.0.0", "10.2.0.255", 132, std::ops::RangeInclusive::new(65535, 0)),
+                selector("10.2.0.0", "10.2.0.255", 132, RangeInclusive::new(65535, 0)),
             ],
         )
         .unwrap();

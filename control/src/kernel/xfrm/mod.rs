@@ -5,6 +5,7 @@
 //! library, for they hold keys: each buffer is wiped.
 
 mod algorithm;
+mod asked;
 mod event;
 #[cfg(test)]
 mod golden;

@@ -1,6 +1,5 @@
-//! Which policies the pairs of SAs in force ask for. Pure: what is there is compared with it elsewhere.
+//! Which policies a pair of SAs in force asks for, and a trap. Pure: what is there is compared with it elsewhere.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use sekisho_esp::sa::{Outer, PortId};
@@ -46,37 +45,26 @@ pub(super) struct Wanted<'a> {
     pub(super) active: bool,
 }
 
-/// Everything that shall be there. `translates`: the filter changes destinations of what was decrypted before the kernel
-/// looks at them.
-pub(super) fn policies<'a>(
-    pairs: impl Iterator<Item = Wanted<'a>>,
-    traps: &[Policy],
-    translates: bool,
-) -> BTreeMap<PolicyId, Policy> {
-    let mut all: BTreeMap<PolicyId, Policy> = traps.iter().map(|trap| (trap.id, *trap)).collect();
-    for pair in pairs {
-        let (ours, theirs) = (pair.outer.local.ip(), pair.outer.remote.ip());
-        let mut put = |direction, selector: &XfrmSelector, source, destination| {
-            let id = PolicyId { direction, if_id: if_id(pair.port), selector: *selector };
-            let template = Template { source, destination, spi: 0, reqid: pair.reqid };
+impl Wanted<'_> {
+    /// What it asks for. `translates`: the filter changes destinations of what was decrypted before the kernel looks at them.
+    pub(super) fn policies(&self, translates: bool) -> Vec<Policy> {
+        let (ours, theirs) = (self.outer.local.ip(), self.outer.remote.ip());
+        let policy = |direction, selector: XfrmSelector, source, destination| Policy {
+            id: PolicyId { direction, if_id: if_id(self.port), selector },
             // The narrower a selector, the sooner it is asked.
-            let priority = PAIRS_FIRST + selector.width();
-            all.insert(id, Policy { id, priority, template });
+            priority: PAIRS_FIRST + selector.width(),
+            template: Template { source, destination, spi: 0, reqid: self.reqid },
         };
-        if pair.active {
-            for selector in pair.outbound {
-                put(PolicyDirection::Out, selector, ours, theirs);
-            }
-        }
-        for selector in pair.inbound {
-            let selector = &if translates { to_anywhere(selector) } else { *selector };
+        let sent = if self.active { self.outbound } else { &[] };
+        let out = sent.iter().map(|selector| policy(PolicyDirection::Out, *selector, ours, theirs));
+        let received = self.inbound.iter().flat_map(|selector| {
+            let selector = if translates { to_anywhere(selector) } else { *selector };
             // By its reqid, wherever the peer is just now.
-            for direction in [PolicyDirection::In, PolicyDirection::Forward] {
-                put(direction, selector, unspecified(ours), ours);
-            }
-        }
+            [PolicyDirection::In, PolicyDirection::Forward]
+                .map(|direction| policy(direction, selector, unspecified(ours), ours))
+        });
+        out.chain(received).collect()
     }
-    all
 }
 
 /// The same sources, to any destination: which, the filter's rules say.
@@ -130,44 +118,35 @@ mod tests {
     #[test]
     fn a_pair_that_lingers_receives_and_does_not_send() {
         let (there, back) = (selector("10.1.0.0", "10.2.0.0", 24), selector("10.2.0.0", "10.1.0.0", 24));
-        let wanted = |active| Wanted {
-            port: 3,
-            reqid: 7,
-            outer: outer("192.0.2.2:500"),
-            outbound: std::slice::from_ref(&there),
-            inbound: std::slice::from_ref(&back),
-            active,
-        };
         let directions = |active| -> Vec<PolicyDirection> {
-            policies([wanted(active)].into_iter(), &[], false).keys().map(|id| id.direction).collect()
+            let wanted = Wanted {
+                port: 3,
+                reqid: 7,
+                outer: outer("192.0.2.2:500"),
+                outbound: std::slice::from_ref(&there),
+                inbound: std::slice::from_ref(&back),
+                active,
+            };
+            wanted.policies(false).iter().map(|policy| policy.id.direction).collect()
         };
         assert_eq!(directions(false), [PolicyDirection::In, PolicyDirection::Forward]);
-        assert_eq!(
-            directions(true),
-            [PolicyDirection::In, PolicyDirection::Out, PolicyDirection::Forward],
-            "in the kernel's order"
-        );
+        assert_eq!(directions(true), [PolicyDirection::Out, PolicyDirection::In, PolicyDirection::Forward]);
     }
 
     #[test]
     fn a_pair_goes_before_a_trap_and_the_narrower_before_the_wider() {
         let (there, host) = (selector("10.1.0.0", "10.2.0.0", 24), selector("10.1.0.1", "10.2.0.1", 32));
         let trapped = selector("10.1.0.0", "10.2.0.0", 16);
-        let trap = trap(3, trapped, 1);
-        let pair = |outbound| Wanted {
+        let pair = Wanted {
             port: 3,
             reqid: 7,
             outer: outer("192.0.2.2:500"),
-            outbound,
+            outbound: &[there, host],
             inbound: &[],
             active: true,
         };
-        let all = policies(
-            [pair(std::slice::from_ref(&there)), pair(std::slice::from_ref(&host))].into_iter(),
-            &[trap],
-            false,
-        );
-        let mut order: Vec<&Policy> = all.values().collect();
+        let mut order = pair.policies(false);
+        order.push(trap(3, trapped, 1));
         order.sort_by_key(|policy| policy.priority);
         assert_eq!(order.iter().map(|policy| policy.id.selector).collect::<Vec<_>>(), [host, there, trapped]);
     }
@@ -183,9 +162,9 @@ mod tests {
             inbound: std::slice::from_ref(&back),
             active: false,
         };
-        let all = policies([pair].into_iter(), &[], true);
+        let all = pair.policies(true);
         assert_eq!(all.len(), 2);
-        for id in all.keys() {
+        for Policy { id, .. } in all {
             assert_eq!((id.selector.source, id.selector.destination.length), (back.source, 0));
         }
     }

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use sekisho_esp::sa::{Outer, PairCounters, PortId, SaError, SaEvent, SaPair, SaTable, Selector};
 
+use super::asked::{Asked, Asker, Step};
 use super::event::{self, XfrmEvent};
 use super::listing::{policies, remove_all};
 use super::offload::Wish;
 use super::pair::Pair;
 use super::plan::{self, TRAP_SPI};
-use super::policy::{Policy, PolicyId};
 use super::processors;
 use super::refusal::explained;
 use super::selector::{self, POLICIES_MAX};
@@ -69,11 +69,11 @@ struct Inner {
     pairs: BTreeMap<u32, Pair>,
     /// One for each name, for as long as this lives: a rekeyed pair takes its predecessor's place under the same policies.
     reqids: BTreeMap<Arc<str>, u32>,
-    traps: Vec<Policy>,
+    /// Inbound SPI of the pair that is sent with, for each name of a port and resource.
+    in_use: BTreeMap<(PortId, Arc<str>, Option<u16>), u32>,
     translates: bool,
     wish: Wish,
-    /// In the kernel.
-    policies: BTreeMap<PolicyId, Policy>,
+    policies: Asked,
     /// The kernel's notes of acquires, and when they are to be forgotten.
     acquired: Vec<(Instant, StateId)>,
     /// Somebody may have removed policies of ours: when to look.
@@ -96,10 +96,10 @@ impl XfrmTable {
             writer,
             pairs: BTreeMap::new(),
             reqids: BTreeMap::new(),
-            traps: Vec::new(),
+            in_use: BTreeMap::new(),
             translates: false,
             wish: Wish::default(),
-            policies: BTreeMap::new(),
+            policies: Asked::default(),
             acquired: Vec::new(),
             policies_lost: None,
             is_ours: false,
@@ -132,8 +132,11 @@ impl XfrmTable {
             all.extend(selectors.into_iter().map(|selector| plan::trap(trap.port, selector, number)));
         }
         let mut inner = self.inner();
-        inner.traps = all;
-        inner.translates = translates;
+        inner.policies.ask(Asker::Traps, all);
+        if std::mem::replace(&mut inner.translates, translates) != translates {
+            let pairs: Vec<u32> = inner.pairs.keys().copied().collect();
+            pairs.into_iter().for_each(|spi_in| inner.ask_policies(spi_in));
+        }
         inner.settle_policies()
     }
 
@@ -202,22 +205,19 @@ fn too_many() -> SaError {
 }
 
 impl Inner {
-    /// Makes the kernel's policies those that the pairs and traps ask for: first what is new, then what is not wanted.
+    /// What this pair asks for may have changed, or it is gone.
+    fn ask_policies(&mut self, spi_in: u32) {
+        let asked = self.pairs.get(&spi_in).map(|pair| pair.wanted().policies(self.translates));
+        self.policies.ask(Asker::Pair(spi_in), asked.unwrap_or_default());
+    }
+
+    /// Makes the kernel's policies those that the pairs and traps ask for.
     fn settle_policies(&mut self) -> Result<(), SaError> {
-        let wanted = plan::policies(self.pairs.values().map(Pair::wanted), &self.traps, self.translates);
-        for (id, policy) in &wanted {
-            if self.policies.get(id) != Some(policy) {
-                self.writer.put_policy(policy)?;
-                self.policies.insert(*id, *policy);
-            }
-        }
-        let unwanted: Vec<PolicyId> =
-            self.policies.keys().filter(|id| !wanted.contains_key(*id)).copied().collect();
-        for id in unwanted {
-            self.writer.remove_policy(&id)?;
-            self.policies.remove(&id);
-        }
-        Ok(())
+        let writer = &mut self.writer;
+        self.policies.settle(|step| match step {
+            Step::Put(policy) => writer.put_policy(policy),
+            Step::Remove(id) => writer.remove_policy(id),
+        })
     }
 
     fn reqid(&mut self, name: &Arc<str>) -> u32 {
@@ -238,6 +238,7 @@ impl Inner {
         let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.inbound() })?;
         pair.in_nic.0 = self.wish.heard(local, worker);
         self.pairs.insert(spi_in, pair);
+        self.ask_policies(spi_in);
         let rest = self.settle_policies();
         let rest = rest.and_then(|()| if activate { self.activate(spi_in) } else { Ok(()) });
         if rest.is_err() {
@@ -258,24 +259,17 @@ impl Inner {
         let local = pair.outer().local.ip();
         let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.outbound() })?;
         let in_nic = self.wish.heard(local, worker);
-        let former: Vec<u32> = self
-            .pairs
-            .values()
-            .filter(|other| other.active && other.port() == port && *other.name() == name)
-            .filter(|other| other.resource() == resource)
-            .map(Pair::spi_in)
-            .collect();
-        for spi in &former {
-            if let Some(pair) = self.pairs.get_mut(spi) {
-                pair.active = false;
-            }
+        let former = self.in_use.insert((port, name, resource), spi_in);
+        if let Some(pair) = former.and_then(|spi| self.pairs.get_mut(&spi)) {
+            pair.active = false;
         }
         if let Some(pair) = self.pairs.get_mut(&spi_in) {
             pair.active = true;
             pair.in_nic.1 = in_nic;
         }
+        former.into_iter().chain([spi_in]).for_each(|spi| self.ask_policies(spi));
         self.settle_policies()?;
-        former.into_iter().try_for_each(|spi| self.stop_sending(spi))
+        former.map_or(Ok(()), |spi| self.stop_sending(spi))
     }
 
     /// Takes the outbound SA away, and keeps what it has counted.
@@ -292,6 +286,10 @@ impl Inner {
         let pair = self.pairs.get_mut(&spi_in).ok_or(SaError::Unknown(spi_in))?;
         let was_active = std::mem::replace(&mut pair.active, false);
         pair.leave(Instant::now() + linger);
+        if was_active {
+            self.in_use.remove(&(pair.port(), pair.name().clone(), pair.resource()));
+        }
+        self.ask_policies(spi_in);
         // With the policies first, what is sent meanwhile finds no SA in place of a dying one.
         let mut outcome = self.settle_policies();
         if was_active {
@@ -304,6 +302,7 @@ impl Inner {
     fn forget(&mut self, spi_in: u32) -> Result<(), SaError> {
         let Some(pair) = self.pairs.remove(&spi_in) else { return Ok(()) };
         let removed = self.writer.remove(&pair.inbound().id);
+        self.ask_policies(spi_in);
         self.settle_policies().and(removed)
     }
 
@@ -348,6 +347,7 @@ impl Inner {
             };
             pair.in_nic.1 = self.wish.heard(outer.local.ip(), worker);
         }
+        self.ask_policies(spi_in);
         self.settle_policies()
     }
 
@@ -373,9 +373,7 @@ impl Inner {
     /// Writes those of our policies again that others have removed: without them nothing leaves, and nothing is let in.
     fn restore_policies(&mut self) -> Result<(), SaError> {
         let there = policies(self.writer.socket(), |id| plan::port(id).is_some())?;
-        let before = self.policies.len();
-        self.policies.retain(|id, _| there.contains(id));
-        match before - self.policies.len() {
+        match self.policies.missing(|id| there.contains(id)) {
             0 => Ok(()),
             lost => {
                 tracing::warn!(lost, "policies were removed by others: written again");
@@ -439,7 +437,7 @@ impl Inner {
                 is_news.then_some(SaEvent::Remapped { spi_in: id.spi, remote })
             }
             XfrmEvent::PolicyGone(id) => {
-                if self.policies.contains_key(&id) {
+                if self.policies.is_there(&id) {
                     self.policies_lost.get_or_insert_with(Instant::now);
                 }
                 None

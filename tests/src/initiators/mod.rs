@@ -1,51 +1,53 @@
-//! Many clinics that connect to one centre over real sockets, each from an address of its own: our engine without IO, driven
-//! by one thread in the carrier's namespace. What it spends is spent beside the gateway that answers, on the same machine.
+//! Many initiators that connect to one centre over real sockets, each from an address of its own: the product's IKE engine
+//! and ESP transform without their IO, driven by one thread in the carrier's namespace. What it spends is spent beside the
+//! gateway that answers, on the same machine.
 
+mod echo;
+mod plan;
+mod sas;
 mod sockets;
+mod traffic;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
-use sekisho_ike::Endpoint;
-use sekisho_ike::config::{
-    ChildConfig, Connection, EndpointConfig, Limits, LocalAuth, PerResource, Psk, RemoteAuth, Uniqueness,
-    Wanted,
-};
+use anyhow::{Context, Result, bail, ensure};
+use sekisho_ike::config::{EndpointConfig, Limits};
 use sekisho_ike::crypto::random::SystemRandom;
-use sekisho_ike::event::{ChildHandle, Event, IkeHandle};
-use sekisho_tests::gateway::settings::CENTRE_ID;
-use sekisho_tests::lab::Lab;
-use sekisho_tests::lab::plan::{Family, Place};
-use sekisho_tests::lab::topology::ip_show;
+use sekisho_ike::event::{ChildHandle, ChildSa, Event, IkeHandle};
+use sekisho_ike::{Endpoint, Stats};
 
-use crate::contender::{IKE_PROPOSAL, PSK};
-use sockets::Sockets;
+use crate::lab::Lab;
+use crate::lab::plan::{Family, Place};
+use crate::lab::topology::ip_show;
 
-/// Where the clinics are: addresses that RFC 2544 gives to measurements.
-pub const NETWORK: &str = "198.18.0.0/15";
-/// Who the centre takes for a clinic.
-pub const IDS: &str = "*.clinics.example";
-/// What the centre gives to clinics, an address each.
-pub const POOL: &str = "10.64.0.0/16";
-/// ESP of all of them, with a key exchange of its own when keys are renewed.
-pub const ESP: &str = "aes128gcm16-x25519";
-/// Behind the centre.
-pub const BEHIND: &str = "10.2.0.0/24";
-/// The engine shall renew no keys by itself while it is measured.
-const LIFETIME: Duration = Duration::from_secs(12 * 3600);
+pub use plan::{BEHIND, ESP, IDS, IKE_PROPOSAL, Inside, NETWORK, POOL, PSK, centre_of_networks};
+pub use traffic::{Exchanged, Questions};
+
+use sas::Sas;
+use sockets::{Arrived, Sockets};
+use traffic::{Inner, Traffic};
+
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(20);
 /// Until every DELETE is answered, after which the next measurement begins undisturbed.
 const FAREWELL: Duration = Duration::from_secs(20);
 
-/// The clinics.
+/// All of them.
 pub struct Initiators {
     endpoint: Endpoint,
     sockets: Sockets,
-    clinics: u32,
+    sas: Sas,
+    traffic: Option<Traffic>,
+    /// Number of the first question of the next one: no number is used twice.
+    question: u64,
+    /// Packets of hosts behind them, to be sealed and sent.
+    inner: Vec<Inner>,
+    count: u32,
     failure: Option<String>,
 }
 
@@ -62,16 +64,20 @@ pub struct Handshakes {
     pub took: Duration,
 }
 
-/// One clinic's SAs.
-pub type Tunnel = (IkeHandle, ChildHandle);
-
-fn address(number: u32) -> Ipv4Addr {
-    // 198.18.0.1 is the first.
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + number)
+/// The SAs of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Whose.
+    pub initiator: u32,
+    ike: IkeHandle,
+    child: ChildHandle,
 }
 
-fn name(number: u32) -> String {
-    format!("c{number}")
+impl Tunnel {
+    fn of(sa: &ChildSa) -> Result<Self> {
+        let initiator = plan::number(&sa.connection).context("an SA of nobody")?;
+        Ok(Self { initiator, ike: sa.ike, child: sa.child })
+    }
 }
 
 impl Initiators {
@@ -79,13 +85,13 @@ impl Initiators {
     ///
     /// # Errors
     /// When their sockets cannot be had.
-    pub fn new(lab: &Lab, clinics: u32) -> Result<Self> {
-        ensure!(clinics < 1 << 16, "there is room for 65,535 clinics");
+    pub fn new(lab: &Lab, count: u32, inside: Inside) -> Result<Self> {
+        ensure!(count <= plan::MOST, "there is room for {} initiators", plan::MOST);
         let carrier = lab.at(Place::Internet);
         ip_show(&carrier, &["route", "replace", "local", NETWORK, "dev", "lo"])?;
         let sockets = carrier.run(Sockets::open)?;
         let connections: Result<Vec<_>> =
-            (0..clinics).map(|number| connection(number).map(Arc::new)).collect();
+            (0..count).map(|number| plan::connection(number, inside).map(Arc::new)).collect();
         let config = EndpointConfig {
             connections: connections?,
             // Bounds for strangers, of whom there are none: all of these are of its own making.
@@ -94,7 +100,8 @@ impl Initiators {
         };
         let now = Instant::now();
         let endpoint = Endpoint::new(config, Box::new(SystemRandom::new()), now, SystemTime::now());
-        Ok(Self { endpoint, sockets, clinics, failure: None })
+        let (sas, inner) = (Sas::default(), Vec::new());
+        Ok(Self { endpoint, sockets, sas, traffic: None, question: 0, inner, count, failure: None })
     }
 
     /// Open loop: handshakes begin at even distances, `rate` a second for `time`, whatever becomes of the earlier ones. One
@@ -104,7 +111,7 @@ impl Initiators {
     /// When there are fewer clinics than handshakes, or the sockets fail.
     pub fn open_loop(&mut self, rate: f64, time: Duration, patience: Duration) -> Result<Handshakes> {
         let offered = (rate * time.as_secs_f64()).round() as u32;
-        ensure!(offered > 0 && offered <= self.clinics, "{offered} handshakes with {} clinics", self.clinics);
+        ensure!(offered > 0 && offered <= self.count, "{offered} handshakes with {} clinics", self.count);
         let interval = Duration::from_secs_f64(1.0 / rate);
         let begun = Instant::now();
         let due = |number: u32| begun + interval * number;
@@ -130,27 +137,29 @@ impl Initiators {
         Ok(found)
     }
 
-    /// Closed loop: the first `count` clinics connect, `at_once` of them at a time. Their SAs, and how long all of it took.
+    /// Closed loop: the initiators of these numbers connect, `at_once` of them at a time. Their SAs, and how long all of it
+    /// took.
     ///
     /// # Errors
     /// When one of them is not up within `patience`.
     pub fn connect(
         &mut self,
-        count: u32,
+        numbers: Range<u32>,
         at_once: usize,
         patience: Duration,
     ) -> Result<(Vec<Tunnel>, Duration)> {
         let begun = Instant::now();
-        let mut up = Vec::new();
-        let mut next = 0;
-        while up.len() < count as usize {
-            while next < count && (next as usize) < up.len() + at_once {
-                self.begin(next)?;
-                next += 1;
+        let (mut up, count) = (Vec::new(), numbers.len());
+        let mut next = numbers.clone();
+        while up.len() < count {
+            while count - next.len() < up.len() + at_once
+                && let Some(number) = next.next()
+            {
+                self.begin(number)?;
             }
             for event in self.pump(Instant::now() + TICK)? {
                 if let Event::ChildInstall(child) = event {
-                    up.push((child.ike, child.child));
+                    up.push(Tunnel::of(&child)?);
                 }
             }
             self.check(begun, patience, || format!("{} of {count} clinics are up", up.len()))?;
@@ -170,15 +179,16 @@ impl Initiators {
         patience: Duration,
     ) -> Result<(Vec<Tunnel>, Duration)> {
         let begun = Instant::now();
-        let children: HashMap<IkeHandle, ChildHandle> = tunnels.iter().copied().collect();
+        let children: HashMap<IkeHandle, ChildHandle> =
+            tunnels.iter().map(|tunnel| (tunnel.ike, tunnel.child)).collect();
         ensure!(children.len() == tunnels.len(), "a tunnel is named twice");
         let mut done = Vec::new();
         let mut next = 0;
         while done.len() < tunnels.len() {
-            while let Some((ike, _)) = tunnels.get(next)
+            while let Some(tunnel) = tunnels.get(next)
                 && next < done.len() + at_once
             {
-                self.endpoint.rekey_ike(Instant::now(), *ike).context("renewing an IKE SA's keys")?;
+                self.endpoint.rekey_ike(Instant::now(), tunnel.ike).context("renewing an IKE SA's keys")?;
                 next += 1;
             }
             for event in self.pump(Instant::now() + TICK)? {
@@ -192,10 +202,10 @@ impl Initiators {
                             child.replaces.is_some_and(|former| children.get(&child.ike) == Some(&former)),
                             "a child SA that replaces none"
                         );
-                        done.push((child.ike, child.child));
+                        done.push(Tunnel::of(&child)?);
                     }
                     Event::IkeClosed { connection, reason, .. } => {
-                        anyhow::bail!("{connection} was lost: {reason:?}{}", self.why());
+                        bail!("{connection} was lost: {reason:?}{}", self.why());
                     }
                     _ => {}
                 }
@@ -236,35 +246,118 @@ impl Initiators {
     /// When the sockets fail.
     pub fn close(&mut self) -> Result<()> {
         self.endpoint.close_all(Instant::now());
+        self.farewell(|stats| stats.unacknowledged == 0 && stats.established == 0)
+    }
+
+    fn farewell(&mut self, is_over: impl Fn(&Stats) -> bool) -> Result<()> {
         let begun = Instant::now();
         loop {
             self.pump(Instant::now() + TICK)?;
-            let stats = self.endpoint.stats();
-            if (stats.unacknowledged == 0 && stats.established == 0) || begun.elapsed() > FAREWELL {
+            if is_over(&self.endpoint.stats()) || begun.elapsed() > FAREWELL {
                 return Ok(());
             }
         }
     }
 
+    /// Closes these, and waits until the centre has heard of it.
+    ///
+    /// # Errors
+    /// When one of them is not there, or the sockets fail.
+    pub fn close_some(&mut self, tunnels: &[Tunnel]) -> Result<()> {
+        for tunnel in tunnels {
+            self.endpoint.close(Instant::now(), tunnel.ike).context("closing an IKE SA")?;
+        }
+        self.farewell(|stats| stats.unacknowledged == 0)
+    }
+
+    /// From now on hosts behind the initiators and the server ask each other, while anything is waited for here.
+    ///
+    /// # Errors
+    /// When there are fewer initiators, or the server's socket cannot be had.
+    pub fn start_traffic(&mut self, lab: &Lab, questions: Questions) -> Result<()> {
+        ensure!(questions.initiators.end <= self.count, "there are {} initiators", self.count);
+        self.traffic = Some(Traffic::start(lab, questions, self.question)?);
+        Ok(())
+    }
+
+    /// Traffic, and nothing else, for so long.
+    ///
+    /// # Errors
+    /// When the sockets fail.
+    pub fn go_on(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.pump(end.min(Instant::now() + TICK))?;
+        }
+        Ok(())
+    }
+
+    /// What has become of the traffic until now; `None`: there is none.
+    pub fn exchanged(&self) -> Option<Exchanged> {
+        self.traffic.as_ref().map(Traffic::found)
+    }
+
+    /// Waits for the answers that are under way. What became of all.
+    ///
+    /// # Errors
+    /// When there is no traffic, or the sockets fail.
+    pub fn end_traffic(&mut self) -> Result<Exchanged> {
+        while let Some(traffic) = &mut self.traffic {
+            traffic.end();
+            if traffic.is_over() {
+                break;
+            }
+            self.pump(Instant::now() + TICK)?;
+        }
+        let traffic = self.traffic.take().context("there is no traffic")?;
+        self.question = traffic.next();
+        Ok(traffic.found())
+    }
+
     fn begin(&mut self, number: u32) -> Result<IkeHandle> {
-        let from = SocketAddr::from((address(number), sockets::IKE));
+        let from = SocketAddr::from((plan::address(number), sockets::IKE));
         let to = Place::Centre.socket(Family::V4, sockets::IKE);
-        Ok(self.endpoint.initiate(Instant::now(), &name(number), from, to)?)
+        Ok(self.endpoint.initiate(Instant::now(), &plan::name(number), from, to)?)
     }
 
     /// Sends what is to be sent, takes in what comes until that moment, or until something has come, and tells what happened.
     fn pump(&mut self, until: Instant) -> Result<Vec<Event>> {
+        if let Some(traffic) = &mut self.traffic {
+            traffic.ask(&mut self.inner)?;
+        }
         self.send()?;
         let due = self.endpoint.poll_timeout().map_or(until, |due| due.min(until));
-        let endpoint = &mut self.endpoint;
-        self.sockets.receive(due, |path, bytes| endpoint.handle_datagram(Instant::now(), path, bytes))?;
-        self.endpoint.handle_timeout(Instant::now());
-        let mut events = Vec::new();
-        while let Some(event) = self.endpoint.poll_event() {
-            if let Event::Failure(failure) = &event {
+        let Self { endpoint, sockets, sas, traffic, inner, .. } = self;
+        let (mut events, from) = (Vec::new(), centre()?);
+        let server = traffic.as_ref().map(Traffic::server);
+        let also = server.as_ref().map(|socket| socket.as_fd());
+        sockets.receive(due, also, |arrived| match arrived {
+            Arrived::Ike(path, bytes) => {
+                endpoint.handle_datagram(Instant::now(), path, bytes);
+                // The next packet may come by SAs that this message has made.
+                hear(endpoint, sas, &mut events)
+            }
+            Arrived::Esp(ends, esp) => {
+                let Some(traffic) = traffic else { return Ok(()) };
+                match sas.open(esp) {
+                    Ok((initiator, place)) if ends == [from, plan::address(initiator)] => {
+                        traffic.hear(initiator, esp.get(place).unwrap_or_default(), inner);
+                    }
+                    Ok((initiator, _)) => traffic.misdelivered(initiator, ends),
+                    Err(why) => traffic.refused(why),
+                }
+                Ok(())
+            }
+        })?;
+        if let Some(traffic) = traffic {
+            traffic.read_answers()?;
+        }
+        endpoint.handle_timeout(Instant::now());
+        hear(endpoint, sas, &mut events)?;
+        for event in &events {
+            if let Event::Failure(failure) = event {
                 self.failure = Some(failure.detail.clone());
             }
-            events.push(event);
         }
         self.send()?;
         Ok(events)
@@ -273,6 +366,13 @@ impl Initiators {
     fn send(&mut self) -> Result<()> {
         while let Some(transmit) = self.endpoint.poll_transmit() {
             self.sockets.send(&transmit)?;
+        }
+        let centre = centre()?;
+        for (initiator, packet) in self.inner.drain(..) {
+            // Who has no SA loses what its host sends, as it would with any gateway.
+            if let Some(esp) = self.sas.seal(initiator, &packet) {
+                self.sockets.send_esp([plan::address(initiator), centre], &esp)?;
+            }
         }
         Ok(())
     }
@@ -288,51 +388,19 @@ impl Initiators {
     }
 }
 
-/// Of one clinic: it asks for an address, and speaks by it alone.
-fn connection(number: u32) -> Result<Connection> {
-    let psk = || Psk::new(PSK.as_bytes().to_vec());
-    Ok(Connection {
-        name: name(number).into(),
-        local_address: Some(address(number).into()),
-        remote_address: Some(Place::Centre.address(Family::V4)),
-        local_id: IDS.replace('*', &name(number)).parse().context("an identity")?,
-        remote_id: CENTRE_ID.parse().context("an identity")?,
-        local_auth: LocalAuth::Psk(psk()),
-        remote_auth: RemoteAuth::Psk(psk()),
-        ike_proposals: vec![IKE_PROPOSAL.parse().context("a proposal")?],
-        children: vec![ChildConfig {
-            name: "main".into(),
-            local: Vec::new(),
-            remote: vec![BEHIND.parse().context("a network")?],
-            local_dynamic: true,
-            remote_dynamic: false,
-            esp_proposals: vec![ESP.parse().context("a proposal")?],
-            rekey_after: LIFETIME,
-            per_resource: PerResource::Off,
-        }],
-        ike_rekey_after: LIFETIME,
-        reauth_after: Duration::ZERO,
-        uniqueness: Uniqueness::Replace,
-        dpd_after: Duration::ZERO,
-        force_encapsulation: false,
-        mobike: false,
-        assigns: None,
-        wants: Wanted { ipv4: true, ipv6: false },
-    })
+/// Takes all events: what they say of SAs is in force before anything else comes.
+fn hear(endpoint: &mut Endpoint, sas: &mut Sas, events: &mut Vec<Event>) -> Result<()> {
+    while let Some(event) = endpoint.poll_event() {
+        sas.hear(Instant::now(), &event)?;
+        events.push(event);
+    }
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use std::net::IpAddr;
-
-    use super::*;
-
-    #[test]
-    fn every_clinic_has_an_address_and_a_name_of_its_own() {
-        assert_eq!(address(0), Ipv4Addr::new(198, 18, 0, 1));
-        assert_eq!(address(65_534), Ipv4Addr::new(198, 18, 255, 255));
-        let connection = connection(7).expect("a connection");
-        assert_eq!(connection.local_address, Some(IpAddr::from([198, 18, 0, 8])));
-        assert_eq!(connection.local_id.to_string(), "c7.clinics.example");
+/// Where all of them send to.
+fn centre() -> Result<Ipv4Addr> {
+    match Place::Centre.address(Family::V4) {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => bail!("the centre has no IPv4 address"),
     }
 }
