@@ -52,7 +52,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "goodput",
         about: "through the tunnel: TCP, UDP, latency under load, CPU; against strongSwan's and WireGuard's user space",
-        seconds: [95, 590],
+        seconds: [95, 575],
         run: goodput::run,
     },
     Scenario {
@@ -63,14 +63,14 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "life",
-        about: "packets lost and the longest gap: rekeying, reload, restart, crash, change of line",
-        seconds: [35, 90],
+        about: "packets lost and the longest gap, at rest and beside a full load: rekeys, restarts, crashes, changed paths",
+        seconds: [39, 115],
         run: life::run,
     },
     Scenario {
         name: "xfrm",
         about: "through the tunnel on the kernel's ESP, in a virtual machine: against strongSwan with nftables",
-        seconds: [5, 210],
+        seconds: [5, 204],
         run: xfrm::run,
     },
 ];
