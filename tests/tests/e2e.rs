@@ -23,9 +23,12 @@ mod e2e {
     pub(crate) mod neighbours;
     pub(crate) mod offload;
     pub(crate) mod operation;
+    pub(crate) mod peer;
     pub(crate) mod pmtu;
+    pub(crate) mod pools;
     pub(crate) mod refusal;
     pub(crate) mod reload;
+    pub(crate) mod resources;
     pub(crate) mod sixteen;
     pub(crate) mod switch;
     pub(crate) mod vlan;
@@ -68,9 +71,11 @@ fn main() -> ExitCode {
     trials.extend(e2e::foreign::trials(&stage));
     trials.extend(e2e::counters::trials(&stage));
     trials.extend(e2e::offload::trials(&stage));
+    trials.extend(e2e::pools::trials());
     trials.extend(e2e::sixteen::trials());
     trials.extend(e2e::vlan::trials());
     trials.extend(e2e::workers::trials());
+    trials.extend(e2e::resources::trials(&stage));
     trials.extend(e2e::neighbours::trials());
     trials.extend(e2e::lan_services::trials());
     let last = stage.clone();

@@ -1,5 +1,6 @@
 //! The user-space ESP engine: how many workers it gets, and what it is started with.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::thread;
 
@@ -102,6 +103,29 @@ pub(super) fn start(
     let wanted = 2 * settings.ring_size * sockets(&settings);
     settings.frames = settings.frames.max(wanted.min(FRAMES_MAX));
     Engine::start(settings).context("the user-space ESP engine does not start")
+}
+
+/// The engine's counters for status.
+pub(super) fn counters(engine: &Engine) -> BTreeMap<String, u64> {
+    let statistics = engine.statistics();
+    let mut counters = BTreeMap::new();
+    for (reason, count) in statistics.drops {
+        counters.insert(format!("dropped-{}", reason.name()), count);
+    }
+    for socket in statistics.sockets {
+        let prefix = format!("{}-{}", socket.name, socket.queue);
+        for (name, count) in [
+            ("rx-packets", socket.rx_packets),
+            ("tx-packets", socket.tx_packets),
+            ("tx-ring-full", socket.tx_ring_full),
+            ("rx-ring-full", socket.rx_ring_full),
+            ("rx-fill-ring-empty", socket.rx_fill_ring_empty_descs),
+            ("rx-dropped", socket.rx_dropped),
+        ] {
+            counters.insert(format!("{prefix}-{name}"), count);
+        }
+    }
+    counters
 }
 
 #[cfg(test)]

@@ -29,27 +29,30 @@ mod reassembled;
 mod reload;
 mod repairs;
 mod report;
+mod requests;
+mod resources;
+mod run_directory;
+mod sas;
 mod sockets;
+mod stop;
 mod trunk;
 mod tunnels;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, TryLockError};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use sekisho_esp::engine::{Engine, Reassembled};
-use sekisho_esp::sa::{Outer, PairCounters, SaError, SaEvent, SaPair, SaTable};
+use sekisho_esp::engine::Reassembled;
+use sekisho_esp::sa::SaEvent;
 use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::{Endpoint, EndpointConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle as Task;
 use tokio::time::MissedTickBehavior;
 
@@ -61,13 +64,12 @@ use self::bringup::Ground;
 use self::crl::{CrlFiles, Fetched};
 use self::kernel_path::Choice;
 use self::paths::{Look, Paths, Peers};
+use self::sas::forward_sa_events;
 use self::sockets::{Outlet, Sockets};
 use self::tunnels::Tunnels;
-use crate::api::{self, Answer, Pending, Request};
+use crate::api::{self, Pending, Request};
 use crate::config::Config;
 use crate::evidence::{Names, Record, Recorder};
-use crate::explain::{self, Question};
-use crate::feed::TraceFilter;
 use crate::filter::{Events, Filter, FlowSweeper};
 use crate::kernel::Watch;
 use crate::status;
@@ -80,14 +82,12 @@ const WATCH_PERIOD: Duration = Duration::from_secs(1);
 const SECRETS_PERIOD: Duration = Duration::from_secs(60);
 /// How often stale neighbours are asked for.
 const NEIGHBOURS_PERIOD: Duration = Duration::from_secs(10);
-/// How long a stop waits for peers to acknowledge that their SAs are deleted.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Runs a gateway until SIGTERM or SIGINT, then takes everything back.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let directory = api::run_directory(&config.gateway.name);
     api::make_private(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let _lock = lock(&directory, &config.gateway.name)?;
+    let _lock = run_directory::lock(&directory, &config.gateway.name)?;
     // Read before anything is touched: a key that cannot be read must not leave a half-built gateway.
     let ike = config.ike().context("credentials")?;
     let datapath = kernel_path::choose(&config).await?;
@@ -97,7 +97,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Ok(started) => started,
         Err(error) => {
             if bringup::after_failed_start(&config, &directory, was_in_force).await {
-                remove_run_directory(&config, &directory);
+                run_directory::remove(&config, &directory);
             }
             return Err(error);
         }
@@ -118,6 +118,7 @@ async fn start(
         table.take_over().context("datapath = \"kernel\"")?;
     }
     let ground = bringup::bring_up(config, directory, datapath.table).await?;
+    let ike = EndpointConfig { resources: ground.resources(), ..ike };
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
     let mut daemon =
         Daemon::new(config.clone(), directory.to_owned(), datapath.status, ike, ground, sender.clone())?;
@@ -130,33 +131,6 @@ async fn start(
 /// Serves the metrics, if they are to be served anywhere.
 fn metrics_at(address: Option<SocketAddr>, requests: &mpsc::Sender<Pending>) -> Option<Task<()>> {
     address.map(|address| crate::metrics::serve(address, requests.clone()))
-}
-
-/// One daemon a gateway: two would undo each other's work.
-fn lock(directory: &Path, gateway: &str) -> anyhow::Result<File> {
-    let path = directory.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        // A daemon that was just stopping may have removed this very file: the next one would lock another.
-        Ok(()) => match (file.metadata(), std::fs::metadata(&path)) {
-            (Ok(ours), Ok(there)) if ours.ino() == there.ino() => Ok(file),
-            _ => anyhow::bail!("gateway {gateway} was just being stopped; start it again"),
-        },
-        Err(TryLockError::WouldBlock) => {
-            anyhow::bail!("gateway {gateway} is running already: its sekishod holds {}", path.display())
-        }
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
-}
-
-/// Once nothing is in force any more. What else lies there stays.
-fn remove_run_directory(config: &Config, directory: &Path) {
-    let _ = std::fs::remove_file(api::socket_path(&config.gateway.name));
-    let _ = std::fs::remove_file(directory.join("lock"));
-    let _ = std::fs::remove_file(directory.join(layout::NAMESPACE));
-    let _ = std::fs::remove_dir(directory);
 }
 
 struct Daemon {
@@ -410,223 +384,4 @@ impl Daemon {
             tracing::error!("a narrower path is not followed: {error:#}");
         }
     }
-
-    fn handle_request(&mut self, request: Request) -> Answer {
-        let now = Instant::now();
-        let command = match &request {
-            Request::Up { connection } => Some(format!("up {connection}")),
-            Request::Down { connection } => Some(format!("down {connection}")),
-            Request::Rekey { connection, ike } => {
-                Some(format!("rekey {connection}{}", if *ike { " --ike" } else { "" }))
-            }
-            Request::BeginTrace { filter, .. } => Some(format!("trace {filter:?}")),
-            _ => None,
-        };
-        let result = match request {
-            Request::Status => return Answer::Status { status: Box::new(self.status(now)) },
-            Request::Up { connection } => self.tunnels.up(now, &connection, &mut self.endpoint),
-            Request::Down { connection } => self.tunnels.down(now, &connection, &mut self.endpoint),
-            Request::Reauth { connection } => self.tunnels.reauth(now, &connection, &mut self.endpoint),
-            Request::Rekey { connection, ike } => {
-                self.tunnels.rekey(now, &connection, ike, &mut self.endpoint)
-            }
-            Request::Neighbours { forget: None } => {
-                return Answer::Neighbours { neighbours: self.neighbours() };
-            }
-            Request::Neighbours { forget: Some(address) } => self.forget_neighbour(address),
-            // The loop takes it up itself, for it is answered later.
-            Request::Reload { .. } => Err("a reload cannot be answered at once".into()),
-            Request::Explain { .. } => Err("an explanation cannot be answered at once".into()),
-            Request::Stream { .. } => Err("rows are not the loop's".into()),
-            Request::BeginTrace { filter, time } => self.begin_trace(now, &filter, time),
-            Request::EndTrace => {
-                self.end_trace();
-                Ok("the trace has ended".into())
-            }
-        };
-        if let Some(command) = command {
-            let outcome = match &result {
-                Ok(message) => message.clone(),
-                Err(reason) => format!("refused: {reason}"),
-            };
-            self.evidence.sink().record(Record::Command { command, outcome });
-        }
-        match result {
-            Ok(message) => Answer::Done { message },
-            Err(reason) => Answer::Refused { reason },
-        }
-    }
-
-    /// Answered beside the loop, for the programs are loaded once more for it.
-    fn explain(&self, question: Question, reply: oneshot::Sender<Answer>) {
-        let up = self.tunnels.iter().filter(|tunnel| !tunnel.children.is_empty());
-        let context = explain::Context {
-            config: self.config.clone(),
-            asleep: self.asleep.clone(),
-            up: up.map(|tunnel| tunnel.name.to_string()).collect(),
-        };
-        tokio::task::spawn_blocking(move || {
-            let answer = match explain::explain(&context, &question) {
-                Ok(explanation) => Answer::Explained { explanation: Box::new(explanation) },
-                Err(reason) => Answer::Refused { reason },
-            };
-            // An asker who has left does not matter.
-            let _ = reply.send(answer);
-        });
-    }
-
-    /// One trace at a time: the programs have one filter.
-    fn begin_trace(&mut self, now: Instant, filter: &TraceFilter, time: Duration) -> Result<String, String> {
-        if self.trace_until.is_some_and(|until| until > now) {
-            return Err("a trace runs already; try again when it has ended".into());
-        }
-        let trace = filter.resolve(&self.evidence.sink().names(), time)?;
-        self.ground.maps.set_trace(Some(trace)).map_err(|error| error.to_string())?;
-        self.trace_until = Some(now + time);
-        Ok("tracing".into())
-    }
-
-    fn end_trace(&mut self) {
-        self.trace_until = None;
-        if let Err(error) = self.ground.maps.set_trace(None) {
-            tracing::error!(%error, "the trace could not be ended; it ends by its time");
-        }
-    }
-
-    /// Says farewell to the peers and takes everything back.
-    async fn stop(mut self) -> anyhow::Result<()> {
-        tracing::info!("stopping");
-        self.tunnels.close_all(Instant::now(), &mut self.endpoint);
-        let deadline = Instant::now() + FAREWELL;
-        loop {
-            let now = Instant::now();
-            self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
-            if self.endpoint.ike_sas().next().is_none() && self.endpoint.stats().unacknowledged == 0
-                || now >= deadline
-            {
-                break;
-            }
-            let due = self.endpoint.poll_timeout().unwrap_or(deadline).min(deadline);
-            tokio::select! {
-                () = tokio::time::sleep_until(due.into()) => self.endpoint.handle_timeout(Instant::now()),
-                Some(datagram) = self.datagrams.next() => {
-                    self.endpoint.handle_datagram(Instant::now(), datagram.path, &datagram.bytes);
-                }
-            }
-        }
-        let Daemon {
-            config,
-            directory,
-            ground,
-            sweeper,
-            filter_events,
-            tunnels,
-            endpoint,
-            sa_events,
-            sa_event_thread,
-            evidence,
-            ..
-        } = self;
-        // Keys are wiped and AF_XDP sockets closed before the devices go.
-        drop((sweeper, filter_events, tunnels, endpoint, sa_events));
-        evidence.sink().record(Record::Stop);
-        drop(evidence);
-        let Ground { kernel, mut ledger, filter, maps, engine, xfrm, .. } = ground;
-        drop((engine, xfrm, maps, filter));
-        // It may hold the engine for a moment: until it has ended, keys may live.
-        if sa_event_thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread of SA events had panicked");
-        }
-        bringup::tear_down(&kernel, &mut ledger, &config, &directory).await?;
-        remove_run_directory(&config, &directory);
-        tracing::info!("everything taken back");
-        Ok(())
-    }
-}
-
-/// Brings the data path's events into the loop. The thread ends with the table or the receiver.
-fn forward_sa_events(
-    table: std::sync::Weak<dyn SaTable>,
-    events: mpsc::Sender<SaEvent>,
-) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("sa-events".into()).spawn(move || {
-        while let Some(table) = table.upgrade() {
-            if events.is_closed() {
-                return;
-            }
-            if let Some(event) = table.next_event(Duration::from_millis(200))
-                && events.blocking_send(event).is_err()
-            {
-                return;
-            }
-        }
-    })
-}
-
-impl Ground {
-    /// The SAs' data path.
-    fn table(&self) -> Arc<dyn SaTable> {
-        match (&self.engine, &self.xfrm) {
-            (Some(engine), _) => engine.clone(),
-            (None, Some(xfrm)) => xfrm.clone(),
-            (None, None) => Arc::new(NoDatapath),
-        }
-    }
-}
-
-/// The data path of a gateway without a VPN: it has no SAs.
-struct NoDatapath;
-
-impl SaTable for NoDatapath {
-    fn name(&self) -> &'static str {
-        "none"
-    }
-
-    fn install(&self, pair: SaPair, _activate: bool) -> Result<(), SaError> {
-        Err(SaError::Unknown(pair.spi_in))
-    }
-
-    fn activate(&self, spi_in: u32) -> Result<(), SaError> {
-        Err(SaError::Unknown(spi_in))
-    }
-
-    fn repath(&self, spi_in: u32, _outer: Outer) -> Result<(), SaError> {
-        Err(SaError::Unknown(spi_in))
-    }
-
-    fn remove(&self, spi_in: u32, _linger: Duration) -> Result<(), SaError> {
-        Err(SaError::Unknown(spi_in))
-    }
-
-    fn counters(&self, spi_in: u32) -> Result<PairCounters, SaError> {
-        Err(SaError::Unknown(spi_in))
-    }
-
-    fn next_event(&self, timeout: Duration) -> Option<SaEvent> {
-        std::thread::sleep(timeout);
-        None
-    }
-}
-
-/// The engine's counters for status.
-fn engine_counters(engine: &Engine) -> BTreeMap<String, u64> {
-    let statistics = engine.statistics();
-    let mut counters = BTreeMap::new();
-    for (reason, count) in statistics.drops {
-        counters.insert(format!("dropped-{}", reason.name()), count);
-    }
-    for socket in statistics.sockets {
-        let prefix = format!("{}-{}", socket.name, socket.queue);
-        for (name, count) in [
-            ("rx-packets", socket.rx_packets),
-            ("tx-packets", socket.tx_packets),
-            ("tx-ring-full", socket.tx_ring_full),
-            ("rx-ring-full", socket.rx_ring_full),
-            ("rx-fill-ring-empty", socket.rx_fill_ring_empty_descs),
-            ("rx-dropped", socket.rx_dropped),
-        ] {
-            counters.insert(format!("{prefix}-{name}"), count);
-        }
-    }
-    counters
 }

@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::change::{Change, Changes, Kind};
 use super::crl::CrlFiles;
-use super::{Daemon, NoDatapath, forward_sa_events, layout, metrics_at, uplinks};
+use super::sas::{NoDatapath, forward_sa_events};
+use super::{Daemon, layout, metrics_at, uplinks};
 use crate::api::Answer;
 use crate::config::{self, Config};
 use crate::evidence::{Names, Record};
@@ -286,7 +287,7 @@ impl Daemon {
             // Gone meanwhile is as good.
             let _ = self.endpoint.close(now, sa);
         }
-        self.endpoint.set_config(now, ike);
+        self.endpoint.set_config(now, EndpointConfig { resources: self.ground.resources(), ..ike });
         // While the connections that end are still known by name.
         self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
         self.tunnels.reconfigure(config, now);

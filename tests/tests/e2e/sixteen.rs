@@ -1,7 +1,6 @@
 //! The appliance's figure (S1): sixteen peers at once, traffic to and from each, from one gateway.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,20 +8,18 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use sekisho_tests::gateway::Sekishod;
 use sekisho_tests::gateway::certificates::write_psk;
-use sekisho_tests::gateway::settings::{CENTRE_ID, DATAPATH, Side, ports};
-use sekisho_tests::lab::namespace::Namespace;
+use sekisho_tests::gateway::settings::{CENTRE_ID, Side, ports};
+use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::patience::{stretch, until};
 use sekisho_tests::lab::plan::{Family, Place, SERVER_NETWORKS};
-use sekisho_tests::lab::{Lab, topology};
 use sekisho_tests::stage;
 use sekisho_tests::traffic::ping::Stream;
 use sekisho_tests::traffic::tap::Tap;
 
 use super::negotiation::PSK;
+use super::peer::{Peer, head};
 
 const PEERS: u8 = 16;
-/// Flows of each gateway: no more memory than they need, times seventeen.
-const FLOWS: u32 = 4096;
 /// All of them negotiate at once, on two processors.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// One echo request in this time, each way, for each peer.
@@ -43,86 +40,19 @@ fn at_once() -> Result<String> {
     outcome
 }
 
-/// One peer: its gateway, and the host behind it.
-struct Peer {
-    number: u8,
-    gateway: Namespace,
-    host: Namespace,
-}
-
-impl Peer {
-    /// Its host.
-    fn address(&self) -> IpAddr {
-        Ipv4Addr::new(192, 168, 100 + self.number, 10).into()
-    }
-
-    fn name(&self) -> String {
-        format!("peer{}", self.number)
-    }
-
-    /// Gateway, host, and the cables between host, gateway and router.
-    fn lay(lab: &Lab, number: u8) -> Result<Peer> {
-        let peer = Peer {
-            number,
-            gateway: lab.add_namespace(&format!("peer{number}"))?,
-            host: lab.add_namespace(&format!("host{number}"))?,
-        };
-        let router = lab.at(Place::Internet);
-        let (at_peer, at_host, at_router) = (peer.gateway.name(), peer.host.name(), router.name());
-        topology::ip(
-            &[],
-            &format!(
-                "link add wan netns {at_peer} type veth peer name peer{number} netns {at_router}\n\
-                 link add lan netns {at_peer} type veth peer name eth0 netns {at_host}\n"
-            ),
-        )?;
-        topology::ip(&["-n", at_peer], "link set lo up\nlink set wan up\nlink set lan up\n")?;
-        topology::ip(
-            &["-n", at_router],
-            &format!("link set peer{number} up\naddr add 198.18.{number}.1/30 dev peer{number}\n"),
-        )?;
-        topology::ip(
-            &["-n", at_host],
-            &format!(
-                "link set lo up\nlink set eth0 up\naddr add {}/24 dev eth0\nroute add default via 192.168.{}.1\n",
-                peer.address(),
-                100 + number
-            ),
-        )?;
-        topology::behave_like_a_cable(&router, &format!("peer{number}"))?;
-        topology::behave_like_a_cable(&peer.host, "eth0")?;
-        Ok(peer)
-    }
-
-    fn start(&self, lab: &Lab, psk: &Path) -> Result<Sekishod> {
-        let number = self.number;
-        let lan = 100 + number;
-        let file = |name: &str| {
-            format!(
-                "{}\n[ports.lan]\ninterface = \"lan\"\naddresses = [\"192.168.{lan}.1/24\"]\n\n[ports.wan]\ninterface = \
-                 \"wan\"\naddresses = [\"198.18.{number}.2/30\"]\nuplink = true\ngateways = [\"198.18.{number}.1\"]\n\n\
-                 [zones.centre]\nvpn = \"centre\"\n\n[[policy]]\nname = \"there\"\nfrom = \"lan\"\nto = \"centre\"\nallow \
-                 = [\"icmp/echo\"]\n\n[[policy]]\nname = \"back\"\nfrom = \"centre\"\nto = \"lan\"\nallow = \
-                 [\"icmp/echo\"]\n\n[connections.centre]\nstart = \"always\"\nlocal = {{ address = \"198.18.{number}.2\", id \
-                 = \"peer{number}.example\", psk = \"{psk}\" }}\nremote = {{ address = \"{centre}\", id = \"{CENTRE_ID}\", psk \
-                 = \"{psk}\" }}\n\n[[connections.centre.child]]\nname = \"main\"\nlocal = [\"192.168.{lan}.0/24\"]\nremote = \
-                 [\"{server}\"]\n",
-                head(name),
-                psk = psk.display(),
-                centre = Place::Centre.address(Family::V4),
-                server = SERVER_NETWORKS[0],
-            )
-        };
-        let mut gateway = Sekishod::in_namespace(lab, (&self.name(), self.gateway.clone()), file, "info")?;
-        gateway.launch(lab)?;
-        Ok(gateway)
-    }
-}
-
-fn head(name: &str) -> String {
-    let datapath = std::env::var(DATAPATH).unwrap_or_else(|_| "auto".into());
+/// What a peer's gateway has beside its ports.
+fn tables(peer: &Peer, psk: &Path) -> String {
+    let (number, lan) = (peer.number, 100 + peer.number);
     format!(
-        "[gateway]\nname = \"{name}\"\nmetrics = \"127.0.0.1:9469\"\ndatapath = \"{datapath}\"\nflows_max = {FLOWS}\n"
+        "[zones.centre]\nvpn = \"centre\"\n\n[[policy]]\nname = \"there\"\nfrom = \"lan\"\nto = \"centre\"\nallow = \
+         [\"icmp/echo\"]\n\n[[policy]]\nname = \"back\"\nfrom = \"centre\"\nto = \"lan\"\nallow = [\"icmp/echo\"]\n\n\
+         [connections.centre]\nstart = \"always\"\nlocal = {{ address = \"198.18.{number}.2\", id = \
+         \"peer{number}.example\", psk = \"{psk}\" }}\nremote = {{ address = \"{centre}\", id = \"{CENTRE_ID}\", psk = \
+         \"{psk}\" }}\n\n[[connections.centre.child]]\nname = \"main\"\nlocal = [\"192.168.{lan}.0/24\"]\nremote = \
+         [\"{server}\"]\n",
+        psk = psk.display(),
+        centre = Place::Centre.address(Family::V4),
+        server = SERVER_NETWORKS[0],
     )
 }
 
@@ -158,7 +88,8 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
     let peers = (0..PEERS).map(|number| Peer::lay(lab, number)).collect::<Result<Vec<_>>>()?;
     let mut centre = Sekishod::with_file(lab, Place::Centre, |name| centre(name, &psk), "info")?;
     centre.launch(lab)?;
-    let gateways = peers.iter().map(|peer| peer.start(lab, &psk)).collect::<Result<Vec<_>>>()?;
+    let gateways =
+        peers.iter().map(|peer| peer.start(lab, &tables(peer, &psk))).collect::<Result<Vec<_>>>()?;
     let ((), up) = until(PATIENCE, "all connections up", || {
         let up = centre.status()?.connections_up();
         ensure!(up == usize::from(PEERS), "{up} are up");

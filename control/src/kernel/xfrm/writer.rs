@@ -25,6 +25,8 @@ const PROBE_SPI: u32 = 0x5f;
 pub(super) struct Writer {
     socket: Socket,
     directed: bool,
+    /// It knows SAs that one processor alone sends with.
+    processors: bool,
 }
 
 impl Writer {
@@ -33,7 +35,7 @@ impl Writer {
     pub(super) fn open(has_ipv6: bool) -> Result<Writer, SaError> {
         let socket =
             Socket::open().map_err(|error| explained("cannot open a socket of XFRM", error.into()))?;
-        let mut writer = Writer { socket, directed: true };
+        let mut writer = Writer { socket, directed: true, processors: true };
         // Addresses for documentation (RFC 5737, RFC 3849).
         let families = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
         for (source, destination) in families.into_iter().take(if has_ipv6 { 2 } else { 1 }) {
@@ -65,6 +67,7 @@ impl Writer {
             sequence: Sequence::default(),
             directed: true,
             offload: None,
+            processor: None,
         };
         // One that a predecessor left when it died here.
         self.remove(&id)?;
@@ -73,7 +76,10 @@ impl Writer {
         self.remove(&id)?;
         added?;
         self.directed = shown?.unwrap_or(false);
-        Ok(())
+        // A kernel that does not know the attribute leaves it out without a word, or refuses it.
+        let of_one = State { processor: Some(0), ..state };
+        self.processors &= self.add(&of_one).is_ok();
+        self.remove(&id)
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
@@ -83,6 +89,11 @@ impl Writer {
     /// Whether this kernel knows the direction of an SA.
     pub(super) fn is_directed(&self) -> bool {
         self.directed
+    }
+
+    /// Whether this kernel knows SAs that one processor alone sends with.
+    pub(super) fn knows_processors(&self) -> bool {
+        self.processors
     }
 
     /// Makes an SA, in a NIC where one is asked for and takes it, and reads it back; says whose it is.
