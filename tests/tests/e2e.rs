@@ -17,6 +17,7 @@ mod e2e {
     pub(crate) mod lab;
     pub(crate) mod lan_services;
     pub(crate) mod life;
+    pub(crate) mod load;
     pub(crate) mod mobility;
     pub(crate) mod nat;
     pub(crate) mod negotiation;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::operation::trials(&stage));
     trials.extend(e2e::negotiation::trials(&stage));
     trials.extend(e2e::life::trials(&stage));
+    trials.extend(e2e::load::trials(&stage));
     trials.extend(e2e::refusal::trials(&stage));
     trials.extend(e2e::reload::trials(&stage));
     trials.extend(e2e::nat::trials(&stage));

@@ -57,7 +57,7 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// The same for a suite in a guest, which is slow.
 const GUEST_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// Of the end-to-end suite, what the data path has to do with.
-const XFRM_GROUPS: [&str; 10] = [
+const XFRM_GROUPS: [&str; 11] = [
     "shown::",
     "negotiation::",
     "foreign::",
@@ -65,6 +65,7 @@ const XFRM_GROUPS: [&str; 10] = [
     "counters::",
     "offload::",
     "mobility::",
+    "load::",
     "pmtu::",
     "resources::",
     "sixteen::",

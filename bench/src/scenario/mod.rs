@@ -57,7 +57,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "goodput",
         about: "through the tunnel: TCP, UDP, latency under load, CPU; against strongSwan's and WireGuard's user space",
-        seconds: [95, 570],
+        seconds: [95, 575],
         only_named: false,
         run: goodput::run,
     },
@@ -70,8 +70,8 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "life",
-        about: "packets lost and the longest gap: rekeying, reload, restart, crash, change of line",
-        seconds: [35, 90],
+        about: "packets lost and the longest gap, at rest and beside a full load: rekeys, restarts, crashes, changed paths",
+        seconds: [39, 115],
         only_named: false,
         run: life::run,
     },
@@ -85,7 +85,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "xfrm",
         about: "through the tunnel on the kernel's ESP, in a virtual machine: against strongSwan with nftables",
-        seconds: [5, 210],
+        seconds: [5, 204],
         only_named: false,
         run: xfrm::run,
     },

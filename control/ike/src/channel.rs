@@ -73,6 +73,8 @@ pub(crate) enum Inbound {
     Request(Message),
     /// The response to our outstanding request.
     Response(Message),
+    /// Somebody says about our outstanding request that the peer has no such IKE SA. Nobody vouches for it.
+    Disowned,
 }
 
 /// An authentic message.
@@ -248,8 +250,14 @@ impl Channel {
                 Standing::Repeated => true,
             },
         };
-        // Errors in clear, such as INVALID_IKE_SPI, are anybody's word (RFC 7296 section 2.21.4): no reaction.
-        let Some(protected) = &outer.protected else { return Inbound::Nothing };
+        // Errors in clear are anybody's word (RFC 7296 section 2.21.4): at most a reason to ask.
+        let Some(protected) = &outer.protected else {
+            return if header.response && disowns(&outer.payloads) {
+                Inbound::Disowned
+            } else {
+                Inbound::Nothing
+            };
+        };
         // What AUTH payloads will prove of IKE_INTERMEDIATE is its Encrypted payload. Nobody sends others beside it.
         let intermediate = header.exchange == ExchangeType::IkeIntermediate;
         if intermediate && !outer.payloads.is_empty() {
@@ -445,6 +453,12 @@ fn ciphers(suite: &IkeSuite, initiator: bool, keys: &IkeKeys) -> Result<(SkCiphe
         true => (from_initiator, from_responder),
         false => (from_responder, from_initiator),
     })
+}
+
+/// Whether INVALID_IKE_SPI is among what is said.
+fn disowns(payloads: &[Payload]) -> bool {
+    let is_it = |payload: &Payload| matches!(payload, Payload::Notify(notify) if notify.notify_type == NotifyType::InvalidIkeSpi);
+    payloads.iter().any(is_it)
 }
 
 #[cfg(test)]

@@ -72,6 +72,8 @@ pub(crate) struct Established {
     /// Those that the peer was to delete were waited for.
     pub(crate) supersede_overdue: bool,
     child_wait: Duration,
+    /// When we last began another one because somebody said that the peer has lost this one.
+    pub(crate) doubted: Option<Instant>,
     /// Both follow changes of addresses (RFC 4555).
     pub(crate) mobike: Option<Mobike>,
     /// The peer's certificate, to be watched for being revoked.
@@ -180,6 +182,7 @@ impl Established {
             supersedes: Vec::new(),
             supersede_overdue: false,
             child_wait: CHILD_RETRY,
+            doubted: None,
             peer: None,
         };
         this.heard(ctx);
@@ -226,6 +229,10 @@ impl Established {
     ) -> Option<State> {
         match self.channel.receive(ctx, path, datagram, outer) {
             Inbound::Nothing => Some(State::Established(self)),
+            Inbound::Disowned => {
+                self.doubt(ctx);
+                Some(State::Established(self))
+            }
             Inbound::Request(message) => {
                 self.heard(ctx);
                 self.follow(ctx, message.path, false);

@@ -67,8 +67,26 @@ impl Established {
         false
     }
 
-    /// Begins the second IKE SA. The endpoint sees, once it is established, that it supersedes this one.
+    /// Begins the second IKE SA, and once more if nothing comes of it.
     pub(crate) fn reauthenticate(&mut self, ctx: &mut Context<'_>) {
+        self.begin_second(ctx);
+        ctx.timers.set(Timer::Reauth, ctx.later(RETRY));
+    }
+
+    /// Somebody says that the peer has no such IKE SA: it may have been started anew. That is anybody's word, so it changes
+    /// nothing here (RFC 7296 section 2.21.4). A second IKE SA shows what is true, for there the peer proves who it is. Who has
+    /// begun this one begins that one, and not more often than an attempt takes.
+    pub(crate) fn doubt(&mut self, ctx: &mut Context<'_>) {
+        let is_recent = self.doubted.is_some_and(|at| ctx.now.saturating_duration_since(at) < RETRY);
+        if !self.origin.ours || is_recent {
+            return;
+        }
+        self.doubted = Some(ctx.now);
+        self.begin_second(ctx);
+    }
+
+    /// The endpoint sees, once it is established, that it supersedes this one.
+    fn begin_second(&mut self, ctx: &mut Context<'_>) {
         let handle = ctx.numbers.ike();
         let spi = ctx.ike_spi();
         let (connection, path) = (self.connection.clone(), self.channel.path);
@@ -79,6 +97,5 @@ impl Established {
             }
             Err(detail) => self.report(ctx, FailureKind::Internal, format!("reauthentication: {detail}")),
         }
-        ctx.timers.set(Timer::Reauth, ctx.later(RETRY));
     }
 }

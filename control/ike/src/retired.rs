@@ -76,7 +76,7 @@ impl Retired {
         outer: &Outer,
     ) -> Option<State> {
         match self.channel.receive(ctx, path, datagram, outer) {
-            Inbound::Nothing => {}
+            Inbound::Nothing | Inbound::Disowned => {}
             Inbound::Request(message) => {
                 // RFC 7296 section 2.25.2: nothing new on an IKE SA that is being closed.
                 let answer = match message.exchange {

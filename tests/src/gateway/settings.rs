@@ -34,6 +34,8 @@ pub const HTTP: u16 = 80;
 pub const BULK: u16 = 5001;
 /// An echo behind the centre.
 pub const ECHO: u16 = 7;
+/// The far end of a load behind the centre: bulk over TCP, numbered datagrams over UDP.
+pub const LOAD: u16 = 5002;
 
 /// Which gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -388,7 +390,7 @@ allow = ["web", "ping"]
 name = "eligibility"
 from = "lan1"
 to = "centre"
-allow = ["web", "ping", "tcp/7", "udp/7", "tcp/5001"]
+allow = ["web", "ping", "tcp/7", "udp/7", "tcp/5001", "tcp/5002", "udp/5002"]
 
 [[policy]]
 name = "own-ping"
@@ -406,5 +408,5 @@ ping = ["icmp/echo"]
 name = "eligibility"
 from = "clinic"
 to = "lan"
-allow = ["web", "ping", "tcp/7", "udp/7", "tcp/5001"]
+allow = ["web", "ping", "tcp/7", "udp/7", "tcp/5001", "tcp/5002", "udp/5002"]
 "#;

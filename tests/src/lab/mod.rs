@@ -11,6 +11,7 @@
 //! down`, removes what a killed run left behind.
 
 pub mod namespace;
+pub mod nat;
 pub mod patience;
 pub mod plan;
 pub mod process;

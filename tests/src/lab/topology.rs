@@ -257,6 +257,20 @@ pub fn behave_like_a_cable(namespace: &Namespace, device: &str) -> Result<()> {
     Ok(())
 }
 
+/// Gives a link another MTU, at both of its ends.
+pub fn set_mtu(ends: [(&Namespace, &str); 2], mtu: u32) -> Result<()> {
+    ends.iter().try_for_each(|(namespace, device)| {
+        ip_show(namespace, &["link", "set", device, "mtu", &mtu.to_string()]).map(drop)
+    })
+}
+
+/// Has a host or gateway forget what it has learned of paths.
+pub fn forget_paths(namespace: &Namespace) -> Result<()> {
+    ["-4", "-6"]
+        .iter()
+        .try_for_each(|family| ip_show(namespace, &[family, "route", "flush", "cache"]).map(drop))
+}
+
 /// Runs `ip -batch` over the lines.
 pub fn ip(arguments: &[&str], batch: &str) -> Result<()> {
     let mut child = Command::new("ip")

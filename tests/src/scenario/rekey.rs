@@ -34,7 +34,7 @@ pub enum By {
 }
 
 /// One after the other.
-const BOTH: [By; 2] = [By::Clinic, By::Centre];
+pub const BOTH: [By; 2] = [By::Clinic, By::Centre];
 
 /// Both sides renew the child SA's keys, one after the other.
 pub fn child_without_loss(site: &mut Site) -> Result<String> {
@@ -43,13 +43,17 @@ pub fn child_without_loss(site: &mut Site) -> Result<String> {
 
 /// These renew the child SA's keys.
 pub fn child_by(site: &Site, who: &[By]) -> Result<String> {
-    let spis = |site: &Site| site.child_spis();
-    under_load(site, who, false, |by| {
-        changes(site, &format!("{by:?}'s rekey of the child SA"), spis, |site| match (by, &site.centre) {
+    under_load(site, who, false, |by| renew_child(site, by))
+}
+
+/// One of both has the child SA's keys renewed; returns once the clinic has others.
+pub fn renew_child(site: &Site, by: By) -> Result<()> {
+    changes(site, &format!("{by:?}'s rekey of the child SA"), Site::child_spis, |site| {
+        match (by, &site.centre) {
             (By::Clinic, _) => site.clinic.sekisho(&["rekey", "centre"]).map(drop),
             (By::Centre, Peer::Sekisho(centre)) => centre.sekisho(&["rekey", "clinic"]).map(drop),
             (By::Centre, Peer::StrongSwan(charon)) => charon.rekey_child(),
-        })
+        }
     })
 }
 
@@ -62,16 +66,18 @@ pub fn ike_without_loss(site: &mut Site) -> Result<String> {
 pub fn ike_by(site: &Site, who: &[By]) -> Result<String> {
     site.await_tunnel()?;
     let children = site.child_spis()?;
-    let spis = |site: &Site| site.ike_spis();
-    let report = under_load(site, who, false, |by| {
-        changes(site, &format!("{by:?}'s rekey of the IKE SA"), spis, |site| match (by, &site.centre) {
-            (By::Clinic, _) => site.clinic.sekisho(&["rekey", "centre", "--ike"]).map(drop),
-            (By::Centre, Peer::Sekisho(centre)) => centre.sekisho(&["rekey", "clinic", "--ike"]).map(drop),
-            (By::Centre, Peer::StrongSwan(charon)) => charon.rekey_ike(),
-        })
-    })?;
+    let report = under_load(site, who, false, |by| renew_ike(site, by))?;
     ensure!(site.child_spis()? == children, "the child SAs changed with the IKE SA's keys");
     Ok(report)
+}
+
+/// One of both has the IKE SA's keys renewed; returns once the clinic has others.
+pub fn renew_ike(site: &Site, by: By) -> Result<()> {
+    changes(site, &format!("{by:?}'s rekey of the IKE SA"), Site::ike_spis, |site| match (by, &site.centre) {
+        (By::Clinic, _) => site.clinic.sekisho(&["rekey", "centre", "--ike"]).map(drop),
+        (By::Centre, Peer::Sekisho(centre)) => centre.sekisho(&["rekey", "clinic", "--ike"]).map(drop),
+        (By::Centre, Peer::StrongSwan(charon)) => charon.rekey_ike(),
+    })
 }
 
 /// The clinic has both ends prove again who they are, twice: a second IKE SA with child SAs of its own takes over.

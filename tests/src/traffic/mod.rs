@@ -1,8 +1,11 @@
 //! What hosts say to each other, what an attacker injects, and what a tap on a cable sees.
 
+pub mod bulk;
 pub mod frame;
 pub mod http;
 pub mod inject;
+pub mod load;
+pub mod numbered;
 pub mod ping;
 pub mod tap;
 pub mod tcp;

@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use sekisho_tests::lab::patience::until;
 use sekisho_tests::scenario::flood::Flood;
-use sekisho_tests::scenario::site::Site;
+use sekisho_tests::scenario::site::{Peer, Site};
 use sekisho_tests::scenario::{rekey, tunnel};
 use sekisho_tests::stage::{self, Stage, Test};
 
 use super::negotiation::{psk, usual};
 
+/// Silence, a question, its answer and a handshake; far less than giving up takes.
+const FOUND: Duration = Duration::from_secs(20);
+
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 3] = [
+    let tests: [(&str, Test); 4] = [
         ("a_packet_opens_it_and_idleness_closes_it", on_demand_and_idle),
         ("reauthentication_loses_no_packet", reauthentication),
+        ("a_peer_that_was_killed_and_only_answers_is_found_by_its_own_word", killed_peer),
         ("a_flood_stops_neither_peers_nor_newcomers", flood),
     ];
     tests
@@ -52,6 +57,28 @@ fn on_demand_and_idle(site: &mut Site) -> Result<String> {
 fn reauthentication(site: &mut Site) -> Result<String> {
     usual(site)?;
     rekey::reauth_without_loss(site)
+}
+
+/// Nobody tells the clinic, and giving the peer up would take a minute.
+fn killed_peer(site: &mut Site) -> Result<String> {
+    let [mut clinic, centre] = psk(site)?;
+    clinic.dpd = "1s";
+    site.reconfigure(&clinic, &centre)?;
+    site.await_tunnel()?;
+    let opened =
+        |site: &Site| Ok::<_, anyhow::Error>(site.clinic.status()?.connection("centre")?.established());
+    let before = opened(site)?;
+    let Peer::Sekisho(peer) = &mut site.centre else { bail!("strongSwan is at the centre") };
+    peer.crash()?;
+    peer.launch(&site.lab)?;
+    let ((), time) = until(FOUND, "a second IKE SA with the peer", || {
+        Ok((opened(site)? > before && site.child_spis()?.len() == 1).then_some(()))
+    })?;
+    tunnel::pages(site)?;
+    let (dead, _) = site.clinic.status()?.connection("centre")?.ends();
+    ensure!(dead == 0, "the peer was given up");
+    usual(site)?;
+    Ok(format!("{:.1} s after the peer's start", time.as_secs_f64()))
 }
 
 fn flood(site: &mut Site) -> Result<String> {

@@ -12,7 +12,7 @@ use sekisho_tests::gateway::settings::ECHO;
 use sekisho_tests::lab::namespace::Namespace;
 use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
-use sekisho_tests::lab::topology::ip_show;
+use sekisho_tests::lab::topology::{forget_paths, ip_show, set_mtu};
 use sekisho_tests::scenario::site::Site;
 use sekisho_tests::stage::{self, Stage, Test};
 use sekisho_tests::traffic::frame::Addressing;
@@ -81,20 +81,8 @@ fn ask_the_web(site: &mut Site) -> Result<(Service, udp::Echo)> {
 
 /// Hosts forget what they have learned of paths.
 fn forget(site: &Site) -> Result<()> {
-    for place in [Place::Lan1, Place::Lan4, Place::Web, Place::Server] {
-        for family in ["-4", "-6"] {
-            ip_show(&site.at(place), &[family, "route", "flush", "cache"])?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes a link narrower, at both of its ends.
-fn narrow(ends: [(&Namespace, &str); 2], mtu: u32) -> Result<()> {
-    for (namespace, device) in ends {
-        ip_show(namespace, &["link", "set", device, "mtu", &mtu.to_string()])?;
-    }
-    Ok(())
+    let hosts = [Place::Lan1, Place::Lan4, Place::Web, Place::Server];
+    hosts.into_iter().try_for_each(|place| forget_paths(&site.at(place)))
 }
 
 /// What a host knows of the path to an address.
@@ -149,14 +137,14 @@ fn uplink(site: &mut Site) -> Result<String> {
     let (gateway, internet) = (site.at(Place::Clinic), site.at(Place::Internet));
     let lan4 = site.at(Place::Lan4);
     let line = [(&gateway, "wan"), (&internet, "clinic")];
-    narrow(line, UPLINK)?;
+    set_mtu(line, UPLINK)?;
     for family in Family::BOTH {
         discovered(&lan4, Place::Web.socket(family, UDP_PORT), UPLINK)?;
         forget(site)?;
         spoken(&lan4, Place::Web.socket(family, HTTPS))?;
         ensure!(known(&lan4, Place::Web.address(family))? == UPLINK, "TCP over {family} was told of nothing");
     }
-    narrow(line, ETHERNET)?;
+    set_mtu(line, ETHERNET)?;
     usual(site)?;
     Ok(format!("{UPLINK} bytes, told of by the gateway over IPv4 and IPv6, UDP and TCP"))
 }
@@ -169,7 +157,7 @@ fn tunnel(site: &mut Site) -> Result<String> {
     let line = [(&gateway, "wan"), (&internet, "clinic")];
     let mut told = Vec::new();
     for mtu in [ETHERNET, UPLINK] {
-        narrow(line, mtu)?;
+        set_mtu(line, mtu)?;
         // The gateway looks at its links once in a while. A host that asks before would be told of the former MTU, and
         // fragment by it from then on.
         for family in Family::BOTH {
@@ -196,7 +184,7 @@ fn tunnel(site: &mut Site) -> Result<String> {
             told.push(format!("{inside} of {mtu}"));
         }
     }
-    narrow(line, ETHERNET)?;
+    set_mtu(line, ETHERNET)?;
     usual(site)?;
     Ok(told.join(", "))
 }
@@ -214,7 +202,7 @@ fn on_the_way(site: &mut Site) -> Result<String> {
             (site.at(Place::Internet), site.at(Place::Centre), site.at(Place::Clinic));
         let lan1 = site.at(Place::Lan1);
         let line = [(&internet, "centre"), (&peer, "wan")];
-        narrow(line, UPLINK)?;
+        set_mtu(line, UPLINK)?;
         forget_paths(&gateway)?;
         forget(site)?;
         for family in Family::BOTH {
@@ -232,19 +220,11 @@ fn on_the_way(site: &mut Site) -> Result<String> {
             spoken(&lan1, server)?;
             told.push(format!("{inside} over {outer}{}", if force_udp { " and UDP" } else { "" }));
         }
-        narrow(line, ETHERNET)?;
+        set_mtu(line, ETHERNET)?;
         forget_paths(&gateway)?;
     }
     usual(site)?;
     Ok(format!("{} of {UPLINK}", told.join(", ")))
-}
-
-/// What the kernel of a gateway has learned of paths.
-fn forget_paths(gateway: &Namespace) -> Result<()> {
-    for family in ["-4", "-6"] {
-        ip_show(gateway, &[family, "route", "flush", "cache"])?;
-    }
-    Ok(())
 }
 
 /// A router on the way cuts ESP in pieces where its sender allowed that, and the peer's gateway takes the whole.
@@ -258,7 +238,7 @@ fn fragments(site: &mut Site) -> Result<String> {
         site.await_tunnel()?;
         let (internet, peer) = (site.at(Place::Internet), site.at(Place::Centre));
         let line = [(&internet, "centre"), (&peer, "wan")];
-        narrow(line, UPLINK)?;
+        set_mtu(line, UPLINK)?;
         let lan1 = site.at(Place::Lan1);
         // IP_PMTUDISC_DONT for every socket: packets may be cut.
         let mode = |value: &str| {
@@ -276,7 +256,7 @@ fn fragments(site: &mut Site) -> Result<String> {
             Ok(asked(&lan1, server, UPLINK)?.then_some(()))
         });
         mode("0")?;
-        narrow(line, ETHERNET)?;
+        set_mtu(line, ETHERNET)?;
         outcome?;
         counts.push(received()? - before);
     }
@@ -289,13 +269,13 @@ fn beyond(site: &mut Site) -> Result<String> {
     let _services = ask_the_web(site)?;
     let (internet, web, lan4) = (site.at(Place::Internet), site.at(Place::Web), site.at(Place::Lan4));
     let link = [(&internet, "web"), (&web, "eth0")];
-    narrow(link, BEYOND)?;
+    set_mtu(link, BEYOND)?;
     for family in Family::BOTH {
         discovered(&lan4, Place::Web.socket(family, UDP_PORT), BEYOND)?;
         forget(site)?;
         spoken(&lan4, Place::Web.socket(family, HTTPS))?;
     }
-    narrow(link, ETHERNET)?;
+    set_mtu(link, ETHERNET)?;
     usual(site)?;
     Ok(format!("{BEYOND} bytes, told of by a router of the internet over IPv4 and IPv6, UDP and TCP"))
 }

@@ -10,7 +10,7 @@ use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::traffic::ping;
 
 use super::{MARK, SCENARIO, rules};
-use crate::contender::{Contender, Encryption, Tunnel, Wanted, sekisho, strongswan};
+use crate::contender::{Contender, Encryption, Wanted, sekisho, strongswan};
 use crate::flood::{HEADERS, flood};
 use crate::forwarder::nftables;
 use crate::generator::Arriving;
@@ -20,6 +20,8 @@ use crate::perf::report::{Better, Figure, Report};
 use crate::perf::session::Session;
 use crate::perf::statistics::quantile;
 use crate::scenario::goodput::{round_trips_under, wires_at};
+use crate::scenario::life::event::{self, Stand};
+use crate::scenario::life::loaded::{self, Told};
 
 /// ESP of both: AES-128-GCM, extended sequence numbers, a key exchange of its own.
 const ESP: &str = "aes128gcm16-x25519-esn";
@@ -29,7 +31,11 @@ const REPLAY_WINDOW: &str = "replay_window = 1024";
 /// Seconds of one sample: iperf3 knows whole ones only.
 const SAMPLE: Duration = Duration::from_secs(1);
 /// Most of the time goes into setting up, and an emulated processor's rates vary: more rounds than elsewhere.
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 6;
+/// What is said behind the cases of `life` that are measured here.
+const PLACE: &str = " (kernel's ESP, in a guest)";
+/// How often strongSwan renews its keys beside a load.
+const RENEWALS: usize = 1;
 /// Length of the flood's IP packets, as in goodput: 64 bytes of UDP.
 const LENGTH: usize = 64 + HEADERS;
 /// Echo requests until it is said that nothing comes through.
@@ -39,8 +45,14 @@ const FIRST_PINGS: usize = 10;
 struct Side {
     contender: Contender,
     _server: Server,
-    _tunnel: Box<dyn Tunnel>,
+    tunnel: Raised,
     lab: Lab,
+}
+
+/// Its gateways; of ours the peer's settings, too.
+enum Raised {
+    Sekisho(sekisho::Pair, Box<Settings>),
+    StrongSwan(strongswan::Pair),
 }
 
 /// Measures, and prints the report after each round.
@@ -69,6 +81,14 @@ pub fn run(quick: bool) -> Result<()> {
         }
         println!("{}", line(session.report())?);
     }
+    for side in sides {
+        let name = side.contender.name();
+        session.progress(format_args!("beside a load: {name}"));
+        if let Err(error) = side.live(&mut session) {
+            session.failed(format_args!("{name} beside a load"), format_args!("{error:#}"));
+        }
+        println!("{}", line(session.report())?);
+    }
     Ok(())
 }
 
@@ -81,24 +101,24 @@ impl Side {
     fn raise(contender: Contender) -> Result<Self> {
         let lab = Lab::up(if contender == Contender::Sekisho { "xfrmours" } else { "xfrmswan" })?;
         wires_at(&lab)?;
-        let tunnel: Box<dyn Tunnel> = match contender {
+        let tunnel = match contender {
             Contender::Sekisho => {
                 let wanted = Wanted { encryption: Encryption::Aes128Gcm, in_udp: false };
-                let [clinic, centre] = sekisho::settings(&lab, wanted)?.map(|settings| {
+                let [clinic, centre] = event::settings(sekisho::settings(&lab, wanted)?).map(|settings| {
                     let esp = vec![ESP.to_owned()];
                     Settings { esp, datapath: "kernel".into(), ..settings }
                 });
-                Box::new(sekisho::Pair::with(&lab, &clinic, &centre)?)
+                Raised::Sekisho(sekisho::Pair::with(&lab, &clinic, &centre)?, Box::new(centre))
             }
             _ => {
                 let pair = strongswan::Pair::with(&lab, ESP, &[REPLAY_WINDOW])?;
                 nftables::put(&lab.at(Place::Clinic), &rules::gateway(rules::CLINIC))?;
                 nftables::put(&lab.at(Place::Centre), &rules::gateway(rules::CENTRE))?;
-                Box::new(pair)
+                Raised::StrongSwan(pair)
             }
         };
         let server = Server::start(&lab)?;
-        let side = Self { contender, _server: server, _tunnel: tunnel, lab };
+        let side = Self { contender, _server: server, tunnel, lab };
         let server = Place::Server.address(Family::V4);
         let through = ping::ping(&side.lab.at(Place::Lan1), server, FIRST_PINGS, Duration::from_millis(100))?;
         ensure!(through.answered > 0, "nothing comes through the tunnel");
@@ -128,6 +148,18 @@ impl Side {
             session.record(&self.figure(case, name, "ms", Better::Lower), time);
         }
         Ok(())
+    }
+
+    /// What traffic notices of its life, after all else.
+    fn live(self, session: &mut Session) -> Result<()> {
+        let Self { contender, tunnel, lab, .. } = self;
+        let told = Told { contender, place: PLACE, is_relative: true };
+        match tunnel {
+            Raised::Sekisho(pair, centre) => {
+                loaded::in_guest(session, told, &lab, &mut Stand::of(&lab, pair, *centre))
+            }
+            Raised::StrongSwan(pair) => loaded::strongswans(session, told, &lab, &pair, RENEWALS),
+        }
     }
 
     fn figure<'a>(&self, case: &'a str, name: &'a str, unit: &'a str, better: Better) -> Figure<'a> {

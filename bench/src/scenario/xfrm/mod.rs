@@ -1,6 +1,6 @@
 //! The kernel's ESP: our data path `kernel` beside strongSwan on XFRM with nftables, in a virtual machine, for not every
 //! kernel that this suite runs on has ESP. Where the processor cannot run guests itself one is emulated, and the report tells
-//! ratios alone.
+//! ratios alone. What traffic notices of a gateway's life is measured there as well, and told with `life`.
 
 pub mod guest;
 mod rules;

@@ -10,15 +10,15 @@ pub(super) const CLINIC: &str = r#"
         iifname "lan3" oifname "lan1" tcp dport 8600 counter accept
         iifname "lan4" oifname "wan" rt ipsec missing tcp dport { 80, 443 } counter accept
         iifname "lan4" oifname "wan" rt ipsec missing icmp type echo-request counter accept
-        iifname "lan1" oifname "wan" rt ipsec exists tcp dport { 7, 80, 443, 5001 } counter accept
-        iifname "lan1" oifname "wan" rt ipsec exists udp dport 7 counter accept
+        iifname "lan1" oifname "wan" rt ipsec exists tcp dport { 7, 80, 443, 5001, 5002 } counter accept
+        iifname "lan1" oifname "wan" rt ipsec exists udp dport { 7, 5002 } counter accept
         iifname "lan1" oifname "wan" rt ipsec exists icmp type echo-request counter accept
 "#;
 
 /// What the centre's does.
 pub(super) const CENTRE: &str = r#"
-        iifname "wan" meta ipsec exists oifname "lan" tcp dport { 7, 80, 443, 5001 } counter accept
-        iifname "wan" meta ipsec exists oifname "lan" udp dport 7 counter accept
+        iifname "wan" meta ipsec exists oifname "lan" tcp dport { 7, 80, 443, 5001, 5002 } counter accept
+        iifname "wan" meta ipsec exists oifname "lan" udp dport { 7, 5002 } counter accept
         iifname "wan" meta ipsec exists oifname "lan" icmp type echo-request counter accept
 "#;
 
@@ -53,7 +53,7 @@ table inet gateway {{
 
 #[cfg(test)]
 mod tests {
-    use sekisho_tests::gateway::settings::{BULK, ECHO};
+    use sekisho_tests::gateway::settings::{BULK, ECHO, LOAD};
 
     use super::*;
 
@@ -62,9 +62,11 @@ mod tests {
         for rules in [CLINIC, CENTRE].map(gateway) {
             let tunnel: Vec<&str> = rules.lines().filter(|line| line.contains("ipsec exists")).collect();
             assert!(
-                tunnel.iter().any(|rule| rule.contains(&format!("tcp dport {{ {ECHO}, 80, 443, {BULK} }}")))
+                tunnel
+                    .iter()
+                    .any(|rule| rule.contains(&format!("tcp dport {{ {ECHO}, 80, 443, {BULK}, {LOAD} }}")))
             );
-            assert!(tunnel.iter().any(|rule| rule.contains(&format!("udp dport {ECHO}"))));
+            assert!(tunnel.iter().any(|rule| rule.contains(&format!("udp dport {{ {ECHO}, {LOAD} }}"))));
             assert!(tunnel.iter().any(|rule| rule.contains("echo-request")));
             assert!(rules.contains("hook forward priority filter; policy drop;"));
         }

@@ -117,7 +117,7 @@ impl AuthSent {
         outer: &Outer,
     ) -> Option<State> {
         match self.channel.receive(ctx, path, datagram, outer) {
-            Inbound::Nothing => Some(State::AuthSent(self)),
+            Inbound::Nothing | Inbound::Disowned => Some(State::AuthSent(self)),
             // A peer has nothing to ask before it has answered; unanswered, it will ask again.
             Inbound::Request(_) => Some(State::AuthSent(self)),
             Inbound::Response(message) => self.conclude(ctx, message, Patience::Left),

@@ -104,7 +104,9 @@ impl AwaitAuth {
                     }
                 }
             }
-            Inbound::Nothing | Inbound::Request(_) | Inbound::Response(_) => Some(State::AwaitAuth(self)),
+            Inbound::Nothing | Inbound::Request(_) | Inbound::Response(_) | Inbound::Disowned => {
+                Some(State::AwaitAuth(self))
+            }
         }
     }
 

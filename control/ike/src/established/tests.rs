@@ -60,7 +60,7 @@ impl Case {
                 let content = message.content.expect("our own");
                 content.notifies.iter().map(|notify| notify.notify_type).collect()
             }
-            Inbound::Nothing | Inbound::Request(_) => panic!("a response"),
+            Inbound::Nothing | Inbound::Request(_) | Inbound::Disowned => panic!("a response"),
         }
     }
 
@@ -161,6 +161,36 @@ fn errors_in_requests_change_nothing() {
         let about = Notify::with_data(notify, vec![0xff; 40]);
         assert_eq!(case.ask(ExchangeType::Informational, &[Payload::Notify(about)]), [], "{notify:?}");
         assert!(case.is_up() && case.children() == 1 && case.removed() == 0, "{notify:?}");
+    }
+}
+
+/// RFC 7296 section 2.21.4: in clear it is anybody's word. It changes nothing, and is a reason to begin a second IKE SA, once in
+/// a while.
+#[test]
+fn who_says_in_clear_that_the_peer_has_lost_the_ike_sa_is_not_believed() {
+    for (ours, begun) in [(true, 1), (false, 0)] {
+        let mut case = Case::new();
+        let Some(State::Established(mut state)) = case.state.take() else { panic!("up") };
+        state.origin.ours = ours;
+        case.state = state.handle_timer(&mut case.world.context(), Timer::Liveness);
+        let question = case.world.sent().remove(0);
+        let (header, _) = crate::wire::Header::parse(&question).expect("our own");
+        let said = |notify: NotifyType, header: &crate::wire::Header| {
+            crate::wire::write_clear(header, &[Payload::Notify(Notify::new(notify))]).expect("written")
+        };
+        let other = crate::wire::Header { message_id: header.message_id + 1, ..header.reply() };
+        for nothing in
+            [said(NotifyType::InvalidSyntax, &header.reply()), said(NotifyType::InvalidIkeSpi, &other)]
+        {
+            case.give(&nothing);
+            assert_eq!(case.world.spawned.len(), 0);
+        }
+        for _ in 0..3 {
+            case.give(&said(NotifyType::InvalidIkeSpi, &header.reply()));
+            assert!(case.is_up() && case.world.spawned.len() == begun);
+        }
+        let Some(State::Established(state)) = &case.state else { panic!("up") };
+        assert!(state.channel.is_waiting(), "the question stands");
     }
 }
 

@@ -69,7 +69,7 @@ impl IntermediateSent {
     ) -> Option<State> {
         match self.channel.receive(ctx, path, datagram, outer) {
             // A peer has nothing to ask before IKE_AUTH.
-            Inbound::Nothing | Inbound::Request(_) => Some(State::IntermediateSent(self)),
+            Inbound::Nothing | Inbound::Request(_) | Inbound::Disowned => Some(State::IntermediateSent(self)),
             Inbound::Response(message) => self.conclude(ctx, &message),
         }
     }

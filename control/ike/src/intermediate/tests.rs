@@ -30,7 +30,7 @@ fn agreed(channel: &Channel) -> Agreed {
 fn received(inbound: Inbound) -> Message {
     match inbound {
         Inbound::Request(message) | Inbound::Response(message) => message,
-        Inbound::Nothing => panic!("nothing came"),
+        Inbound::Nothing | Inbound::Disowned => panic!("nothing came"),
     }
 }
 

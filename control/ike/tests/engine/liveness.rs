@@ -44,6 +44,17 @@ fn a_peer_that_is_gone_is_given_up() {
     assert!(pair.a.children.is_empty());
 }
 
+/// It knows nothing, and says so: the second IKE SA is there long before it would be given up.
+#[test]
+fn a_peer_that_was_started_anew_is_found_by_its_own_word() {
+    let mut pair = tunnel();
+    pair.crash(Side::B);
+    pair.run(Duration::from_secs(35));
+    pair.assert_up(1);
+    assert_eq!(pair.a.closed, [CloseReason::Replaced]);
+    assert_eq!(pair.a.endpoint.stats().ike_established, 2);
+}
+
 #[test]
 fn a_child_that_is_lost_comes_back() {
     for side in [Side::A, Side::B] {

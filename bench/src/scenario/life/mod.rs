@@ -1,5 +1,9 @@
 //! What traffic notices of a gateway's life: packets lost and the longest silence while keys are renewed, rules are
-//! reloaded, the daemon restarts or is killed, and the line changes.
+//! reloaded, the daemon restarts or is killed, and the line changes. First with little else to do, then beside a load that
+//! fills the tunnel.
+
+pub(in crate::scenario) mod event;
+pub(in crate::scenario) mod loaded;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -24,7 +28,9 @@ const SCENARIO: &str = "life";
 /// Between two echo requests: a gap is known to this, and so many packets a second are told as lost.
 const INTERVAL: Duration = Duration::from_millis(5);
 /// Quiet before each event, and after it: what it costs shows within this.
-const AROUND: Duration = Duration::from_millis(500);
+const AROUND: Duration = Duration::from_millis(300);
+/// How often the events with little else to do come, in a quick run and in a full one.
+const ROUNDS: [usize; 2] = [2, 3];
 /// Until an event is over, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Policies that are reloaded, in a quick run and in a full one.
@@ -58,7 +64,8 @@ pub fn run(session: &mut Session) -> Result<()> {
             Err(error) => session.skip(contender.name(), format_args!("{error:#}")),
         }
     }
-    for (round, contender) in session.turns(&able) {
+    let [few, many] = ROUNDS;
+    for (round, contender) in Session::turns_in(if session.is_quick() { few } else { many }, &able) {
         session.progress(format_args!("round {}: {}", round + 1, contender.name()));
         let measured = match contender {
             Contender::Sekisho => ours(session),
@@ -66,6 +73,12 @@ pub fn run(session: &mut Session) -> Result<()> {
         };
         if let Err(error) = measured {
             session.failed(contender.name(), format_args!("{error:#}"));
+        }
+    }
+    for contender in able {
+        session.progress(format_args!("beside a load: {}", contender.name()));
+        if let Err(error) = loaded::run(session, contender) {
+            session.failed(format_args!("{} beside a load", contender.name()), format_args!("{error:#}"));
         }
     }
     Ok(())
@@ -89,8 +102,8 @@ fn ours(session: &mut Session) -> Result<()> {
         record(session, case, Contender::Sekisho, &outcome);
         Ok::<_, anyhow::Error>(())
     };
-    event(CHILD_REKEY, &mut |gateway| renewed(gateway, &["rekey", "centre"], child_spis))?;
-    event(IKE_REKEY, &mut |gateway| renewed(gateway, &["rekey", "centre", "--ike"], ike_spis))?;
+    event(CHILD_REKEY, &mut |gateway| renewed((&*gateway, "centre"), &[], child_spis))?;
+    event(IKE_REKEY, &mut |gateway| renewed((&*gateway, "centre"), &["--ike"], ike_spis))?;
     event(&format!("reload of {count} policies, each another one"), &mut |gateway| gateway.reload(&changed))?;
     event("daemon killed, and started again", &mut |gateway| {
         gateway.crash()?;
@@ -150,22 +163,26 @@ fn policies(count: u16, first: u16) -> String {
     out
 }
 
-fn child_spis(gateway: &Sekishod) -> Result<Vec<String>> {
-    Ok(gateway.status()?.connection("centre")?.child_spis())
+/// A gateway, and its connection.
+type End<'a> = (&'a Sekishod, &'a str);
+
+fn child_spis((gateway, connection): End<'_>) -> Result<Vec<String>> {
+    Ok(gateway.status()?.connection(connection)?.child_spis())
 }
 
-fn ike_spis(gateway: &Sekishod) -> Result<Vec<String>> {
-    let (ours, theirs) = gateway.status()?.connection("centre")?.ike_spis();
+fn ike_spis((gateway, connection): End<'_>) -> Result<Vec<String>> {
+    let (ours, theirs) = gateway.status()?.connection(connection)?.ike_spis();
     Ok(vec![ours, theirs])
 }
 
 /// Orders new keys, and waits until the connection is up with them.
-fn renewed(gateway: &Sekishod, order: &[&str], spis: fn(&Sekishod) -> Result<Vec<String>>) -> Result<()> {
-    let before = spis(gateway)?;
-    gateway.sekisho(order)?;
+fn renewed(end: End<'_>, which: &[&str], spis: fn(End<'_>) -> Result<Vec<String>>) -> Result<()> {
+    let (gateway, connection) = end;
+    let before = spis(end)?;
+    gateway.sekisho(&[&["rekey", connection], which].concat())?;
     until(PATIENCE, "other SPIs", || {
-        let up = gateway.status()?.connection("centre")?.state() == "up";
-        Ok((up && spis(gateway)? != before).then_some(()))
+        let up = gateway.status()?.connection(connection)?.state() == "up";
+        Ok((up && spis(end)? != before).then_some(()))
     })
     .map(drop)
 }
