@@ -18,6 +18,7 @@
 mod bringup;
 mod change;
 mod crl;
+mod datapath;
 mod engine;
 mod given;
 mod kernel_path;
@@ -61,7 +62,7 @@ pub use self::reload::Reloaded;
 
 use self::bringup::Ground;
 use self::crl::{CrlFiles, Fetched};
-use self::kernel_path::Choice;
+use self::datapath::Choice;
 use self::paths::{Look, Paths, Peers};
 use self::sas::forward_sa_events;
 use self::sockets::{Outlet, Sockets};
@@ -89,7 +90,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = run_directory::lock(&directory, &config.gateway.name)?;
     // Read before anything is touched: a key that cannot be read must not leave a half-built gateway.
     let ike = config.ike().context("credentials")?;
-    let datapath = kernel_path::choose(&config).await?;
+    let datapath = datapath::choose(&config).await?;
     let was_in_force = Filter::is_in_force(&config.gateway.name) || directory.join(bringup::LEDGER).exists();
     layout::claim_namespace(&directory, &config.gateway.name, was_in_force)?;
     let (mut daemon, requests) = match start(&config, &directory, datapath, ike).await {
@@ -114,7 +115,7 @@ async fn start(
     ike: EndpointConfig,
 ) -> anyhow::Result<(Daemon, mpsc::Receiver<Pending>)> {
     if let Some(table) = &datapath.table {
-        table.take_over().context("datapath = \"kernel\"")?;
+        table.take_over().context("taking over the kernel's SAs")?;
     }
     let ground = bringup::bring_up(config, directory, datapath.table).await?;
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
