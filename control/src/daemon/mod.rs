@@ -164,6 +164,9 @@ struct Daemon {
     metrics: Option<Task<()>>,
     /// A changed configuration is being read and checked.
     is_reading: bool,
+    /// Neither a changed configuration nor the former one could be put in force: the filter is closed until one is, be it the
+    /// former one without a change.
+    is_torn: bool,
     /// When challenges got a new key.
     secrets_renewed: Instant,
 }
@@ -215,6 +218,7 @@ impl Daemon {
             metrics: None,
             secrets_renewed: now,
             is_reading: false,
+            is_torn: false,
         })
     }
 
