@@ -66,7 +66,7 @@ fn stopped(site: &mut Site) -> Result<String> {
 }
 
 /// What packets for the VPN leave by: the one xfrm interface, or the kernel's end of the engine's veth pair.
-fn interface(site: &Site) -> Result<String> {
+pub(crate) fn interface(site: &Site) -> Result<String> {
     if !is_kernels_path() {
         return Ok("sekisho0".into());
     }

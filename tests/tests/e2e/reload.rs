@@ -308,7 +308,7 @@ fn torn(site: &mut Site) -> Result<String> {
     print()?;
     rename("lan2", "lan2gone")?;
     let other = text.replacen("interface = \"lan3\"", "interface = \"lan33\"", 1);
-    let refused = reload(site, &other).map_or_else(|error| format!("{error:#}"), |said| said);
+    let refused = reload(site, &other).unwrap_or_else(|error| format!("{error:#}"));
     let silence = tcp::expect_silence(&site.at(Place::Lan1), Place::Lan3.socket(Family::V4, PRINT));
     rename("lan2gone", "lan2")?;
     fs::write(site.clinic.config(), &text)?;
