@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, SignatureAlgorithm};
 use sekisho_ike::Endpoint;
 use sekisho_ike::config::{
-    ChildConfig, Connection, EndpointConfig, Limits, LocalAuth, Psk, RemoteAuth, Uniqueness, Wanted,
+    ChildConfig, Connection, EndpointConfig, Limits, LocalAuth, PerResource, Psk, RemoteAuth, Uniqueness,
+    Wanted,
 };
 use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::crypto::signature::PrivateKey;
@@ -122,6 +123,7 @@ impl Tunnels {
                     remote_dynamic: false,
                     esp_proposals: vec!["aes128gcm16-x25519".parse().expect("a proposal")],
                     rekey_after: Duration::from_secs(3600),
+                    per_resource: PerResource::Off,
                 }],
                 ike_rekey_after: Duration::from_secs(4 * 3600),
                 reauth_after: Duration::ZERO,

@@ -297,40 +297,45 @@ fn children(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
         .flat_map(|c| c.children.iter().map(move |child| (c, child)))
         .map(|(c, child)| (vec![c.name.as_str(), child.name.as_str(), child.spi_in.as_str()], child))
         .collect();
+    // A peer may have dozens for single resources: of those what they carry, and what is refused where anything is.
+    let firsts = || rows.iter().filter(|(_, child)| child.resource.is_none());
     page.gauge(
         "sekisho_child_sa_age_seconds",
         "Seconds since the child SA was made.",
         &LABELS,
-        rows.iter().map(|(l, child)| (l.clone(), seconds(child.age_s))),
+        firsts().map(|(l, child)| (l.clone(), seconds(child.age_s))),
     )?;
     page.gauge(
         "sekisho_child_sa_rekey_in_seconds",
         "Seconds until the child SA is rekeyed.",
         &LABELS,
-        rows.iter().map(|(l, child)| (l.clone(), seconds(child.rekey_in_s))),
+        firsts().map(|(l, child)| (l.clone(), seconds(child.rekey_in_s))),
     )?;
-    let directed = |pick: Pick| {
+    let directed = |pick: Pick, zeros_too: bool| {
         rows.iter()
             .flat_map(move |(l, child)| {
-                [("in", &child.inbound), ("out", &child.outbound)].map(|(direction, count)| {
+                let directions = [("in", &child.inbound), ("out", &child.outbound)];
+                directions.map(|(direction, count)| {
                     let mut labels = l.clone();
                     labels.push(direction);
-                    (labels, pick(count))
+                    (labels, pick(count), zeros_too || child.resource.is_none())
                 })
             })
+            .filter(|(_, count, zero_too)| *zero_too || *count > 0)
+            .map(|(labels, count, _)| (labels, count))
             .collect::<Vec<_>>()
     };
     page.counter(
         "sekisho_child_sa_packets_total",
         "Packets carried by the child SA.",
         &DIRECTED,
-        directed(|count| count.packets),
+        directed(|count| count.packets, true),
     )?;
     page.counter(
         "sekisho_child_sa_bytes_total",
         "Bytes of inner packets carried by the child SA.",
         &DIRECTED,
-        directed(|count| count.bytes),
+        directed(|count| count.bytes, true),
     )?;
     let reasons: [(&str, Pick); 6] = [
         ("replay", |count| count.replay),
@@ -345,7 +350,7 @@ fn children(page: &Page, status: &Status) -> Result<(), prometheus::Error> {
         "Packets refused by the child SA, by reason.",
         &["connection", "child", "spi_in", "direction", "reason"],
         reasons.into_iter().flat_map(|(reason, pick)| {
-            directed(pick).into_iter().map(move |(mut labels, count)| {
+            directed(pick, false).into_iter().map(move |(mut labels, count)| {
                 labels.push(reason);
                 (labels, count)
             })
@@ -531,7 +536,16 @@ mod tests {
                     spi_in: "0xc0000001".into(),
                     inbound: SaCount { packets: 7, replay: 2, ..SaCount::default() },
                     ..ChildStatus::default()
-                }],
+                }]
+                .into_iter()
+                .chain((0..3).map(|number| ChildStatus {
+                    name: "main".into(),
+                    spi_in: format!("0xd000000{number}"),
+                    outbound: SaCount { packets: 5, expired: u64::from(number), ..SaCount::default() },
+                    resource: Some(number),
+                    ..ChildStatus::default()
+                }))
+                .collect(),
                 ..ConnectionStatus::default()
             }],
             ports: vec![PortStatus {
@@ -548,6 +562,8 @@ mod tests {
             r#"sekisho_connection_up{connection="centre",zone="vpn"} 1"#,
             r#"sekisho_child_sa_packets_total{child="main",connection="centre",direction="in",spi_in="0xc0000001"} 7"#,
             r#"sekisho_child_sa_refused_total{child="main",connection="centre",direction="in",reason="replay",spi_in="0xc0000001"} 2"#,
+            r#"sekisho_child_sa_packets_total{child="main",connection="centre",direction="out",spi_in="0xd0000000"} 5"#,
+            r#"sekisho_child_sa_refused_total{child="main",connection="centre",direction="out",reason="expired",spi_in="0xd0000002"} 2"#,
             r#"sekisho_pool_addresses{pool="p"} 9"#,
             r#"sekisho_pool_used{pool="p"} 2"#,
             r#"sekisho_pool_exhausted_total{pool="p"} 1"#,
@@ -555,5 +571,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "missing: {line}\n{text}");
         }
+        // Of an SA for a single resource nothing is said that is not there: there may be dozens.
+        assert_eq!(text.matches("spi_in=\"0xd0000000\"").count(), 4, "{text}");
     }
 }

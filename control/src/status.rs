@@ -225,6 +225,9 @@ pub struct ConnectionStatus {
     pub name_servers: Vec<String>,
     /// The child SAs.
     pub children: Vec<ChildStatus>,
+    /// How many of them are for single workers or processors (RFC 9611), and why not more; none where none is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_sas: Option<String>,
     /// How often it came up since the daemon started.
     pub established: u64,
     /// How often its peer was given up as dead.
@@ -287,6 +290,12 @@ pub struct ChildStatus {
     pub inbound: SaCount,
     /// Sent.
     pub outbound: SaCount,
+    /// Whether it carries what has no SA of its own, and both ends know that others do (RFC 9611).
+    #[serde(default)]
+    pub fallback: bool,
+    /// The worker or processor that sends with it alone, by its number; none: all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<u16>,
 }
 
 /// Counters of one SA.
@@ -344,6 +353,17 @@ pub struct IkeEngineStatus {
     pub retransmissions: u64,
     /// Failures by kind; kinds that never occurred are left out.
     pub failures: BTreeMap<String, u64>,
+}
+
+impl ChildStatus {
+    /// Which one of several with the same name it is.
+    fn words(&self) -> String {
+        match self.resource {
+            Some(number) => format!(" of resource {number}"),
+            None if self.fallback => " of all".to_owned(),
+            None => String::new(),
+        }
+    }
 }
 
 impl WorkersStatus {
@@ -488,11 +508,15 @@ impl ConnectionStatus {
             let servers = if self.name_servers.is_empty() { "none" } else { &self.name_servers.join(", ") };
             let _ = writeln!(out, "    given {}  name servers {servers}", self.addresses.join(", "));
         }
+        if let Some(words) = &self.resource_sas {
+            let _ = writeln!(out, "    SAs of single resources: {words}");
+        }
         for child in &self.children {
             let _ = writeln!(
                 out,
-                "    ESP   {}  {} ↔ {}  {}{}  in {} out {}  age {}  rekey in {}",
+                "    ESP   {}{}  {} ↔ {}  {}{}  in {} out {}  age {}  rekey in {}",
                 child.name,
+                child.words(),
                 child.local.join(","),
                 child.remote.join(","),
                 child.suite,

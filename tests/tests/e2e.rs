@@ -27,6 +27,7 @@ mod e2e {
     pub(crate) mod pools;
     pub(crate) mod refusal;
     pub(crate) mod reload;
+    pub(crate) mod resources;
     pub(crate) mod sixteen;
     pub(crate) mod switch;
     pub(crate) mod vlan;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::sixteen::trials());
     trials.extend(e2e::vlan::trials());
     trials.extend(e2e::workers::trials());
+    trials.extend(e2e::resources::trials(&stage));
     trials.extend(e2e::neighbours::trials());
     trials.extend(e2e::lan_services::trials());
     let last = stage.clone();

@@ -206,15 +206,34 @@ pub(crate) fn download(name: &str, version: &str, suite: &str, folder: &Path) ->
     apt.download(&format!("{name}={exact}"), folder)
 }
 
-/// The same for what `name`, a package without content, depends on first.
-pub(crate) fn download_dependency(name: &str, suite: &str, folder: &Path) -> Result<PathBuf> {
+/// The same for the kernel that `name`, a package without content, depends on: one package, or since Linux 7 several of one
+/// release.
+pub(crate) fn download_kernel(name: &str, suite: &str, folder: &Path) -> Result<Vec<PathBuf>> {
+    const IMAGE: &str = "linux-image-";
     let apt = PrivateList::new(suite, folder)?;
-    let depends = process::output(apt.command("apt-cache").args(["depends", name]))?;
-    let first = depends
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: "))
-        .ok_or_else(|| anyhow!("{suite} has no {name}, or one that needs nothing"))?;
-    apt.download(first, folder)
+    let depends = |name: &str| -> Result<Vec<String>> {
+        let shown = process::output(apt.command("apt-cache").args(["depends", name]))?;
+        Ok(shown
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+            .map(str::to_owned)
+            .collect())
+    };
+    let image = depends(name)?
+        .into_iter()
+        .find(|package| package.starts_with(IMAGE))
+        .ok_or_else(|| anyhow!("{suite} has no {name}, or one without a kernel"))?;
+    let release = image.trim_start_matches(IMAGE);
+    let parts =
+        depends(&image)?.into_iter().filter(|part| part.starts_with("linux-") && part.ends_with(release));
+    let all: Vec<String> = [image.clone()].into_iter().chain(parts).collect();
+    all.iter()
+        .map(|package| {
+            let own = folder.join(package);
+            fs::create_dir_all(&own).with_context(|| format!("creating {}", own.display()))?;
+            apt.download(package, &own)
+        })
+        .collect()
 }
 
 /// One suite of the mirror that this machine uses already, with package lists of its own.

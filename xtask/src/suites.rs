@@ -36,7 +36,7 @@ pub(crate) enum Suite {
     Unit,
     /// The programs in this kernel: verifier, and packet in, verdict and packet out
     Ebpf,
-    /// The same programs in other kernels, in virtual machines: 6.1 and 6.12
+    /// The same programs in other kernels, in virtual machines: 6.1, 6.12 and the newest of Debian's backports
     Kernels,
     /// Whole gateways on the kernel's own ESP, in a virtual machine: with each other, and with strongSwan
     Xfrm,
@@ -57,7 +57,7 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// The same for a suite in a guest, which is slow.
 const GUEST_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// Of the end-to-end suite, what the data path has to do with.
-const XFRM_GROUPS: [&str; 11] = [
+const XFRM_GROUPS: [&str; 12] = [
     "shown::",
     "negotiation::",
     "foreign::",
@@ -68,8 +68,11 @@ const XFRM_GROUPS: [&str; 11] = [
     "mobility::",
     "pmtu::",
     "pools::",
+    "resources::",
     "sixteen::",
 ];
+/// Of them, what newer kernels have more of.
+const NEWEST_GROUPS: [&str; 2] = ["resources::", "offload::"];
 /// As shells say "ended by SIGINT".
 const INTERRUPTED: u8 = 130;
 
@@ -294,12 +297,14 @@ fn kernels(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
 fn xfrm(root: &Path, extent: Extent, products: &Products, tally: &mut Tally) -> Result<()> {
     let us = env::current_exe().context("finding this program")?;
     // One pattern each, for no more is understood.
-    let groups = XFRM_GROUPS.iter().map(|group| (Suite::E2e, Some(*group)));
-    for (target, chosen) in groups.chain([(Suite::Datapath, None)]) {
+    let groups = XFRM_GROUPS.iter().map(|group| (Kernel::V6_12, Suite::E2e, Some(*group)));
+    let newest = NEWEST_GROUPS.iter().map(|group| (Kernel::Newest, Suite::E2e, Some(*group)));
+    for (kernel, target, chosen) in groups.chain([(Kernel::V6_12, Suite::Datapath, None)]).chain(newest) {
         let seconds = GUEST_DEADLINE.as_secs();
         let runner = format!(
-            r#"target."cfg(unix)".runner = ["{}", "vm", "--kernel", "6.12", "--timeout", "{seconds}", "--"]"#,
-            us.display()
+            r#"target."cfg(unix)".runner = ["{}", "vm", "--kernel", "{}", "--timeout", "{seconds}", "--"]"#,
+            us.display(),
+            kernel.name()
         );
         let mut cargo = process::cargo();
         cargo.args(["test", "--workspace", "--test", target.name(), "--config", &runner]);
@@ -309,7 +314,10 @@ fn xfrm(root: &Path, extent: Extent, products: &Products, tally: &mut Tally) -> 
         cargo.env("SEKISHO_DATAPATH", "kernel");
         cargo.env("SEKISHO_PATIENCE", vm::patience());
         let part = chosen.map_or(target.name(), |pattern| pattern.trim_end_matches(':'));
-        let name = format!("xfrm-{part}");
+        let name = match kernel {
+            Kernel::Newest => format!("xfrm-{part}-{}", kernel.name()),
+            _ => format!("xfrm-{part}"),
+        };
         match target {
             Suite::Datapath => with_matrix(root, &name, &mut cargo, extent, tally)?,
             _ => suite(root, &name, &mut cargo, tally)?,

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use sekisho_ike::Endpoint;
 use sekisho_ike::config::{
-    ChildConfig, Connection, EndpointConfig, Limits, LocalAuth, Psk, RemoteAuth, Uniqueness, Wanted,
+    ChildConfig, Connection, EndpointConfig, Limits, LocalAuth, PerResource, Psk, RemoteAuth, Uniqueness,
+    Wanted,
 };
 use sekisho_ike::crypto::random::SystemRandom;
 use sekisho_ike::event::{ChildHandle, Event, IkeHandle};
@@ -307,6 +308,7 @@ fn connection(number: u32) -> Result<Connection> {
             remote_dynamic: false,
             esp_proposals: vec![ESP.parse().context("a proposal")?],
             rekey_after: LIFETIME,
+            per_resource: PerResource::Off,
         }],
         ike_rekey_after: LIFETIME,
         reauth_after: Duration::ZERO,

@@ -121,8 +121,12 @@ pub type PortId = u16;
 pub struct SaPair {
     /// VPN port behind the pair.
     pub port: PortId,
-    /// What it is for: connection, child and peer. Of the pairs with one name only one is sent with.
+    /// What it is for: connection, child and peer. Of the pairs with one name only one is sent with, and one for each
+    /// resource.
     pub name: Arc<str>,
+    /// The resource of ours that sends with it (RFC 9611): of the engine a worker, by its number modulo their count; of the
+    /// kernel a processor. `None`: every one that has none of its own.
+    pub resource: Option<u16>,
     /// SPI we receive on, as a number.
     pub spi_in: u32,
     /// SPI we send with, as a number.
@@ -270,7 +274,7 @@ pub trait SaTable: Send + Sync {
     /// Name for status: `kernel` or `engine`.
     fn name(&self) -> &'static str;
     /// Installs both SAs. Inbound works at once; `activate`: outbound too, in place of the port's pair with the same
-    /// `name`, without a packet lost between.
+    /// `name` and `resource`, without a packet lost between.
     fn install(&self, pair: SaPair, activate: bool) -> Result<(), SaError>;
     /// From now on outbound packets use this pair.
     fn activate(&self, spi_in: u32) -> Result<(), SaError>;

@@ -8,7 +8,7 @@ use crate::content::ContentError;
 use crate::context::Context;
 use crate::crypto::negotiate::{self, NegotiateError, Pfs};
 use crate::crypto::suite::EspSuite;
-use crate::event::{ChildHandle, FailureKind};
+use crate::event::{Binding, ChildHandle, FailureKind};
 use crate::spi::InboundSpi;
 use crate::status::ChildStatus;
 use crate::wire::NotifyType;
@@ -30,6 +30,7 @@ pub(crate) struct Child {
     pub(crate) outbound_active: bool,
     /// The pair it replaces by a rekey.
     pub(crate) replaces: Option<ChildHandle>,
+    pub(crate) binding: Binding,
     pub(crate) phase: ChildPhase,
 }
 
@@ -74,6 +75,11 @@ pub(crate) enum ChildError {
     )]
     Widened { name: Arc<str>, answered: String },
     #[error(
+        "the peer narrowed the selectors of child {name} for one more SA of it: it answered with {answered}, which must be \
+         the first one's. Its implementation is at fault"
+    )]
+    Narrowed { name: Arc<str>, answered: String },
+    #[error(
         "the peer names SPI {0:#010x}, on which it receives for another child already: a DELETE would be ambiguous. Its \
          implementation is at fault"
     )]
@@ -86,7 +92,9 @@ impl ChildError {
     pub(crate) fn kind(&self) -> FailureKind {
         match self {
             ChildError::Negotiate(_) => FailureKind::NoProposalChosen,
-            ChildError::Selectors { .. } | ChildError::Widened { .. } => FailureKind::TsUnacceptable,
+            ChildError::Selectors { .. } | ChildError::Widened { .. } | ChildError::Narrowed { .. } => {
+                FailureKind::TsUnacceptable
+            }
             ChildError::Content(_) | ChildError::RepeatedSpi(_) => FailureKind::Malformed,
         }
     }
@@ -95,7 +103,9 @@ impl ChildError {
     pub(crate) fn notify_type(&self) -> NotifyType {
         match self {
             ChildError::Negotiate(_) => NotifyType::NoProposalChosen,
-            ChildError::Selectors { .. } | ChildError::Widened { .. } => NotifyType::TsUnacceptable,
+            ChildError::Selectors { .. } | ChildError::Widened { .. } | ChildError::Narrowed { .. } => {
+                NotifyType::TsUnacceptable
+            }
             ChildError::Content(_) | ChildError::RepeatedSpi(_) => NotifyType::InvalidSyntax,
         }
     }
@@ -111,15 +121,13 @@ pub(crate) struct Proposed<'a> {
     pub(crate) theirs: &'a [TrafficSelector],
 }
 
-/// The responder's part: which configured child the initiator means, narrowed to what both allow (RFC 7296 section
-/// 2.9), and the algorithms. `preferred`: the child that is being rekeyed.
-pub(crate) fn accept(
-    ctx: &mut Context<'_>,
+/// Which configured child the initiator means, and its selectors as narrowed to what both allow (RFC 7296 section 2.9).
+/// `preferred`: the child that is being rekeyed.
+pub(crate) fn choose(
     configs: &[Arc<ChildConfig>],
     preferred: Option<&Arc<ChildConfig>>,
     proposed: Proposed<'_>,
-    pfs: Pfs,
-) -> Result<(Terms, Proposal), ChildError> {
+) -> Option<(Arc<ChildConfig>, Vec<TrafficSelector>, Vec<TrafficSelector>)> {
     let narrowed = |config: &Arc<ChildConfig>| {
         let local = narrow(proposed.ours, &config.local);
         let remote = narrow(proposed.theirs, &config.remote);
@@ -129,11 +137,22 @@ pub(crate) fn accept(
     let exact = |(_, local, remote): &(_, Vec<_>, Vec<_>)| {
         covers(local, proposed.ours) && covers(remote, proposed.theirs)
     };
-    let (config, local, remote) = preferred
+    preferred
         .and_then(narrowed)
         .or_else(|| configs.iter().filter_map(narrowed).find(exact))
         .or_else(|| configs.iter().find_map(narrowed))
-        .ok_or_else(|| ChildError::Selectors {
+}
+
+/// The responder's part: the child that the initiator means, and the algorithms.
+pub(crate) fn accept(
+    ctx: &mut Context<'_>,
+    configs: &[Arc<ChildConfig>],
+    preferred: Option<&Arc<ChildConfig>>,
+    proposed: Proposed<'_>,
+    pfs: Pfs,
+) -> Result<(Terms, Proposal), ChildError> {
+    let (config, local, remote) =
+        choose(configs, preferred, proposed).ok_or_else(|| ChildError::Selectors {
             ours: list(proposed.ours),
             theirs: list(proposed.theirs),
             configured: configs
@@ -165,6 +184,16 @@ pub(crate) fn confirm(
     Ok(Terms { spi_in, spi_out: choice.peer_spi, suite: choice.suite, local, remote, config })
 }
 
+/// Only if the peer has taken every selector that was offered: what RFC 9611 section 4 demands of pairs with the same.
+pub(crate) fn with_all_selectors(terms: Terms) -> Result<Terms, ChildError> {
+    for (taken, offered) in [(&terms.local, &terms.config.local), (&terms.remote, &terms.config.remote)] {
+        if !covers(taken, offered) {
+            return Err(ChildError::Narrowed { name: terms.config.name.clone(), answered: list(taken) });
+        }
+    }
+    Ok(terms)
+}
+
 /// The child with its first pair of networks only; `None`: it has no more than that.
 pub(crate) fn first_pair(config: &Arc<ChildConfig>) -> Option<Arc<ChildConfig>> {
     let ([local, ..], [remote, ..]) = (config.local.as_slice(), config.remote.as_slice()) else {
@@ -188,6 +217,11 @@ fn narrow(offered: &[TrafficSelector], configured: &[TrafficSelector]) -> Vec<Tr
     // The payload has a count of 8 bits; what does not fit is simply not narrowed to.
     common.truncate(usize::from(u8::MAX));
     common
+}
+
+/// Whether both select the same.
+pub(crate) fn are_same(a: &[TrafficSelector], b: &[TrafficSelector]) -> bool {
+    covers(a, b) && covers(b, a)
 }
 
 /// Whether each of `inner` lies within one of `outer`.
@@ -216,6 +250,7 @@ impl Child {
             created: self.created,
             rekey_at: self.rekey_at,
             outbound_active: self.outbound_active,
+            binding: self.binding,
         }
     }
 }

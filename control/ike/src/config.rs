@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq;
 use crate::crypto::suite::{EspProposal, IkeProposal};
 use crate::crypto::{signature::PrivateKey, x509::TrustAnchors};
 pub use crate::pool::Pool;
+pub use crate::resources::{PerResource, Resources};
 pub use crate::unique::Uniqueness;
 pub use crate::virtual_ip::{Assigned, Wanted};
 use crate::wire::id::{IdPattern, Identification};
@@ -28,6 +29,8 @@ pub struct EndpointConfig {
     pub retransmit: Retransmit,
     /// Bounds for strangers.
     pub limits: Limits,
+    /// What of ours can have a child SA of its own (RFC 9611).
+    pub resources: Resources,
 }
 
 /// RFC 7296 section 2.4: the requester retransmits, with growing waits.
@@ -232,4 +235,6 @@ pub struct ChildConfig {
     pub esp_proposals: Vec<EspProposal>,
     /// Child SA is rekeyed after this time (less a random part of up to a tenth).
     pub rekey_after: Duration,
+    /// Child SAs for single resources beside it (RFC 9611), with a peer that knows of them.
+    pub per_resource: PerResource,
 }

@@ -16,9 +16,10 @@ use crate::crypto::keys::ChildKeymat;
 use crate::crypto::negotiate::{self, Pfs};
 use crate::crypto::suite::Group;
 use crate::established::{Established, NewChild, Pending, REKEY_RETRY, Task};
-use crate::event::{ChildHandle, CloseReason, FailureKind, Path};
+use crate::event::{Binding, ChildHandle, CloseReason, FailureKind, Path};
 use crate::followup::{AwaitedSa, FollowUp, Followed};
 use crate::init::ke_payload;
+use crate::resources;
 use crate::sa::State;
 use crate::spi::InboundSpi;
 use crate::timer::Timer;
@@ -35,10 +36,22 @@ pub(crate) struct ChildOffer {
     stage: ChildStage,
 }
 
-/// What we want, and what has come to pass since we asked.
+/// What we ask for.
+pub(crate) struct Aim {
+    pub(crate) config: Arc<ChildConfig>,
+    pub(crate) rekeys: Option<ChildHandle>,
+    /// `None`: a first pair, of which the peer says whether there may be more.
+    pub(crate) binding: Option<Binding>,
+    /// The pair beside which it is to stand, for a single resource.
+    pub(crate) beside: Option<ChildHandle>,
+}
+
+/// It, and what has come to pass since we asked.
 struct ChildWish {
     config: Arc<ChildConfig>,
     rekeys: Option<ChildHandle>,
+    binding: Option<Binding>,
+    beside: Option<ChildHandle>,
     nonce: Vec<u8>,
     /// Groups a key was made for.
     tried: Vec<Group>,
@@ -59,12 +72,13 @@ enum ChildStage {
 pub(crate) struct AwaitedChild {
     terms: Terms,
     pub(crate) rekeys: Option<ChildHandle>,
+    binding: Binding,
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
 }
 
 /// A peer that has not had our answer by then counts as dead.
-const CONFIRMED_AFTER: Duration = Duration::from_secs(120);
+pub(crate) const CONFIRMED_AFTER: Duration = Duration::from_secs(120);
 /// Most SPIs remembered in [`ChildOffer::deleted`]; one can be the right one.
 const MAX_DELETED: usize = 16;
 /// Pairs of child SAs of one IKE SA at most: each child and those that a rekey or a collision of rekeys makes beside it,
@@ -73,8 +87,14 @@ const MAX_CHILDREN: usize = 16;
 const MAX_CHILDREN_OF_ONE: usize = 4;
 
 impl ChildOffer {
-    pub(crate) fn name(&self) -> &str {
-        &self.wish.config.name
+    /// Whether it would be the child of this name, or its successor; not one for a single resource.
+    pub(crate) fn would_be(&self, name: &str) -> bool {
+        self.wish.binding.and_then(Binding::resource).is_none() && *self.wish.config.name == *name
+    }
+
+    /// The resource that it is asked for, and the pair beside which.
+    pub(crate) fn resource(&self) -> Option<(ChildHandle, u16)> {
+        self.wish.beside.zip(self.wish.binding.and_then(Binding::resource))
     }
 
     /// The peer deletes a pair that we don't know (yet).
@@ -86,6 +106,11 @@ impl ChildOffer {
 }
 
 impl ChildWish {
+    fn aim(self) -> (Aim, Vec<Group>, Option<RivalChild>) {
+        let Self { config, rekeys, binding, beside, tried, rival, .. } = self;
+        (Aim { config, rekeys, binding, beside }, tried, rival)
+    }
+
     /// RFC 7296 section 2.8.1: both have rekeyed. The exchange with the lowest of the four nonces made the redundant
     /// pair, which whoever began that exchange deletes; the other deletes the old pair.
     fn is_redundant(&self, peer_nonce: &[u8]) -> bool {
@@ -94,7 +119,7 @@ impl ChildWish {
     }
 }
 
-struct RivalChild {
+pub(crate) struct RivalChild {
     /// `None`: it waits for additional key exchanges.
     child: Option<ChildHandle>,
     lowest_nonce: Vec<u8>,
@@ -109,7 +134,7 @@ impl Established {
         group: Option<Group>,
         tried: Vec<Group>,
     ) -> Pending {
-        self.offer(ctx, config, None, group, tried, None)
+        self.offer(ctx, Aim { config, rekeys: None, binding: None, beside: None }, group, tried, None)
     }
 
     /// Asks to replace a child. Nothing is asked if it is about to go anyway.
@@ -122,21 +147,22 @@ impl Established {
             }
             Some(child) if child.phase == ChildPhase::Up => {
                 let (config, group) = (child.terms.config.clone(), child.terms.suite.group);
-                self.offer(ctx, config, Some(handle), group, Vec::new(), None)
+                let aim = Aim { config, rekeys: Some(handle), binding: Some(child.binding), beside: None };
+                self.offer(ctx, aim, group, Vec::new(), None)
             }
             _ => Pending::Nothing,
         }
     }
 
-    fn offer(
+    pub(crate) fn offer(
         &mut self,
         ctx: &mut Context<'_>,
-        config: Arc<ChildConfig>,
-        rekeys: Option<ChildHandle>,
+        aim: Aim,
         group: Option<Group>,
         mut tried: Vec<Group>,
         rival: Option<RivalChild>,
     ) -> Pending {
+        let Aim { config, rekeys, binding, beside } = aim;
         let group = group
             .or_else(|| config.esp_proposals.iter().find_map(|proposal| proposal.groups().first().copied()));
         let share = match group.map(|group| KeyShare::generate(group, ctx.random)).transpose() {
@@ -162,7 +188,8 @@ impl Established {
         payloads.push(Payload::TsI(TrafficSelectors::new(config.local.clone())));
         payloads.push(Payload::TsR(TrafficSelectors::new(config.remote.clone())));
         payloads.push(Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)));
-        let wish = ChildWish { config, rekeys, nonce, tried, rival, deleted: Vec::new() };
+        payloads.extend(self.announce_resource(ctx, &config, binding));
+        let wish = ChildWish { config, rekeys, binding, beside, nonce, tried, rival, deleted: Vec::new() };
         let offer = ChildOffer { wish, stage: ChildStage::Asked { spi, share } };
         self.ask(ctx, ExchangeType::CreateChildSa, &payloads, Pending::Child(Box::new(offer)))
     }
@@ -179,7 +206,7 @@ impl Established {
             ChildStage::Following { terms, peer_nonce, follow_up } => {
                 // As long as the peer lacks the redundant pair too, it is simply not gone on with.
                 if !follow_up.is_last() && wish.is_redundant(&peer_nonce) {
-                    return self.retry_rekey(ctx, wish.rekeys);
+                    return self.retry(ctx, &wish);
                 }
                 match self.follow_on(ctx, follow_up, &content) {
                     Ok(Followed::Done(secrets)) => {
@@ -199,7 +226,7 @@ impl Established {
     fn conclude_asked(
         &mut self,
         ctx: &mut Context<'_>,
-        wish: ChildWish,
+        mut wish: ChildWish,
         spi: InboundSpi,
         share: Option<KeyShare>,
         content: &Content,
@@ -211,14 +238,19 @@ impl Established {
             child::confirm(wish.config.clone(), spi, proposed, Pfs::Negotiated { ke: group })
         });
         let terms = terms.and_then(|terms| self.with_a_new_spi(terms));
+        let terms = terms.and_then(|terms| match wish.beside {
+            Some(_) => child::with_all_selectors(terms),
+            None => Ok(terms),
+        });
         let terms = match terms {
             Ok(terms) => terms,
             Err(error) => {
                 self.report_child_error(ctx, &wish.config.name, &error);
-                self.retry_rekey(ctx, wish.rekeys);
+                self.retry(ctx, &wish);
                 return self.delete_unused(ctx, number);
             }
         };
+        wish.binding.get_or_insert_with(|| self.first_binding(ctx, &terms.config, content));
         let agreed = || {
             let peer_nonce = content.nonce().map_err(|error| error.to_string())?.to_vec();
             Ok::<_, String>((peer_nonce, first_secret(content, terms.suite.group, share)?))
@@ -230,7 +262,7 @@ impl Established {
         let additional = terms.suite.additional;
         match secret {
             Some(_) if !additional.is_empty() && wish.is_redundant(&peer_nonce) => {
-                self.retry_rekey(ctx, wish.rekeys);
+                self.retry(ctx, &wish);
             }
             Some(secret) if !additional.is_empty() => {
                 match self.follow_up(ctx, &additional, secret, content) {
@@ -248,7 +280,7 @@ impl Established {
     /// The peer's answer can't be used, but the peer may think that it has the pair.
     fn child_broken(&mut self, ctx: &mut Context<'_>, wish: &ChildWish, spi_in: u32, detail: &str) {
         self.report(ctx, FailureKind::Malformed, format!("child {}: {detail}", wish.config.name));
-        self.retry_rekey(ctx, wish.rekeys);
+        self.retry(ctx, wish);
         self.delete_unused(ctx, spi_in);
     }
 
@@ -266,7 +298,7 @@ impl Established {
             let detail =
                 format!("the peer deleted child {} as soon as it was made: see its log", wish.config.name);
             self.report(ctx, FailureKind::RefusedByPeer, detail);
-            return self.retry_rekey(ctx, wish.rekeys);
+            return self.retry(ctx, &wish);
         }
         let prf = self.channel.suite.prf;
         let keymat = ChildKeymat::derive(prf, &self.sk_d, &terms.suite, secrets, &wish.nonce, peer_nonce);
@@ -277,7 +309,8 @@ impl Established {
         if wish.is_redundant(peer_nonce) {
             return self.delete_unused(ctx, number);
         }
-        let ChildWish { rekeys, rival, .. } = wish;
+        let ChildWish { rekeys, rival, binding, .. } = wish;
+        let binding = binding.unwrap_or_default();
         if let Some(rival) = rival {
             if rekeys.is_some_and(|handle| self.awaits_rekey_of(handle)) {
                 self.forget_awaited(ctx);
@@ -291,7 +324,7 @@ impl Established {
         let present =
             |old: &ChildHandle| self.children.get(old).is_some_and(|old| old.phase != ChildPhase::Removed);
         let replaces = rekeys.filter(present);
-        self.install(ctx, NewChild { terms, keymat, initiated: true, activate: true, replaces });
+        self.install(ctx, NewChild { terms, keymat, initiated: true, activate: true, replaces, binding });
         if let Some(old) = replaces {
             self.enqueue(Task::DeleteChild(old));
         }
@@ -307,26 +340,37 @@ impl Established {
                     |group: &Group| wish.config.esp_proposals.iter().any(|p| p.groups().contains(group));
                 match wanted.filter(|group| offered(group) && !wish.tried.contains(group)) {
                     Some(group) => {
-                        self.pending =
-                            self.offer(ctx, wish.config, wish.rekeys, Some(group), wish.tried, wish.rival);
+                        let (aim, tried, rival) = wish.aim();
+                        self.pending = self.offer(ctx, aim, Some(group), tried, rival);
                     }
                     None => {
                         self.report_child_refusal(ctx, &wish.config.name, error);
-                        self.retry_rekey(ctx, wish.rekeys);
+                        self.retry(ctx, &wish);
                     }
                 }
             }
+            // RFC 9611 section 5.2, and what those say who do not know of it: it has enough. That is no failure.
+            NotifyType::TsMaxQueue | NotifyType::NoAdditionalSas if wish.beside.is_some() => {
+                self.retry(ctx, &wish);
+            }
             // RFC 7296 section 2.9: it takes one pair of networks in each child SA only.
-            NotifyType::SinglePairRequired if let Some(single) = child::first_pair(&wish.config) => {
+            NotifyType::SinglePairRequired
+                if wish.beside.is_none()
+                    && let Some(single) = child::first_pair(&wish.config) =>
+            {
                 self.report_child_refusal(ctx, &wish.config.name, error);
-                self.pending = self.offer(ctx, single, wish.rekeys, None, Vec::new(), wish.rival);
+                let (aim, _, rival) = wish.aim();
+                self.pending = self.offer(ctx, Aim { config: single, ..aim }, None, Vec::new(), rival);
             }
             // RFC 7296 section 2.25: the peer is busy with the same SA, or its rekey has made ours needless. RFC 9370 section
             // 2.2.4: it knows no more of the exchange that was to be gone on with.
             NotifyType::TemporaryFailure | NotifyType::StateNotFound => match wish.rekeys {
                 Some(handle) if rekeyed == Some(ChildPhase::Up) => self.defer(ctx, Task::RekeyChild(handle)),
                 Some(_) => {}
-                None => self.defer(ctx, Task::CreateChild(wish.config)),
+                None => match wish.beside {
+                    Some(beside) => self.defer(ctx, Task::AddResource(beside)),
+                    None => self.defer(ctx, Task::CreateChild(wish.config)),
+                },
             },
             // Section 2.25.1: the peer has deleted it, and the DELETE has come or is on its way; or it has lost it; or
             // the response by which it will learn of it is still on its way.
@@ -336,13 +380,15 @@ impl Established {
                 }
                 Some(handle) if rekeyed == Some(ChildPhase::Up) => {
                     self.remove_child(ctx, handle, CloseReason::Peer);
-                    self.enqueue(Task::CreateChild(wish.config));
+                    if wish.binding.and_then(Binding::resource).is_none() {
+                        self.enqueue(Task::CreateChild(wish.config));
+                    }
                 }
                 _ => {}
             },
             _ => {
                 self.report_child_refusal(ctx, &wish.config.name, error);
-                self.retry_rekey(ctx, wish.rekeys);
+                self.retry(ctx, &wish);
             }
         }
     }
@@ -352,6 +398,14 @@ impl Established {
         self.children.get(&handle).is_some_and(|child| {
             !child.initiated && ctx.now.saturating_duration_since(child.created) < CONFIRMED_AFTER
         })
+    }
+
+    /// What we asked for has come to nothing. One more pair of a child is not asked for again: the others carry on.
+    fn retry(&mut self, ctx: &mut Context<'_>, wish: &ChildWish) {
+        match wish.beside {
+            Some(_) => drop(self.sated.insert(wish.config.name.clone())),
+            None => self.retry_rekey(ctx, wish.rekeys),
+        }
     }
 
     /// The old pair still works; its rekey is tried again before it is worn out. A child that was not made at all is asked
@@ -392,7 +446,7 @@ impl Established {
         if let Pending::Ike(_) = self.pending {
             return Err(Notify::new(NotifyType::TemporaryFailure));
         }
-        if self.children.len() >= MAX_CHILDREN.max(MAX_CHILDREN_OF_ONE * self.child_configs.len()) {
+        if self.children.len() >= MAX_CHILDREN.max(MAX_CHILDREN_OF_ONE * self.places(ctx)) {
             let (path, name) = (self.channel.path, &self.connection.name);
             ctx.out.stranger_failure(ctx.now, path, Some(name), FailureKind::Overload, || {
                 format!(
@@ -403,8 +457,7 @@ impl Established {
             return Err(Notify::new(NotifyType::NoAdditionalSas));
         }
         let rekeys = self.rekeyed_by(content)?;
-        let preferred =
-            rekeys.and_then(|handle| self.children.get(&handle)).map(|child| child.terms.config.clone());
+        let (preferred, binding) = self.bind(ctx, content, rekeys)?;
         let theirs = content.ke.as_ref().and_then(|ke| Group::from_number(ke.group.number()));
         let proposed = || Ok(Proposed { sa: content.sa()?, ours: content.ts_r()?, theirs: content.ts_i()? });
         let accepted = proposed().and_then(|proposed| {
@@ -412,6 +465,11 @@ impl Established {
             child::accept(ctx, &self.child_configs, preferred.as_ref(), proposed, pfs)
         });
         let accepted = accepted.and_then(|(terms, answer)| Ok((self.with_a_new_spi(terms)?, answer)));
+        let binding = match (&accepted, binding) {
+            (_, Some(binding)) => binding,
+            (Ok((terms, _)), None) => self.first_binding(ctx, &terms.config, content),
+            (Err(_), None) => Binding::Only,
+        };
         let (terms, answer) = accepted.map_err(|error| {
             self.report_child_error(ctx, "asked for by the peer", &error);
             Notify::new(error.notify_type())
@@ -437,8 +495,9 @@ impl Established {
         payloads.push(Payload::TsI(TrafficSelectors::new(terms.remote.clone())));
         payloads.push(Payload::TsR(TrafficSelectors::new(terms.local.clone())));
         payloads.push(Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)));
+        payloads.extend(resources::announcement(binding));
         let additional = terms.suite.additional;
-        let child = AwaitedChild { terms, rekeys, nonce_i, nonce_r };
+        let child = AwaitedChild { terms, rekeys, binding, nonce_i, nonce_r };
         match secret {
             Some(secret) if !additional.is_empty() => {
                 self.note_rival(&child, None);
@@ -470,8 +529,8 @@ impl Established {
         child: AwaitedChild,
         secrets: &[SharedSecret],
     ) -> Result<(), Notify> {
-        let AwaitedChild { terms, rekeys, nonce_i, nonce_r } = &child;
-        let (prf, rekeys) = (self.channel.suite.prf, *rekeys);
+        let AwaitedChild { terms, rekeys, binding, nonce_i, nonce_r } = &child;
+        let (prf, rekeys, binding) = (self.channel.suite.prf, *rekeys, *binding);
         let keymat = ChildKeymat::derive(prf, &self.sk_d, &terms.suite, secrets, nonce_i, nonce_r);
         let keymat = keymat.map_err(|error| {
             self.report(ctx, FailureKind::Internal, format!("child {}: {error}", terms.config.name));
@@ -479,8 +538,10 @@ impl Established {
         })?;
         let handle = ctx.numbers.child();
         self.note_rival(&child, Some(handle));
-        let activate = rekeys.is_none() && self.has_no_twin(ctx);
-        let new = NewChild { terms: child.terms, keymat, initiated: false, activate, replaces: rekeys };
+        // What one more pair would carry has a way until the peer has our answer.
+        let activate = rekeys.is_none() && binding.resource().is_none() && self.has_no_twin(ctx);
+        let new =
+            NewChild { terms: child.terms, keymat, initiated: false, activate, replaces: rekeys, binding };
         self.install_as(ctx, handle, new);
         Ok(())
     }

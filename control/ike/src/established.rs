@@ -3,7 +3,7 @@
 //! The exchanges themselves are in `create_child.rs`, `rekey_ike.rs` and `informational.rs`, as further methods of
 //! [`Established`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,9 @@ use crate::context::Context;
 use crate::create_child::ChildOffer;
 use crate::crypto::keys::ChildKeymat;
 use crate::crypto::x509::VerifiedCertificate;
-use crate::event::{ChildHandle, ChildSa, CloseReason, Event, FailureKind, IkeEstablished, IkeHandle, Path};
+use crate::event::{
+    Binding, ChildHandle, ChildSa, CloseReason, Event, FailureKind, IkeEstablished, IkeHandle, Path,
+};
 use crate::followup::Awaited;
 use crate::mobike::Mobike;
 use crate::nat::{KEEPALIVE, KEEPALIVE_INTERVAL};
@@ -54,6 +56,8 @@ pub(crate) struct Established {
     pub(crate) rekey_at: Instant,
     pub(crate) child_configs: Vec<Arc<ChildConfig>>,
     pub(crate) children: BTreeMap<ChildHandle, Child>,
+    /// Names of children for which the peer wants no more SAs of single resources.
+    pub(crate) sated: BTreeSet<Arc<str>>,
     /// What is to be asked of the peer, in order: one request at a time.
     pub(crate) tasks: VecDeque<Task>,
     /// What the peer could not do just now.
@@ -80,6 +84,8 @@ pub(crate) struct Established {
 #[derive(Clone, Debug)]
 pub(crate) enum Task {
     CreateChild(Arc<ChildConfig>),
+    /// One more pair, for a single resource, beside this one.
+    AddResource(ChildHandle),
     RekeyChild(ChildHandle),
     DeleteChild(ChildHandle),
     /// A pair that the peer has and we never installed, by our inbound SPI.
@@ -120,6 +126,7 @@ pub(crate) struct NewChild {
     pub(crate) initiated: bool,
     pub(crate) activate: bool,
     pub(crate) replaces: Option<ChildHandle>,
+    pub(crate) binding: Binding,
 }
 
 impl Established {
@@ -162,6 +169,7 @@ impl Established {
             created: ctx.now,
             rekey_at,
             children: BTreeMap::new(),
+            sated: BTreeSet::new(),
             tasks: VecDeque::new(),
             deferred: Vec::new(),
             pending: Pending::Nothing,
@@ -181,7 +189,9 @@ impl Established {
     /// The initiator asks for the children that IKE_AUTH had no room for.
     pub(crate) fn want_other_children(&mut self, ctx: &mut Context<'_>) {
         let others = self.child_configs.iter().skip(1).cloned().map(Task::CreateChild);
-        self.tasks.extend(others);
+        // They carry what nothing carries yet, and go first.
+        let rest = std::mem::replace(&mut self.tasks, others.collect());
+        self.tasks.extend(rest);
         self.pump(ctx);
     }
 
@@ -231,6 +241,7 @@ impl Established {
 
     fn handle_request(mut self: Box<Self>, ctx: &mut Context<'_>, message: Message) -> Option<State> {
         let Message { exchange, path, content, .. } = message;
+        self.confirm_resources(ctx);
         let content = match content {
             Ok(content) => content,
             Err(error) => {
@@ -323,6 +334,7 @@ impl Established {
                 }
             }
             Timer::Children => self.ask_for_missing(),
+            Timer::Resources => self.look_at_resources(ctx),
             Timer::Supersede => self.supersede_overdue = true,
             Timer::Revocation => self.look_at_crls(ctx),
             Timer::Grace | Timer::HalfOpen | Timer::Forget => {}
@@ -340,7 +352,9 @@ impl Established {
     pub(crate) fn enqueue(&mut self, task: Task) {
         let same = |other: &Task| match (other, &task) {
             (Task::CreateChild(a), Task::CreateChild(b)) => a.name == b.name,
-            (Task::RekeyChild(a), Task::RekeyChild(b)) => a == b,
+            (Task::AddResource(a), Task::AddResource(b)) | (Task::RekeyChild(a), Task::RekeyChild(b)) => {
+                a == b
+            }
             (Task::DeleteChild(a), Task::DeleteChild(b)) => a == b,
             (Task::DeleteUnused(a), Task::DeleteUnused(b)) => a == b,
             (Task::RekeyIke, Task::RekeyIke)
@@ -365,6 +379,7 @@ impl Established {
             let Some(task) = next.and_then(|at| self.tasks.remove(at)) else { return };
             self.pending = match task {
                 Task::CreateChild(config) => self.offer_child(ctx, config, None, Vec::new()),
+                Task::AddResource(beside) => self.offer_resource(ctx, beside),
                 Task::RekeyChild(handle) => self.offer_rekey(ctx, handle),
                 Task::DeleteChild(handle) => self.request_delete(ctx, handle),
                 Task::DeleteUnused(spi) => self.ask(
@@ -427,7 +442,7 @@ impl Established {
 
     /// As [`install`](Self::install), under this number.
     pub(crate) fn install_as(&mut self, ctx: &mut Context<'_>, handle: ChildHandle, new: NewChild) {
-        let NewChild { terms, keymat, initiated, activate, replaces } = new;
+        let NewChild { terms, keymat, initiated, activate, replaces, binding } = new;
         let rekey_at = ctx.renewal(terms.config.rekey_after);
         ctx.timers.set(Timer::ChildRekey(handle), rekey_at);
         let (keys_out, keys_in) = match initiated {
@@ -457,6 +472,7 @@ impl Established {
             remote: terms.remote.clone(),
             activate_outbound: activate,
             replaces,
+            binding,
             rekey_at,
         })));
         let child = Child {
@@ -467,9 +483,11 @@ impl Established {
             initiated,
             outbound_active: activate,
             replaces,
+            binding,
             phase: ChildPhase::Up,
         };
         self.children.insert(handle, child);
+        self.resources_installed(ctx, handle);
     }
 
     /// The peer shows that it sends with this pair: so do we.
@@ -492,6 +510,15 @@ impl Established {
         }
     }
 
+    /// A pair has gone without a successor. What one for a single resource has carried the others carry.
+    fn miss(&mut self, ctx: &mut Context<'_>, binding: Binding, name: Arc<str>) {
+        match binding {
+            Binding::Only | Binding::Fallback => self.miss_child(ctx),
+            // RFC 9611 section 6: asked for again at once it could be deleted for ever.
+            Binding::Resource(_) => drop(self.sated.insert(name)),
+        }
+    }
+
     fn ask_for_missing(&mut self) {
         let missing: Vec<_> =
             self.child_configs.iter().filter(|config| !self.has_child(&config.name)).cloned().collect();
@@ -501,11 +528,12 @@ impl Established {
     }
 
     fn has_child(&self, name: &str) -> bool {
-        let under_way = matches!(&self.pending, Pending::Child(offer) if offer.name() == name);
+        let under_way = matches!(&self.pending, Pending::Child(offer) if offer.would_be(name));
         under_way
             || self
                 .children
                 .values()
+                .filter(|child| child.binding.resource().is_none())
                 .any(|child| *child.terms.config.name == *name && child.phase != ChildPhase::Removed)
     }
 
@@ -528,7 +556,7 @@ impl Established {
             let linger = if reason == CloseReason::Replaced { LINGER } else { Duration::ZERO };
             ctx.out.event(Event::ChildRemove { child: handle, linger, reason });
             if reason != CloseReason::Replaced {
-                self.miss_child(ctx);
+                self.miss(ctx, child.binding, child.terms.config.name.clone());
             }
         }
     }
@@ -554,11 +582,12 @@ impl Established {
             && child.phase != ChildPhase::Removed
         {
             child.phase = ChildPhase::Removed;
-            let predecessor = child.replaces;
+            let (predecessor, binding, name) =
+                (child.replaces, child.binding, child.terms.config.name.clone());
             self.reinstate(predecessor);
             ctx.out.event(Event::ChildRemove { child: handle, linger: Duration::ZERO, reason });
             self.enqueue(Task::DeleteChild(handle));
-            self.miss_child(ctx);
+            self.miss(ctx, binding, name);
         }
         self.pump(ctx);
     }

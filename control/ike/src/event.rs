@@ -170,6 +170,8 @@ pub struct ChildSa {
     pub activate_outbound: bool,
     /// The pair it replaces.
     pub replaces: Option<ChildHandle>,
+    /// What of ours it is for; other pairs of this name carry the rest.
+    pub binding: Binding,
     /// When it will be rekeyed.
     pub rekey_at: Instant,
 }
@@ -181,6 +183,7 @@ impl std::fmt::Debug for ChildSa {
             .field("child", &self.child)
             .field("connection", &self.connection)
             .field("name", &self.name)
+            .field("binding", &self.binding)
             .field("path", &self.path)
             .field("spi_in", &format_args!("{:#010x}", self.spi_in))
             .field("spi_out", &format_args!("{:#010x}", self.spi_out))
@@ -188,6 +191,28 @@ impl std::fmt::Debug for ChildSa {
             .field("local", &self.local)
             .field("remote", &self.remote)
             .finish_non_exhaustive()
+    }
+}
+
+/// What a pair of child SAs is among those with the same selectors (RFC 9611).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Binding {
+    /// The only one, as far as the peer knows.
+    #[default]
+    Only,
+    /// For everything that has none of its own; both sides know that there may be more.
+    Fallback,
+    /// For one of our resources, by its number from 0 on: a processor, or a thread of the data path.
+    Resource(u16),
+}
+
+impl Binding {
+    /// The number of the resource; `None`: it is for all of them.
+    pub fn resource(self) -> Option<u16> {
+        match self {
+            Binding::Only | Binding::Fallback => None,
+            Binding::Resource(number) => Some(number),
+        }
     }
 }
 

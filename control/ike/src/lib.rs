@@ -38,6 +38,7 @@ mod pool;
 mod rate;
 mod reauth;
 mod rekey_ike;
+mod resources;
 mod retired;
 mod revocation;
 mod sa;

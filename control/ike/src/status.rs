@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::ConnectionName;
-use crate::event::{ChildHandle, FailureKind, IkeHandle, Path};
+use crate::event::{Binding, ChildHandle, FailureKind, IkeHandle, Path};
 use crate::virtual_ip::VirtualAddresses;
 use crate::wire::id::Identification;
 use crate::wire::ts::TrafficSelector;
@@ -135,4 +135,6 @@ pub struct ChildStatus {
     pub rekey_at: Instant,
     /// Whether we send with it (the responder of a rekey waits for the peer's first packet).
     pub outbound_active: bool,
+    /// What of ours it is for.
+    pub binding: Binding,
 }

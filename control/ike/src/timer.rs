@@ -28,6 +28,8 @@ pub(crate) enum Timer {
     Reauth,
     /// The child SAs that should be and are not are asked for again.
     Children,
+    /// Child SAs for single resources are to be looked at.
+    Resources,
     /// An IKE SA that another has superseded is still there.
     Supersede,
     /// A child SA is worn out.

@@ -1,6 +1,7 @@
 //! `[connections.*]`: the two ends, how both prove who they are, algorithms, times, and the children.
 
 mod life;
+mod resources;
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -9,7 +10,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
-use sekisho_ike::config::Wanted;
+use sekisho_ike::config::{PerResource, Wanted};
 use sekisho_ike::crypto::signature::RsaPadding;
 use sekisho_ike::crypto::suite::{EspProposal, IkeProposal};
 use sekisho_ike::wire::id::IdPattern;
@@ -34,6 +35,7 @@ pub(super) struct ConnectionSpec {
     pub(super) start: Start,
     ike_rekey: Duration,
     rekey: Duration,
+    per_resource: PerResource,
     pub(super) life: Life,
     force_udp: bool,
     mobike: bool,
@@ -116,6 +118,7 @@ impl ConnectionSpec {
             start: self.start,
             ike_rekey: self.ike_rekey,
             rekey: self.rekey,
+            per_resource: self.per_resource,
             life: self.life,
             force_udp: self.force_udp,
             mobike: self.mobike,
@@ -154,6 +157,7 @@ impl Reader<'_> {
         let esp = self.proposals(&section, "esp", EspProposal::defaults);
         let ike_rekey = self.duration(&section, "ike_rekey", IKE_REKEY_DEFAULT, REKEY.0..=REKEY.1);
         let rekey = self.duration(&section, "rekey", REKEY_DEFAULT, REKEY.0..=REKEY.1);
+        let per_resource = self.per_resource(&section);
         let life = self.life(&section, start);
         let force_udp = section.boolean("force_udp").is_some_and(Spanned::into_inner);
         let mobike = section.boolean("mobike").is_none_or(Spanned::into_inner);
@@ -171,6 +175,7 @@ impl Reader<'_> {
             start,
             ike_rekey,
             rekey,
+            per_resource,
             life,
             force_udp,
             mobike,

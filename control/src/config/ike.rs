@@ -143,6 +143,7 @@ fn resolve_child(child: &Child, connection: &Connection) -> Result<ike::ChildCon
         remote_dynamic: child.remote_dynamic,
         esp_proposals: connection.esp.clone(),
         rekey_after: connection.rekey,
+        per_resource: connection.per_resource,
     })
 }
 

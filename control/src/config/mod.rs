@@ -63,6 +63,10 @@ pub use pools::Pool;
 pub use schedules::Schedule;
 pub use sekisho_abi::port::ZONE_GATEWAY;
 
+/// Most child SAs for single resources of one child that can be configured: each costs both gateways an exchange and a window,
+/// and more workers than sixteen there are not. The rest is for peers that have more processors than we have.
+pub const PER_RESOURCE_MAX: u16 = 64;
+
 /// Number of a port, 1 … `PORTS_MAX` − 1: the id the programs know it by. At a first start physical ports come first,
 /// in the order of the file, then one port per VPN zone; later each keeps the number it has ([`Numbers`]).
 pub type PortId = u16;
@@ -397,6 +401,8 @@ pub struct Connection {
     pub ike_rekey: Duration,
     /// A child SA is rekeyed after this time.
     pub rekey: Duration,
+    /// SAs of single workers, or processors, beside the first of each child (RFC 9611).
+    pub per_resource: sekisho_ike::config::PerResource,
     /// How long it lives.
     pub life: Life,
     /// ESP always in UDP 4500, also where no NAT was found.

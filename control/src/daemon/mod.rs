@@ -31,6 +31,7 @@ mod reload;
 mod repairs;
 mod report;
 mod requests;
+mod resources;
 mod run_directory;
 mod sas;
 mod sockets;
@@ -118,6 +119,7 @@ async fn start(
         table.take_over().context("taking over the kernel's SAs")?;
     }
     let ground = bringup::bring_up(config, directory, datapath.table).await?;
+    let ike = EndpointConfig { resources: ground.resources(), ..ike };
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
     let mut daemon =
         Daemon::new(config.clone(), directory.to_owned(), datapath.status, ike, ground, sender.clone())?;

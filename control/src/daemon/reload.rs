@@ -298,7 +298,7 @@ impl Daemon {
             // Gone meanwhile is as good.
             let _ = self.endpoint.close(now, sa);
         }
-        self.endpoint.set_config(now, ike);
+        self.endpoint.set_config(now, EndpointConfig { resources: self.ground.resources(), ..ike });
         // While the connections that end are still known by name.
         self.tunnels.settle(now, &mut self.endpoint, &mut self.ground.maps, &self.sockets);
         self.tunnels.reconfigure(config, now);

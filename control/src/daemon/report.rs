@@ -7,13 +7,14 @@ use std::time::Instant;
 
 use sekisho_abi::rule::RuleCounter;
 use sekisho_esp::sa::SaCounters;
+use sekisho_ike::event::Binding;
 use sekisho_ike::status::IkeStatus;
 
 use super::bringup::INNER_DEVICE;
 use super::engine::{self, Workers};
 use super::tunnels::Tunnel;
-use super::{Daemon, kernel_path};
-use crate::config::Action;
+use super::{Daemon, kernel_path, resources};
+use crate::config::{Action, Connection};
 use crate::kernel::xfrm::Offloaded;
 use crate::status::{
     ChildStatus, ConnectionState, ConnectionStatus, Count, Datapath, FlowStatus, IkeEngineStatus,
@@ -42,6 +43,7 @@ impl Daemon {
                 .iter()
                 .zip(&self.config.connections)
                 .map(|(tunnel, configured)| ConnectionStatus {
+                    resource_sas: self.resource_sas(tunnel, configured, &ike_sas),
                     name: tunnel.name.to_string(),
                     zone: self
                         .config
@@ -94,6 +96,16 @@ impl Daemon {
             datapath.workers = Some(WorkersStatus { count, why });
         }
         datapath
+    }
+
+    fn resource_sas(
+        &self,
+        tunnel: &Tunnel,
+        configured: &Connection,
+        ike_sas: &[IkeStatus],
+    ) -> Option<String> {
+        let children = ike_sas.iter().filter(|sa| Some(sa.ike) == tunnel.ike).flat_map(|sa| &sa.children);
+        resources::words(configured.per_resource, self.ground.resources(), children)
     }
 
     fn zones(&self) -> Vec<ZoneStatus> {
@@ -219,6 +231,8 @@ impl Daemon {
                     rekey_in_s: child.rekey_at.saturating_duration_since(now).as_secs(),
                     inbound: count(counters.inbound),
                     outbound: count(counters.outbound),
+                    fallback: child.binding == Binding::Fallback,
+                    resource: child.binding.resource(),
                 }
             })
             .collect();

@@ -488,6 +488,7 @@ impl Tunnels {
                     spi_out = format!("{:#010x}", sa.spi_out),
                     suite = %sa.suite,
                     udp = sa.udp_encapsulation,
+                    resource = sa.binding.resource(),
                     rekey = sa.replaces.is_some(),
                     "child SA installed"
                 );

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use sekisho_ike::config::{
-    ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth, Uniqueness, Wanted,
+    ChildConfig, Connection, EndpointConfig, LocalAuth, PerResource, Psk, RemoteAuth, Resources, Uniqueness,
+    Wanted,
 };
 use sekisho_ike::crypto::random::SeededRandom;
 use sekisho_ike::event::Path;
@@ -73,6 +74,7 @@ pub fn endpoint(side: Side, seed: u64, now: Instant) -> Endpoint {
         remote_dynamic: false,
         esp_proposals: vec!["aes128gcm16-x25519".parse().expect("a proposal")],
         rekey_after: Duration::from_secs(3600),
+        per_resource: PerResource::AtMost(2),
     };
     let connection = Connection {
         name: CONNECTION.into(),
@@ -93,7 +95,11 @@ pub fn endpoint(side: Side, seed: u64, now: Instant) -> Endpoint {
         assigns: None,
         wants: Wanted::default(),
     };
-    let config = EndpointConfig { connections: vec![Arc::new(connection)], ..EndpointConfig::default() };
+    let config = EndpointConfig {
+        connections: vec![Arc::new(connection)],
+        resources: Resources { count: 2, most: 2 },
+        ..EndpointConfig::default()
+    };
     // May 2026: no certificate is judged here, so any date does.
     let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000);
     Endpoint::new(config, Box::new(SeededRandom::new(seed)), now, wall)

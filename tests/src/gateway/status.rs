@@ -173,6 +173,21 @@ impl Connection<'_> {
         self.children().iter().map(|child| text(child, "/spi_in").to_owned()).collect()
     }
 
+    /// Of each child SA: the resource that sends with it (`None`: all), its inbound SPI, and packets received and sent.
+    pub fn bound_children(&self) -> Vec<(Option<u64>, String, u64, u64)> {
+        let children = self.children().iter().map(|child| {
+            let resource = child.pointer("/resource").and_then(Value::as_u64);
+            let spi_in = text(child, "/spi_in").to_owned();
+            (resource, spi_in, number(child, "/inbound/packets"), number(child, "/outbound/packets"))
+        });
+        children.collect()
+    }
+
+    /// What is said of the SAs for single resources.
+    pub fn resource_sas(&self) -> &str {
+        text(self.0, "/resource_sas")
+    }
+
     /// Algorithms of the child SAs.
     pub fn child_suites(&self) -> Vec<String> {
         self.children().iter().map(|child| text(child, "/suite").to_owned()).collect()

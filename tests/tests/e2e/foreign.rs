@@ -18,6 +18,7 @@ use sekisho_tests::traffic::frame::{ESP, Kind};
 use sekisho_tests::traffic::tap::Tap;
 use sekisho_tests::traffic::tcp;
 
+use super::clear::interface;
 use super::negotiation::{psk, usual};
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
@@ -205,9 +206,7 @@ fn no_policies(site: &mut Site) -> Result<String> {
     let gateway = site.at(Place::Clinic);
     let (_, _, interfaces) = ours(&gateway)?;
     ensure!(interfaces == 1, "there are {interfaces} xfrm interfaces of ours");
-    let links = ip_show(&gateway, &["-o", "link", "show", "type", "xfrm"])?;
-    let own =
-        links.split(": ").nth(1).and_then(|name| name.split('@').next()).context("no xfrm interface")?;
+    let own = &interface(site)?;
     for family in ["ipv4", "ipv6"] {
         switch(&gateway, family, own, "1")?;
         until(SOON, "the interface's own switch turned back", || {

@@ -21,7 +21,7 @@ use sekisho_tests::scenario::{rekey, tunnel};
 use sekisho_tests::stage;
 
 /// Queues of every device.
-const QUEUES: u32 = 2;
+pub(super) const QUEUES: u32 = 2;
 /// Flows of the load: that all of them hash to one queue happens once in 2 to the 31st.
 const FLOWS: usize = 32;
 /// Datagrams of a flow that are on their way at a time.
@@ -33,7 +33,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// A rekey's exchange, on a busy machine.
 const RENEWED: Duration = Duration::from_secs(8);
 /// How long after it loss would still show.
-const AFTER: Duration = Duration::from_millis(700);
+pub(super) const AFTER: Duration = Duration::from_millis(700);
 /// The router spreads ESP by SPI: that so many SAs of one direction hash to one queue happens once in 2 to the 15th.
 const RENEWALS_MAX: usize = 16;
 /// Packets on a queue that are no accident.
@@ -48,12 +48,24 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Does something with a tunnel between gateways whose NICs have so many queues.
 fn with_queues(queues: u32, on_the_site: fn(&mut Site) -> Result<String>) -> Result<String> {
+    with_keys(queues, [&[], &[]], on_the_site)
+}
+
+/// The same, where the connection has these further keys at the clinic and at the centre.
+pub(super) fn with_keys(
+    queues: u32,
+    keys: [&[&str]; 2],
+    on_the_site: fn(&mut Site) -> Result<String>,
+) -> Result<String> {
     if is_kernels_path() {
         return Ok("not on this data path: the kernel has no workers".into());
     }
     let lab = Lab::up("workers")?;
     topology::widen(&lab, queues)?;
-    let [clinic, centre] = certified(&lab, KeyType::Ecdsa)?;
+    let [mut clinic, mut centre] = certified(&lab, KeyType::Ecdsa)?;
+    for (settings, keys) in [&mut clinic, &mut centre].into_iter().zip(keys) {
+        settings.more_keys[0].extend(keys.iter().map(|key| (*key).to_owned()));
+    }
     let mut site = Site::between(lab, &clinic, &centre)?;
     let outcome = on_the_site(&mut site);
     if outcome.is_err() {
@@ -158,7 +170,7 @@ fn has_come_by_all(gateways: &[(&Sekishod, &str)]) -> Result<bool> {
     Ok(all)
 }
 
-fn sekisho(site: &Site) -> Result<&Sekishod> {
+pub(super) fn sekisho(site: &Site) -> Result<&Sekishod> {
     match &site.centre {
         Peer::Sekisho(centre) => Ok(centre),
         Peer::StrongSwan(_) => Err(anyhow!("strongSwan is at the centre")),
@@ -181,13 +193,13 @@ fn of(status: &Status, workers: u64) -> Result<String> {
 }
 
 /// Numbered datagrams of many flows to the server's echo and back, until it is stopped.
-struct Load {
+pub(super) struct Load {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<u64>>,
 }
 
 impl Load {
-    fn start(host: &Namespace) -> Result<Self> {
+    pub(super) fn start(host: &Namespace) -> Result<Self> {
         let flows: Vec<UdpSocket> = host.run(|| {
             (0..FLOWS)
                 .map(|_| {
@@ -218,7 +230,7 @@ impl Load {
     }
 
     /// How many datagrams there were; each came back, in its flow's order.
-    fn stop(self) -> Result<u64> {
+    pub(super) fn stop(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the load panicked"))?
     }

@@ -15,7 +15,9 @@ use sekisho_tests::traffic::inject::Injector;
 use sekisho_tests::traffic::tap::Tap;
 
 use super::matrix::{Role, Row};
-use super::session::{self, ESP, PATIENCE, agree, close, open, strongswan_says, up_and_down, usual};
+use super::session::{
+    self, ESP, PATIENCE, agree, close, open, rekey_child, strongswan_says, up_and_down, usual,
+};
 
 /// Ethernet, IPv4 without options, UDP.
 const HEADERS: usize = 14 + 20 + 8;
@@ -34,6 +36,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row("narrowing: the responder has less than the initiator asks for", narrowed),
         row("narrowing: the responder has more than the initiator asks for", widened),
         row("two child SAs in one IKE SA", two_children),
+        row("SAs for single resources (RFC 9611), which strongSwan 5.9.8 does not know: one SA", one_for_all),
         row("on demand: the first packet opens it", on_demand).not_for(
             Role::StrongSwan,
             "strongSwan's trap is its own affair: what comes to us is the handshake of other rows",
@@ -189,6 +192,30 @@ fn two_children(site: &mut Site, role: Role) -> Result<String> {
     agree(site)?;
     close(site, role)?;
     Ok("one for each IP version".into())
+}
+
+/// Ours would have one for each of four; strongSwan passes over the notify, and nothing more is asked, with new keys neither.
+fn one_for_all(site: &mut Site, role: Role) -> Result<String> {
+    let (mut clinic, centre) = usual(site, role)?;
+    clinic.more_keys[0].push("per_resource_sas = 4".into());
+    site.reconfigure_foreign(&clinic, &centre)?;
+    let (figure, log) = strongswan_says(site, |site| {
+        open(site, role)?;
+        tunnel::page_unseen(site)?;
+        rekey_child(site, role)?;
+        agree(site)?;
+        tunnel::pages(site)?;
+        let status = site.clinic.status()?;
+        let connection = status.connection("centre")?;
+        let words = connection.resource_sas().to_owned();
+        ensure!(words.contains("the peer does not know"), "{words}");
+        ensure!(connection.last_failure().is_empty(), "{}", connection.last_failure());
+        close(site, role)?;
+        Ok(words)
+    })?;
+    let noted = log.contains("16444");
+    ensure!(noted == (role == Role::Ours), "SA_RESOURCE_INFO was seen by strongSwan: {noted}");
+    Ok(figure)
 }
 
 fn on_demand(site: &mut Site, role: Role) -> Result<String> {

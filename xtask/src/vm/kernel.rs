@@ -72,9 +72,10 @@ impl Part for GuestKernel {
         }
         let scratch = self.folder.with_added_extension("partial");
         let _scratch = Scratch::new(&scratch)?;
-        let package = packages::download_dependency(METAPACKAGE, self.kernel.suite(), &scratch)?;
         let tree = scratch.join("tree");
-        process::run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&tree))?;
+        for package in packages::download_kernel(METAPACKAGE, self.kernel.suite(), &scratch)? {
+            process::run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&tree))?;
+        }
         // Debian 13 has /usr merged, also in its packages.
         let lib = [tree.join("usr/lib"), tree.join("lib")].into_iter().find(|lib| lib.is_dir());
         let lib = lib.context("a kernel package without modules")?;
@@ -85,7 +86,11 @@ impl Part for GuestKernel {
         keep(&from, &to)?;
         decompress(&to)?;
         process::run(Command::new("/sbin/depmod").arg("-b").arg(&done).arg(&release))?;
-        fs::rename(tree.join(format!("boot/vmlinuz-{release}")), done.join("vmlinuz"))?;
+        // Since Linux 7 it lies beside its modules.
+        let images = [tree.join(format!("boot/vmlinuz-{release}")), from.join("vmlinuz")];
+        let image =
+            images.iter().find(|image| image.is_file()).context("a kernel package without a kernel")?;
+        fs::rename(image, done.join("vmlinuz"))?;
         // Complete or not there at all.
         fs::rename(&done, &self.folder)
             .with_context(|| format!("renaming {} to {}", done.display(), self.folder.display()))

@@ -27,7 +27,7 @@ use crate::{
     setup,
 };
 
-/// The kernels there are: those of two Debian releases.
+/// The kernels there are: those of two Debian releases, and what comes next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Kernel {
     /// Debian 12's 6.1, the oldest that Sekisho runs on
@@ -36,6 +36,9 @@ pub(crate) enum Kernel {
     /// Debian 13's 6.12
     #[value(name = "6.12")]
     V6_12,
+    /// The newest of Debian 13's backports
+    #[value(name = "newest")]
+    Newest,
 }
 
 impl Kernel {
@@ -44,6 +47,7 @@ impl Kernel {
         match self {
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
+            Self::Newest => "newest",
         }
     }
 
@@ -52,6 +56,7 @@ impl Kernel {
         match self {
             Self::V6_1 => "bookworm",
             Self::V6_12 => "trixie",
+            Self::Newest => "trixie-backports",
         }
     }
 }

@@ -228,10 +228,12 @@ mod tests {
     use std::thread;
 
     use super::super::pair::Pair;
-    use super::super::table::Table;
+    use super::super::table::{Table, Turn};
     use super::*;
     use crate::sa::{Keys, Lifetimes, Outer, SaPair, Transform};
     use crate::transform::inner::tests::selector;
+
+    const ALONE: Turn = Turn { worker: 0, workers: 1 };
 
     /// A worker without sockets: it changes its table, and hears packets in the end.
     fn work(desk: &Desk, table: &mut Table) -> Vec<u8> {
@@ -252,6 +254,7 @@ mod tests {
         Pair::new(SaPair {
             port: 7,
             name: "a".into(),
+            resource: None,
             spi_in,
             spi_out: 0x2000,
             transform: Transform::Aes128Gcm16,
@@ -273,7 +276,7 @@ mod tests {
         let (mut hands, mut desks) = (Vec::new(), Vec::new());
         for spis in first {
             let (hand, desk) = Hand::new().unwrap();
-            let mut table = Table::new(Vec::new());
+            let mut table = Table::new(Vec::new(), ALONE);
             spis.iter().for_each(|spi| table.install(pair(*spi)).unwrap());
             hands.push(hand);
             desks.push((desk, table));
@@ -322,7 +325,7 @@ mod tests {
         let ((first, desk), (second, late)) = (Hand::new().unwrap(), Hand::new().unwrap());
         let mut crew = Crew::new(vec![first, second]);
         crew.patience = Duration::from_millis(20);
-        let mut tables = [(); 2].map(|()| Table::new(Vec::new()));
+        let mut tables = [(); 2].map(|()| Table::new(Vec::new(), ALONE));
         thread::scope(|scope| {
             let [first, second] = &mut tables;
             scope.spawn(move || work(&desk, first));

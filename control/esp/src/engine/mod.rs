@@ -55,9 +55,9 @@ use command::{Change, Command, Opened};
 use counters::{PairCells, SocketCells};
 use crew::{Crew, Hand, Orders};
 use pair::{Pair, canonical};
-use pipeline::{Pipeline, Turn};
+use pipeline::Pipeline;
 use start::Place;
-use table::{Device, Table};
+use table::{Device, Table, Turn};
 use told::{Acquires, Events, Told};
 use worker::{Side, Worker};
 
@@ -115,14 +115,8 @@ impl Engine {
         let workers = config.workers as u16;
         let mut hands = Vec::new();
         for (worker, place) in (0..workers).zip(places) {
-            let pipeline = Pipeline::new(
-                Table::new(devices.clone()),
-                sender.clone(),
-                acquires.clone(),
-                config.inner_peer_mac,
-                Turn { worker, workers },
-                now,
-            );
+            let table = Table::new(devices.clone(), Turn { worker, workers });
+            let pipeline = Pipeline::new(table, sender.clone(), acquires.clone(), config.inner_peer_mac, now);
             hands.push(employ(place, pipeline, &config, worker)?);
         }
         Ok(Self {

@@ -36,6 +36,7 @@ pub(crate) struct Pair {
     pub(crate) active: bool,
     pub(crate) told: Arc<Told>,
     pub(crate) name: Arc<str>,
+    pub(crate) resource: Option<u16>,
 }
 
 /// The SA that receives. Its key is wiped when the last worker has let go of it.
@@ -113,6 +114,7 @@ impl Pair {
             active: false,
             told: Arc::new(Told::new(outer.remote)),
             name: pair.name,
+            resource: pair.resource,
         }))
     }
 
@@ -130,6 +132,7 @@ impl Pair {
             active: self.active,
             told: self.told.clone(),
             name: self.name.clone(),
+            resource: self.resource,
         })
     }
 }

@@ -54,22 +54,15 @@ pub(crate) struct Pipeline {
     identification_step: u16,
 }
 
-/// Which worker this is, and of how many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
-    pub(crate) worker: u16,
-    pub(crate) workers: u16,
-}
-
 impl Pipeline {
     pub(crate) fn new(
         table: Table,
         events: Events,
         acquires: Arc<Acquires>,
         inner_peer_mac: MacAddress,
-        turn: Turn,
         now: Instant,
     ) -> Self {
+        let turn = table.turn();
         Self {
             backed_up: vec![false; table.devices()].into(),
             table,

@@ -70,6 +70,11 @@ impl Recent {
         }
     }
 
+    /// Which of so many takes a flow: always the same one.
+    pub(super) fn deal(port: PortId, packet: &InnerPacket, count: usize) -> usize {
+        Flow::of(port, packet).place() % count.max(1)
+    }
+
     /// This pair takes it.
     pub(super) fn remember(&mut self, port: PortId, packet: &InnerPacket, slot: Slot) {
         let flow = Flow::of(port, packet);

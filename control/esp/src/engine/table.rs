@@ -1,4 +1,5 @@
-//! The SAs of one worker: by SPI inbound, by VPN port and selectors outbound.
+//! The SAs of one worker: by SPI inbound, by VPN port and selectors outbound, and of several with the same selectors by what
+//! they are for: this worker's own, before the one that all workers have.
 //!
 //! Owned by the worker's thread alone, so nothing here is locked. Everything a packet needs is resolved when the
 //! control plane speaks, not when the packet comes: the path hangs on the outbound SA, and a port with one pair in use
@@ -8,6 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sekisho_abi::map::PORTS_MAX;
@@ -31,6 +33,20 @@ pub(crate) struct Device {
     pub(crate) mtu: usize,
 }
 
+/// Which worker this is, and of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) worker: u16,
+    pub(crate) workers: u16,
+}
+
+impl Turn {
+    /// Whether this worker sends with what is for that resource: where there are more resources than workers, it has several.
+    fn has(self, resource: u16) -> bool {
+        resource % self.workers.max(1) == self.worker
+    }
+}
+
 /// Where a pair stands in the table.
 pub(crate) type Slot = usize;
 
@@ -50,11 +66,14 @@ pub(crate) enum Selection {
 pub(crate) struct Port {
     /// The pairs whose outbound SA is in use, in the order they came.
     pub(crate) active: Vec<Slot>,
+    /// Those for single resources, of all workers, by name.
+    bound: HashMap<Arc<str>, Vec<Slot>>,
 }
 
 /// The SAs.
 #[derive(Debug)]
 pub(crate) struct Table {
+    turn: Turn,
     pairs: Vec<Option<Box<Pair>>>,
     by_spi: HashMap<u32, Slot, BuildHasherDefault<SpiHasher>>,
     ports: Box<[Port]>,
@@ -65,8 +84,9 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(devices: Vec<Device>) -> Self {
+    pub(crate) fn new(devices: Vec<Device>, turn: Turn) -> Self {
         Self {
+            turn,
             pairs: Vec::new(),
             by_spi: HashMap::default(),
             ports: (0..PORTS_MAX).map(|_| Port::default()).collect(),
@@ -77,6 +97,10 @@ impl Table {
         }
     }
 
+    pub(crate) fn turn(&self) -> Turn {
+        self.turn
+    }
+
     /// The pair that receives with this SPI.
     pub(crate) fn inbound(&mut self, spi: u32) -> Option<&mut Pair> {
         let slot = *self.by_spi.get(&spi)?;
@@ -85,15 +109,18 @@ impl Table {
 
     /// The pair in use that carries this packet of a VPN port. `None`: there is no such port.
     pub(crate) fn select(&mut self, port: PortId, packet: &InnerPacket) -> Option<Selection> {
-        let active = &self.ports.get(usize::from(port))?.active;
+        let Port { active, bound } = self.ports.get(usize::from(port))?;
         // The one that there is costs less to ask.
-        let is_remembered = active.len() > 1;
+        let is_remembered = active.len() > 1 || !bound.is_empty();
         if is_remembered && let Some(slot) = self.recent.pair(port, packet) {
             return Some(Selection::Pair(slot));
         }
         let matches =
-            |slot: Slot| self.pair(slot).is_some_and(|pair| pair.selectors.matches_outbound(packet));
-        Some(match active.iter().copied().find(|slot| matches(*slot)) {
+            |slot: &Slot| self.pair(*slot).is_some_and(|pair| pair.selectors.matches_outbound(packet));
+        // Whichever resources they are for: each worker may use each.
+        let any_bound = || bound.values().flatten().copied().find(matches);
+        let selected = active.iter().copied().find(matches).or_else(any_bound);
+        Some(match selected.map(|slot| self.own(port, packet, slot)) {
             Some(slot) => {
                 if is_remembered {
                     self.recent.remember(port, packet, slot);
@@ -102,6 +129,22 @@ impl Table {
             }
             None => active.first().map_or(Selection::NoneInUse, |slot| Selection::Outside(*slot)),
         })
+    }
+
+    /// This worker's own pair with the selectors of that one, if there is any. Flows are dealt out among several.
+    fn own(&self, port: PortId, packet: &InnerPacket, slot: Slot) -> Slot {
+        let bound =
+            self.ports.get(usize::from(port)).map(|port| &port.bound).filter(|bound| !bound.is_empty());
+        let alike = self.pair(slot).and_then(|pair| bound?.get(&pair.name));
+        let resource = |slot: &Slot| self.pair(*slot).and_then(|pair| pair.resource);
+        let own = || {
+            let is_own = |slot: &&Slot| resource(slot).is_some_and(|resource| self.turn.has(resource));
+            alike.into_iter().flatten().filter(is_own)
+        };
+        match own().count() {
+            0 => slot,
+            count => own().nth(Recent::deal(port, packet, count)).copied().unwrap_or(slot),
+        }
     }
 
     fn pair(&self, slot: Slot) -> Option<&Pair> {
@@ -136,7 +179,7 @@ impl Table {
         Ok(())
     }
 
-    /// Puts the pair in use, in place of the port's pair with the same name.
+    /// Puts the pair in use, in place of the port's pair with the same name and resource.
     pub(crate) fn activate(&mut self, spi_in: u32) -> Result<(), SaError> {
         let slot = *self.by_spi.get(&spi_in).ok_or(SaError::Unknown(spi_in))?;
         let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
@@ -144,22 +187,22 @@ impl Table {
             return Err(SaError::Unknown(spi_in));
         }
         pair.active = true;
-        let (name, port) = (pair.name.clone(), pair.port);
+        let (name, resource, port) = (pair.name.clone(), pair.resource, pair.port);
         self.recent.forget();
         let Some(port) = self.ports.get_mut(usize::from(port)) else { return Err(SaError::Unknown(spi_in)) };
-        let mut placed = false;
-        for place in &mut port.active {
+        let in_use = match resource {
+            None => &mut port.active,
+            Some(_) => port.bound.entry(name.clone()).or_default(),
+        };
+        for place in &mut *in_use {
             let Some(other) = self.pairs.get_mut(*place).and_then(Option::as_deref_mut) else { continue };
-            if other.name == name {
+            if other.name == name && other.resource == resource {
                 other.active = other.spi_in == spi_in;
                 *place = slot;
-                placed = true;
-                break;
+                return Ok(());
             }
         }
-        if !placed {
-            port.active.push(slot);
-        }
+        in_use.push(slot);
         Ok(())
     }
 
@@ -183,10 +226,16 @@ impl Table {
         let pair = self.pair_mut(slot).ok_or(SaError::Unknown(spi_in))?;
         pair.outbound = None;
         pair.active = false;
-        let port = usize::from(pair.port);
+        let (name, port) = (pair.name.clone(), usize::from(pair.port));
         self.recent.forget();
         if let Some(port) = self.ports.get_mut(port) {
             port.active.retain(|active| *active != slot);
+            if let Some(bound) = port.bound.get_mut(&name) {
+                bound.retain(|bound| *bound != slot);
+                if bound.is_empty() {
+                    port.bound.remove(&name);
+                }
+            }
         }
         self.lingering.retain(|(_, spi)| *spi != spi_in);
         match now.checked_add(linger) {

@@ -40,6 +40,7 @@ fn pairs(transform: Transform, local: &str, remote: &str, udp_encapsulation: boo
     let a = SaPair {
         port: PORT,
         name: "a-b".into(),
+        resource: None,
         spi_in: 0xa000_0000 | spi,
         spi_out: 0xb000_0000 | spi,
         transform,

@@ -12,9 +12,10 @@ use crate::context::Context;
 use crate::crypto::keys::ChildKeymat;
 use crate::crypto::negotiate::{self, Pfs};
 use crate::established::{Established, NewChild, Task};
-use crate::event::{CloseReason, Event, FailureKind, IkeHandle, Path};
+use crate::event::{Binding, CloseReason, Event, FailureKind, IkeHandle, Path};
 use crate::init::Agreed;
 use crate::mobike;
+use crate::resources;
 use crate::retired::Retired;
 use crate::revocation::CRL_WAIT;
 use crate::sa::State;
@@ -101,6 +102,9 @@ impl AuthSent {
             payloads.push(Payload::TsI(TrafficSelectors::new(config.local.clone())));
             payloads.push(Payload::TsR(TrafficSelectors::new(config.remote.clone())));
             payloads.push(Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)));
+            if config.per_resource.accepted(ctx.config.resources) > 0 {
+                payloads.extend(resources::announcement(Binding::Fallback));
+            }
         }
         self.channel.request(ctx, ExchangeType::IkeAuth, &payloads).map_err(|error| error.to_string())
     }
@@ -308,9 +312,10 @@ impl Established {
         );
         match keymat {
             Ok(keymat) => {
+                let binding = self.first_binding(ctx, &terms.config, content);
                 self.install(
                     ctx,
-                    NewChild { terms, keymat, initiated: true, activate: true, replaces: None },
+                    NewChild { terms, keymat, initiated: true, activate: true, replaces: None, binding },
                 );
             }
             Err(error) => {

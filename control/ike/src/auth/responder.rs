@@ -16,6 +16,7 @@ use crate::established::{Established, NewChild};
 use crate::event::{FailureKind, IkeHandle, Path};
 use crate::init::Agreed;
 use crate::mobike;
+use crate::resources;
 use crate::retired::Retired;
 use crate::revocation::CRL_WAIT;
 use crate::sa::State;
@@ -339,14 +340,16 @@ impl Established {
         let Ok(keymat) = keymat else {
             return vec![Payload::Notify(Notify::new(NotifyType::NoAdditionalSas))];
         };
-        let payloads = vec![
+        let mut payloads = vec![
             Payload::Sa(SecurityAssociation::new(vec![answer])),
             Payload::TsI(TrafficSelectors::new(terms.remote.clone())),
             Payload::TsR(TrafficSelectors::new(terms.local.clone())),
             Payload::Notify(Notify::new(NotifyType::EspTfcPaddingNotSupported)),
         ];
         let activate = self.has_no_twin(ctx);
-        self.install(ctx, NewChild { terms, keymat, initiated: false, activate, replaces: None });
+        let binding = self.first_binding(ctx, &terms.config, content);
+        payloads.extend(resources::announcement(binding));
+        self.install(ctx, NewChild { terms, keymat, initiated: false, activate, replaces: None, binding });
         payloads
     }
 

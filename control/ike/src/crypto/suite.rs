@@ -2,6 +2,7 @@
 //! SA. Only algorithms that RFC 8247 and RFC 8221 recommend exist here; a weak one cannot even be named.
 
 mod additional;
+mod narrowed;
 mod parse;
 
 use std::fmt;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::channel::tests::{channels, forge, path};
+use crate::config::{PerResource, Resources};
 use crate::context::testing::{World, connection};
 use crate::wire::NotifyType;
 use crate::wire::sa::SecurityAssociation;
@@ -245,6 +246,7 @@ fn child_config() -> ChildConfig {
         remote_dynamic: false,
         esp_proposals: vec!["aes128gcm16".parse().expect("proposal")],
         rekey_after: Duration::from_secs(3600),
+        per_resource: PerResource::Off,
     }
 }
 
@@ -369,4 +371,94 @@ fn a_peer_gets_children_within_bounds() {
         refused += usize::from(answer.contains(&NotifyType::NoAdditionalSas));
     }
     assert_eq!((case.children(), refused), (16, 84));
+}
+
+/// SA_RESOURCE_INFO with data that tells nothing, as it may be (RFC 9611 section 5.1).
+fn further_request(config: &ChildConfig, spi: u32) -> Vec<Payload> {
+    let info = Notify::with_data(NotifyType::SaResourceInfo, spi.to_ne_bytes().repeat(20));
+    let mut request = child_request(config, spi);
+    request.push(Payload::Notify(info));
+    request
+}
+
+#[test]
+fn a_peer_gets_further_pairs_within_bounds() {
+    let config = ChildConfig { per_resource: PerResource::AtMost(2), ..child_config() };
+    let mut case = Case::of(Connection { children: vec![config.clone()], ..connection() });
+    case.world.config.resources = Resources { count: 2, most: 16 };
+    let answers: Vec<_> = (1000..1008)
+        .map(|spi| case.ask(ExchangeType::CreateChildSa, &further_request(&config, spi)))
+        .collect();
+    for (number, answer) in answers.iter().enumerate() {
+        let expected = if number < 5 { NotifyType::SaResourceInfo } else { NotifyType::TsMaxQueue };
+        assert!(answer.contains(&expected), "{number}: {answer:?}");
+        assert!(!answer.contains(&NotifyType::NoAdditionalSas), "that would be about all selectors");
+    }
+    let Some(State::Established(state)) = &case.state else { panic!("up") };
+    let bindings: Vec<_> = state.children.values().map(|child| child.binding.resource()).collect();
+    assert_eq!(bindings, [None, Some(0), Some(1), Some(0), Some(1)], "the least used takes the next");
+    // One that is replaced makes no room, and one that is deleted does.
+    assert_eq!(case.ask(ExchangeType::Informational, &[Payload::Delete(Delete::esp(1003))]), []);
+    let again = case.ask(ExchangeType::CreateChildSa, &further_request(&config, 1100));
+    assert!(again.contains(&NotifyType::SaResourceInfo));
+}
+
+#[test]
+fn a_peer_that_asks_for_further_pairs_where_none_are_wanted_is_told_so() {
+    let (mut case, config) = Case::with_child();
+    let first = case.ask(ExchangeType::CreateChildSa, &further_request(&config, 1000));
+    assert!(!first.iter().any(|notify| notify.is_error() || *notify == NotifyType::SaResourceInfo));
+    assert_eq!(
+        case.ask(ExchangeType::CreateChildSa, &further_request(&config, 1001)),
+        [NotifyType::TsMaxQueue]
+    );
+    assert_eq!(case.children(), 1);
+}
+
+/// RFC 9611 section 4: the same properties as the first.
+#[test]
+fn a_further_pair_has_the_algorithms_of_the_first() {
+    let proposals = |names: &[&str]| names.iter().map(|name| name.parse().expect("proposal")).collect();
+    let config = ChildConfig {
+        per_resource: PerResource::AtMost(2),
+        esp_proposals: proposals(&["aes256gcm16", "aes128gcm16"]),
+        ..child_config()
+    };
+    let mut case = Case::of(Connection { children: vec![config.clone()], ..connection() });
+    case.world.config.resources = Resources { count: 2, most: 16 };
+    let only = |name| ChildConfig { esp_proposals: proposals(&[name]), ..config.clone() };
+    case.ask(ExchangeType::CreateChildSa, &further_request(&only("aes128gcm16"), 1000));
+    assert_eq!(
+        case.ask(ExchangeType::CreateChildSa, &further_request(&only("aes256gcm16"), 1001)),
+        [NotifyType::NoProposalChosen]
+    );
+    // Of both the first one's is chosen, though the other is liked better.
+    let both = case.ask(ExchangeType::CreateChildSa, &further_request(&config, 1002));
+    assert!(both.contains(&NotifyType::SaResourceInfo));
+    let Some(State::Established(state)) = &case.state else { panic!("up") };
+    let suites: Vec<_> = state.children.values().map(|child| child.terms.suite.encryption).collect();
+    assert_eq!((suites.len(), suites[0]), (2, suites[1]));
+}
+
+#[test]
+fn a_child_of_wider_selectors_is_not_a_further_pair_of_a_narrow_one() {
+    let narrow = ChildConfig { per_resource: PerResource::AtMost(2), ..child_config() };
+    let wide = ChildConfig {
+        name: "wide".into(),
+        local: vec!["10.2.0.0/16".parse().expect("selector")],
+        ..narrow.clone()
+    };
+    let children = vec![narrow.clone(), wide.clone()];
+    let mut case = Case::of(Connection { children, ..connection() });
+    case.world.config.resources = Resources { count: 2, most: 16 };
+    for (config, spi) in [(&narrow, 1000), (&wide, 1001), (&narrow, 1002), (&wide, 1003)] {
+        let answer = case.ask(ExchangeType::CreateChildSa, &further_request(config, spi));
+        assert!(answer.contains(&NotifyType::SaResourceInfo), "{answer:?}");
+    }
+    let Some(State::Established(state)) = &case.state else { panic!("up") };
+    let all: Vec<_> = state.children.values().collect();
+    let of = |name: &str| -> Vec<_> {
+        all.iter().filter(|child| *child.terms.config.name == *name).map(|child| child.binding).collect()
+    };
+    assert_eq!([of("main"), of("wide")], [(); 2].map(|()| vec![Binding::Fallback, Binding::Resource(0)]));
 }

@@ -80,6 +80,13 @@ impl Notify {
         Self::with_data(NotifyType::AuthLifetime, seconds.to_be_bytes().to_vec())
     }
 
+    /// SA_RESOURCE_INFO (RFC 9611 section 5.1). `resource`: the sender's number for what the SA is bound to, which tells
+    /// the peer nothing but what to show; none: it is bound to nothing.
+    pub fn resource_info(resource: Option<u16>) -> Self {
+        let data = resource.map(|number| u32::from(number).to_be_bytes().to_vec());
+        Self::with_data(NotifyType::SaResourceInfo, data.unwrap_or_default())
+    }
+
     /// The time of AUTH_LIFETIME.
     pub fn lifetime(&self) -> Result<Duration, WireError> {
         let mut reader = self.reader();
@@ -240,6 +247,8 @@ mod tests {
             let nat = Notify::with_data(NotifyType::NatDetectionSourceIp, vec![1; length]);
             assert_eq!(nat.nat_detection().is_ok(), valid, "{length}");
         }
+        assert_eq!(Notify::resource_info(Some(3)).data, [0, 0, 0, 3]);
+        assert!(Notify::resource_info(None).data.is_empty());
         let critical = Notify::unsupported_critical(PayloadType::Unknown(200));
         assert_eq!(critical.unsupported_payload(), Ok(PayloadType::Unknown(200)));
         assert!(Notify::new(NotifyType::RekeySa).esp_spi().is_err());

@@ -278,6 +278,8 @@ registry! {
         ChildSaNotFound = 44, "CHILD_SA_NOT_FOUND";
         /// RFC 9370.
         StateNotFound = 47, "STATE_NOT_FOUND";
+        /// RFC 9611.
+        TsMaxQueue = 48, "TS_MAX_QUEUE";
         InitialContact = 16384, "INITIAL_CONTACT";
         SetWindowSize = 16385, "SET_WINDOW_SIZE";
         AdditionalTsPossible = 16386, "ADDITIONAL_TS_POSSIBLE";
@@ -340,6 +342,8 @@ registry! {
         UseAggfrag = 16442, "USE_AGGFRAG";
         /// RFC 9593.
         SupportedAuthMethods = 16443, "SUPPORTED_AUTH_METHODS";
+        /// RFC 9611.
+        SaResourceInfo = 16444, "SA_RESOURCE_INFO";
     }
 }
 
@@ -374,6 +378,7 @@ mod tests {
     #[test]
     fn errors_are_below_16384() {
         assert!(NotifyType::StateNotFound.is_error());
+        assert!(NotifyType::TsMaxQueue.is_error() && !NotifyType::SaResourceInfo.is_error());
         assert!(NotifyType::from(16383).is_error());
         assert!(!NotifyType::InitialContact.is_error());
         assert_eq!(NotifyType::from(40969).to_string(), "UNKNOWN(40969)");

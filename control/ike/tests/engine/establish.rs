@@ -162,7 +162,7 @@ fn several_children_and_both_families() {
         connection.children.push(child(side, "six", "fd00:1::/64", "fd00:2::/64"));
     });
     pair.assert_up(3);
-    let names: Vec<_> = pair.b.outbound.keys().cloned().collect();
+    let names: Vec<_> = pair.b.outbound.keys().map(|(name, _)| name.clone()).collect();
     assert_eq!(names, ["main", "second", "six"]);
 }
 

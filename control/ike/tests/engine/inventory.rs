@@ -84,11 +84,15 @@ const CLASSES: &[(&str, &[&str])] = &[
     ),
     (
         "more than a message, chain or peer may have",
-        &["payloads_are_bounded", "a_peer_gets_children_within_bounds"],
+        &[
+            "payloads_are_bounded",
+            "a_peer_gets_children_within_bounds",
+            "a_peer_gets_further_pairs_within_bounds",
+        ],
     ),
 ];
 
-/// Rule of RFC 7296, and the tests that hold it.
+/// Rule, of RFC 7296 where no other is named, and the tests that hold it.
 const RULES: &[(&str, &[&str])] = &[
     (
         "2.1, 2.2, 2.3: the window of message IDs, and the answer that is kept",
@@ -128,6 +132,24 @@ const RULES: &[(&str, &[&str])] = &[
             "the_responder_asks_for_another_group",
             "the_responder_asks_for_another_group_in_a_rekey",
             "a_forged_refusal_does_not_end_an_attempt_that_the_peer_answers",
+        ],
+    ),
+    (
+        "RFC 9611, 4: one child SA for everything, further ones with the same properties for single resources",
+        &[
+            "each_resource_gets_a_pair_beside_the_first",
+            "a_further_pair_has_the_algorithms_of_the_first",
+            "a_rekeyed_pair_is_for_the_same_resource",
+            "a_peer_that_does_not_know_of_it_gets_one_pair_and_no_question",
+        ],
+    ),
+    (
+        "RFC 9611, 5.2, 6: TS_MAX_QUEUE, deleted ones, both at once",
+        &[
+            "a_peer_that_has_enough_is_not_asked_on",
+            "a_peer_that_asks_for_further_pairs_where_none_are_wanted_is_told_so",
+            "what_the_peer_deletes_is_not_asked_for_at_once",
+            "both_ask_at_once",
         ],
     ),
 ];

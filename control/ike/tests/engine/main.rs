@@ -18,6 +18,7 @@ mod pki;
 mod reauth;
 mod refuse;
 mod rekey;
+mod resources;
 mod revocation;
 mod schedule;
 mod select;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use sekisho_ike::crypto::random::{Random, SeededRandom};
 use sekisho_ike::event::{ChildHandle, CloseReason, Event, Failure, FailureKind, IkeHandle, Path, Transmit};
 use sekisho_ike::nat::{IKE_PORT, KEEPALIVE};
+use sekisho_ike::status::ChildStatus;
 use sekisho_ike::{ChildSa, Endpoint, EndpointConfig};
 
 use crate::ids::MessageIds;
@@ -46,8 +47,8 @@ pub(crate) struct Node {
     pub(crate) children: BTreeMap<ChildHandle, ChildSa>,
     /// Removed pairs whose inbound SA still receives.
     lingering: BTreeMap<u32, Instant>,
-    /// The pair that each child sends with, by name.
-    pub(crate) outbound: BTreeMap<String, ChildHandle>,
+    /// The pair that each child sends with, by name; and those for single resources.
+    pub(crate) outbound: BTreeMap<(String, Option<u16>), ChildHandle>,
     pub(crate) established: BTreeSet<IkeHandle>,
     pub(crate) closed: Vec<CloseReason>,
     /// CRLs to be fetched.
@@ -364,8 +365,11 @@ impl Pair {
             let installed: BTreeSet<_> = node.children.keys().copied().collect();
             assert_eq!(known, installed, "the engine knows what it had installed");
             for ike in node.endpoint.ike_sas() {
-                let names: BTreeSet<_> = ike.children.iter().map(|child| &child.name).collect();
-                assert_eq!(names.len(), ike.children.len(), "no redundant pair is left: {:?}", ike.children);
+                // The peer may have more resources than we have: some of ours then receive by several.
+                let first = |child: &&ChildStatus| child.binding.resource().is_none();
+                let names: Vec<_> = ike.children.iter().filter(first).map(|child| &child.name).collect();
+                let different: BTreeSet<_> = names.iter().collect();
+                assert_eq!(different.len(), names.len(), "no redundant pair is left: {:?}", ike.children);
             }
         }
     }
@@ -450,13 +454,13 @@ impl Node {
                     );
                     assert!(child.replaces.is_none_or(|old| self.children.contains_key(&old)));
                     if child.activate_outbound {
-                        self.outbound.insert(child.name.to_string(), child.child);
+                        self.outbound.insert(place(child), child.child);
                     }
                     self.children.insert(child.child, (**child).clone());
                 }
                 Event::ChildActivateOutbound { child } => {
                     let child = self.children.get(child).expect("installed");
-                    self.outbound.insert(child.name.to_string(), child.child);
+                    self.outbound.insert(place(child), child.child);
                 }
                 Event::ChildRemove { child, linger, .. } => {
                     let child = self.children.remove(child).expect("removed once, after it was installed");
@@ -479,6 +483,11 @@ impl Node {
             self.events.push(event);
         }
     }
+}
+
+/// What a pair is for; one that comes later takes the place of one for the same.
+fn place(child: &ChildSa) -> (String, Option<u16>) {
+    (child.name.to_string(), child.binding.resource())
 }
 
 /// Whether a datagram is a NAT keepalive.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sekisho_ike::config::{
-    ChildConfig, Connection, EndpointConfig, LocalAuth, Psk, RemoteAuth, Retransmit, Uniqueness, Wanted,
+    ChildConfig, Connection, EndpointConfig, LocalAuth, PerResource, Psk, RemoteAuth, Retransmit, Uniqueness,
+    Wanted,
 };
 use sekisho_ike::crypto::suite::{EspProposal, IkeProposal};
 
@@ -51,6 +52,7 @@ pub(crate) fn child(side: Side, name: &str, a: &str, b: &str) -> ChildConfig {
         remote_dynamic: false,
         esp_proposals: esp(&["aes128gcm16-x25519"]),
         rekey_after: Duration::from_secs(3600),
+        per_resource: PerResource::Off,
     }
 }
 

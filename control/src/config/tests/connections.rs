@@ -1,5 +1,7 @@
 //! Connections: their ends, children, selectors, algorithms and lives.
 
+use sekisho_ike::config::PerResource;
+
 use super::*;
 
 #[test]
@@ -168,4 +170,27 @@ fn a_life_that_cannot_be() {
     refuses("dpd = \"30s\"", "dpd_action = ¦\"hold\"", "`dpd_action` cannot be \"hold\"");
     refuses("dpd = \"30s\"", "unique = ¦\"yes\"", "`unique` cannot be \"yes\"");
     refuses("start = \"always\"", "start = \"answer\"\ndpd_action = ¦\"trap\"", "cannot open itself");
+}
+
+#[test]
+fn child_sas_of_single_resources() {
+    let with = |key: &str| CLINIC.replacen("rekey = \"1h\"", &format!("rekey = \"1h\"\n{key}"), 1);
+    for (key, expected) in [
+        ("", PerResource::Off),
+        ("per_resource_sas = \"auto\"", PerResource::Auto),
+        ("per_resource_sas = 4", PerResource::AtMost(4)),
+    ] {
+        let config = good(&with(key));
+        assert_eq!(config.connections[0].per_resource, expected, "{key}");
+        let engine = config.ike().expect("credentials");
+        assert!(engine.connections[0].children.iter().all(|child| child.per_resource == expected));
+    }
+    let refused = |value: &str, expected: &str| {
+        refuses("rekey = \"1h\"", &format!("rekey = \"1h\"\nper_resource_sas = ¦{value}"), expected)
+    };
+    assert!(refused("0", "`per_resource_sas` cannot be 0").remedy.contains("\"auto\""));
+    refused("65", "`per_resource_sas` cannot be 65");
+    refused("-1", "`per_resource_sas` cannot be -1");
+    refused("\"all\"", "`per_resource_sas` is a string");
+    refused("true", "`per_resource_sas` is a boolean");
 }

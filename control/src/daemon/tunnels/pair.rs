@@ -21,6 +21,7 @@ pub(super) fn pair(
     Ok(SaPair {
         port,
         name: used_for(&sa.connection, &sa.name, &sa.remote).into(),
+        resource: sa.binding.resource(),
         spi_in: sa.spi_in,
         spi_out: sa.spi_out,
         transform: transform(sa.suite.encryption, sa.suite.integrity)?,

@@ -14,6 +14,7 @@ mod offload;
 mod pair;
 mod plan;
 mod policy;
+mod processors;
 mod refusal;
 mod selector;
 mod socket;

@@ -78,6 +78,11 @@ impl Pair {
         &self.sas.name
     }
 
+    /// Which of the pairs with one name it is: only one of them sends.
+    pub(super) fn resource(&self) -> Option<u16> {
+        self.sas.resource
+    }
+
     pub(super) fn outer(&self) -> Outer {
         self.sas.outer
     }
@@ -154,6 +159,8 @@ impl Pair {
             keys: &self.sas.keys_out,
             udp: self.udp((local.port(), remote.port())),
             lifetimes,
+            // Whichever processor a NIC gives a packet to may open it.
+            processor: self.sas.resource.map(u32::from),
             ..self.state(id, Direction::Out)
         }
     }
@@ -177,6 +184,7 @@ impl Pair {
             sequence: Sequence::default(),
             directed: true,
             offload: None,
+            processor: None,
         }
     }
 

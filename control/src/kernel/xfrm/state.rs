@@ -92,6 +92,8 @@ pub(super) struct State<'a> {
     pub(super) directed: bool,
     /// The NIC that shall do the work.
     pub(super) offload: Option<Offload>,
+    /// The processor that alone sends with it (Linux 6.13).
+    pub(super) processor: Option<u32>,
 }
 
 impl State<'_> {
@@ -147,6 +149,11 @@ impl State<'_> {
         if self.directed {
             request.attribute(attribute::SA_DIR, |value| {
                 value.u8(self.direction as u8);
+            });
+        }
+        if let Some(processor) = self.processor {
+            request.attribute(attribute::SA_PCPU, |value| {
+                value.u32(processor);
             });
         }
         request
@@ -233,6 +240,7 @@ pub(super) struct Found<'a> {
     pub(super) sequence: Sequence,
     pub(super) direction: Option<u8>,
     pub(super) offload: Option<Offload>,
+    pub(super) processor: Option<u32>,
     /// Packets and bytes through it, and refused.
     pub(super) counters: SaCounters,
     reqid: u32,
@@ -256,6 +264,7 @@ impl<'a> Found<'a> {
             sequence: Sequence::default(),
             direction: None,
             offload: None,
+            processor: None,
             counters: SaCounters {
                 bytes: body.u64(USED)?,
                 packets: body.u64(USED + 8)?,
@@ -277,6 +286,7 @@ impl<'a> Found<'a> {
                 attribute::IF_ID => found.if_id = value.u32(0)?,
                 attribute::OFFLOAD_DEV => found.offload = Offload::read(value),
                 attribute::SA_DIR => found.direction = value.u8(0),
+                attribute::SA_PCPU => found.processor = Some(value.u32(0)?),
                 attribute::ENCAP => found.udp = Some((value.u16_be(2)?, value.u16_be(4)?)),
                 attribute::REPLAY_VAL => found.sequence.sent = value.u32(0)?.into(),
                 attribute::REPLAY_ESN_VAL => {
@@ -315,6 +325,7 @@ impl<'a> Found<'a> {
             ("its replay window", self.window != window),
             ("its UDP ports", self.udp != written.udp),
             ("its direction", self.direction.is_some_and(|direction| direction != written.direction as u8)),
+            ("its processor", self.processor != written.processor),
             // That none does the work is no difference: it was a wish.
             ("its NIC", self.offload.is_some() && self.offload != written.offload),
             (
@@ -379,6 +390,7 @@ mod tests {
             sequence: Sequence::default(),
             directed: false,
             offload: None,
+            processor: None,
         }
     }
 
@@ -442,9 +454,27 @@ mod tests {
             (State { esn: false, ..gcm_esn(&good) }, "its flags"),
             (State { window: 64, direction: Direction::In, ..gcm_esn(&good) }, "its replay window"),
             (State { udp: Some((4500, 4500)), ..gcm_esn(&good) }, "its UDP ports"),
+            (State { processor: Some(0), ..gcm_esn(&good) }, "its processor"),
         ] {
             assert_eq!(found.differs(&state), Some(difference));
         }
+    }
+
+    /// XFRMA_SA_PCPU: `ip xfrm` of the golden bytes does not know it yet. It stands behind what they have.
+    #[test]
+    fn one_processor_is_named_behind_all_else() {
+        let keys = gcm();
+        let expected = format!("{}{}", golden::SA_GCM_ESN.trim(), "0800230001000000");
+        golden::assert_written(State { processor: Some(1), ..gcm_esn(&keys) }.add(), &expected);
+        let shown = format!("{}{}", golden::FOUND_GCM_ESN.trim(), "0800230001000000");
+        let bytes = golden::bytes(&shown);
+        let found = Found::read(Bytes(&bytes)).expect("an SA");
+        assert_eq!(found.processor, Some(1));
+        assert_eq!(found.differs(&State { processor: Some(1), ..gcm_esn(&keys) }), None);
+        assert_eq!(found.differs(&gcm_esn(&keys)), Some("its processor"));
+        // Cut short it is none.
+        let cut = &golden::bytes(&format!("{}{}", golden::FOUND_GCM_ESN.trim(), "060023000100"));
+        assert!(Found::read(Bytes(cut)).is_none());
     }
 
     /// Linux 6.10 refuses a window where packets leave, kernels before it refuse extended numbers without one.

@@ -19,6 +19,7 @@ use super::offload::Wish;
 use super::pair::Pair;
 use super::plan::{self, TRAP_SPI};
 use super::policy::{Policy, PolicyId};
+use super::processors;
 use super::refusal::explained;
 use super::selector::{self, POLICIES_MAX};
 use super::socket::Socket;
@@ -171,8 +172,21 @@ impl XfrmTable {
     }
 
     /// What `status` says of this path: features of this kernel.
-    pub fn features(&self) -> &'static str {
-        if self.inner().writer.is_directed() { "SA direction" } else { "no SA direction (Linux 6.10)" }
+    pub fn features(&self) -> String {
+        let inner = self.inner();
+        let direction =
+            if inner.writer.is_directed() { "SA direction" } else { "no SA direction (Linux 6.10)" };
+        let processors = if inner.writer.knows_processors() {
+            "SAs of single processors"
+        } else {
+            "no SAs of single processors (Linux 6.13)"
+        };
+        format!("{direction}, {processors}")
+    }
+
+    /// How many processors may have an SA of their own; 0: this kernel knows of none.
+    pub fn processors(&self) -> u16 {
+        if self.inner().writer.knows_processors() { processors::count() } else { 0 }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -254,7 +268,7 @@ impl Inner {
         if pair.active {
             return Ok(());
         }
-        let (port, name) = (pair.port(), pair.name().clone());
+        let (port, name, resource) = (pair.port(), pair.name().clone(), pair.resource());
         // Both stand side by side for a moment, under the same policies: whichever the kernel takes, the peer has it.
         let local = pair.outer().local.ip();
         let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.outbound() })?;
@@ -263,6 +277,7 @@ impl Inner {
             .pairs
             .values()
             .filter(|other| other.active && other.port() == port && *other.name() == name)
+            .filter(|other| other.resource() == resource)
             .map(Pair::spi_in)
             .collect();
         for spi in &former {

@@ -37,6 +37,7 @@ pub(super) mod attribute {
     pub(crate) const IF_ID: u16 = 31;
     pub(crate) const MTIMER_THRESH: u16 = 32;
     pub(crate) const SA_DIR: u16 = 33;
+    pub(crate) const SA_PCPU: u16 = 35;
 }
 
 /// Multicast groups (XFRMNLGRP_*).

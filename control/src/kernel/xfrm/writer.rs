@@ -35,6 +35,8 @@ const PROBE_ENDS: [(IpAddr, IpAddr); 2] = [
 pub(super) struct Writer {
     socket: Socket,
     directed: bool,
+    /// It knows SAs that one processor alone sends with.
+    processors: bool,
 }
 
 impl Writer {
@@ -43,7 +45,7 @@ impl Writer {
     pub(super) fn open(has_ipv6: bool) -> Result<Writer, SaError> {
         let socket =
             Socket::open().map_err(|error| explained("cannot open a socket of XFRM", error.into()))?;
-        let mut writer = Writer { socket, directed: true };
+        let mut writer = Writer { socket, directed: true, processors: true };
         for ends in PROBE_ENDS.into_iter().take(if has_ipv6 { 2 } else { 1 }) {
             writer.probe(ends, Transform::Aes256Gcm16, true)?;
         }
@@ -85,6 +87,7 @@ impl Writer {
             sequence: Sequence::default(),
             directed: true,
             offload: None,
+            processor: None,
         };
         // One that a predecessor left when it died here.
         self.remove(&id)?;
@@ -93,7 +96,10 @@ impl Writer {
         self.remove(&id)?;
         added?;
         self.directed = shown?.unwrap_or(false);
-        Ok(())
+        // A kernel that does not know the attribute leaves it out without a word, or refuses it.
+        let of_one = State { processor: Some(0), ..state };
+        self.processors &= self.add(&of_one).is_ok();
+        self.remove(&id)
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
@@ -103,6 +109,11 @@ impl Writer {
     /// Whether this kernel knows the direction of an SA.
     pub(super) fn is_directed(&self) -> bool {
         self.directed
+    }
+
+    /// Whether this kernel knows SAs that one processor alone sends with.
+    pub(super) fn knows_processors(&self) -> bool {
+        self.processors
     }
 
     /// Makes an SA, in a NIC where one is asked for and takes it, and reads it back; says whose it is.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::super::config::L2Path;
-use super::super::table::Device;
+use super::super::table::{Device, Turn};
 use super::*;
 use crate::sa::{Keys, Lifetimes, Outer, PairCounters, SaPair, Transform};
 use crate::transform::OuterHeader;
@@ -43,10 +43,10 @@ impl Gateway {
         let begun = Instant::now();
         let acquires = Arc::new(Acquires::new(begun, Duration::from_millis(250)));
         std::array::from_fn(|worker| {
-            let table = Table::new(vec![Device { ifindex: 5, mtu: 1500 }]);
             let turn = Turn { worker: worker as u16, workers: N as u16 };
+            let table = Table::new(vec![Device { ifindex: 5, mtu: 1500 }], turn);
             let (sender, acquires) = (sender.clone(), acquires.clone());
-            let pipeline = Pipeline::new(table, sender, acquires, PEER_MAC, turn, begun);
+            let pipeline = Pipeline::new(table, sender, acquires, PEER_MAC, begun);
             Self { pipeline, events: events.clone() }
         })
     }
@@ -122,6 +122,7 @@ fn pair_a(outer: Outer) -> SaPair {
     SaPair {
         port: PORT_A,
         name: "a".into(),
+        resource: None,
         spi_in: 0xaaaa_0001,
         spi_out: 0xbbbb_0001,
         transform: Transform::Aes128Gcm16,

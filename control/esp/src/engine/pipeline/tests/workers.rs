@@ -170,3 +170,116 @@ fn what_a_device_has_no_room_for_takes_no_number() {
     let sent = a.counters(SPI_A).outbound;
     assert_eq!((sent.packets, sent.unsent), (2, 1));
 }
+
+/// One pair for all, and one for each of so many resources; each by its SPI.
+fn with_resources(workers: &mut [Gateway], resources: u16) {
+    let of = |resource: Option<u16>| {
+        let spi = resource.map_or(0x2000, |number| 0x1000 + u32::from(number));
+        SaPair { resource, spi_in: spi, spi_out: spi, ..pair_a(plain()) }
+    };
+    install(workers, of(None), true);
+    (0..resources).for_each(|number| install(workers, of(Some(number)), true));
+}
+
+/// By which SPIs a worker sends so many flows, each of them twice.
+fn sent_by(worker: &mut Gateway, flows: u16) -> BTreeSet<u32> {
+    let spi = |frame: Vec<u8>| u32::from_be_bytes(frame[34..38].try_into().unwrap());
+    (0..flows)
+        .map(|flow| {
+            let packet = ipv4([10, 1, 0, 2], [10, 2, 0, 3], 17, &udp(1000 + flow, 7, &[1; 20]));
+            let [first, second] = [(); 2].map(|()| spi(worker.encrypt(PORT_A, &packet).unwrap()));
+            assert_eq!(first, second, "a flow stays with its SA");
+            first
+        })
+        .collect()
+}
+
+#[test]
+fn each_sends_with_its_own_sa_and_without_one_with_that_of_all() {
+    let mut a = Gateway::workers::<3>();
+    with_resources(&mut a, 2);
+    assert_eq!(
+        a.each_mut().map(|worker| sent_by(worker, 50)),
+        [[0x1000].into(), [0x1001].into(), [0x2000].into()]
+    );
+    // No two share a number, and each number goes out once.
+    let sent = |workers: &mut [Gateway; 3], spi| counters(workers, spi).outbound.packets;
+    assert_eq!([0x1000, 0x1001, 0x2000].map(|spi| sent(&mut a, spi)), [100; 3]);
+
+    // A successor takes the place of its own predecessor alone.
+    let next = SaPair { resource: Some(0), spi_in: 0x3000, spi_out: 0x3000, ..pair_a(plain()) };
+    install(&mut a, next, false);
+    assert_eq!(sent_by(&mut a[0], 5), [0x1000].into());
+    for worker in &mut a {
+        worker.pipeline.table.activate(0x3000).unwrap();
+        let now = worker.pipeline.now;
+        worker.pipeline.table.remove(0x1000, Duration::from_secs(5), now).unwrap();
+    }
+    assert_eq!(
+        a.each_mut().map(|worker| sent_by(worker, 5)),
+        [[0x3000].into(), [0x1001].into(), [0x2000].into()]
+    );
+
+    // What is gone the one of all carries.
+    for worker in &mut a {
+        let now = worker.pipeline.now;
+        worker.pipeline.table.remove(0x1001, Duration::ZERO, now).unwrap();
+    }
+    assert_eq!(
+        a.each_mut().map(|worker| sent_by(worker, 5)),
+        [[0x3000].into(), [0x2000].into(), [0x2000].into()]
+    );
+    // And where that is gone, any.
+    for worker in &mut a {
+        let now = worker.pipeline.now;
+        worker.pipeline.table.remove(0x2000, Duration::ZERO, now).unwrap();
+        assert_eq!(sent_by(worker, 5), [0x3000].into());
+        worker.pipeline.table.remove(0x3000, Duration::ZERO, now).unwrap();
+        assert_eq!(worker.encrypt(PORT_A, &ping()), Err(DropReason::NoSa));
+    }
+}
+
+#[test]
+fn who_has_several_deals_flows_out_among_them() {
+    let mut a = Gateway::workers::<2>();
+    with_resources(&mut a, 5);
+    let [first, second] = a.each_mut().map(|worker| sent_by(worker, 200));
+    assert_eq!((first, second), ([0x1000, 0x1002, 0x1004].into(), [0x1001, 0x1003].into()));
+}
+
+#[test]
+fn an_sa_of_one_resource_is_received_by_every_worker() {
+    let mut a = Gateway::workers::<2>();
+    let mut b = Gateway::workers::<2>();
+    let own = SaPair { resource: Some(0), ..pair_a(plain()) };
+    install(&mut b, SaPair { resource: Some(1), ..mirrored(&own) }, true);
+    install(&mut a, own, true);
+    for turn in 0..4 {
+        let frame = a[0].encrypt(PORT_A, &ping()).unwrap();
+        assert!(b[turn % 2].decrypt(&frame).is_ok());
+    }
+    assert_eq!(b[0].event(), None, "it was in use before, by whichever of them");
+}
+
+#[test]
+fn selectors_decide_before_resources() {
+    let [mut a] = Gateway::workers();
+    let pair = |name: &str, resource, spi, remote| SaPair {
+        name: name.into(),
+        resource,
+        spi_in: spi,
+        spi_out: spi,
+        remote: vec![remote],
+        ..pair_a(plain())
+    };
+    let (narrow, wide) =
+        (selector("10.2.0.3", "10.2.0.3", 0, 0..=65535), selector("10.2.0.0", "10.2.255.255", 0, 0..=65535));
+    a.install(pair("host", None, 0x1000, narrow), true);
+    a.install(pair("all", None, 0x2000, wide.clone()), true);
+    a.install(pair("all", Some(0), 0x2001, wide), true);
+    assert_eq!(sent_by(&mut a, 20), [0x1000].into(), "the host has no pair for this resource, and its own");
+    let elsewhere = ipv4([10, 1, 0, 2], [10, 2, 0, 9], 17, &udp(1, 2, b""));
+    assert_eq!(a.encrypt(PORT_A, &elsewhere).unwrap()[34..38], 0x2001u32.to_be_bytes());
+    let outside = ipv4([10, 1, 0, 2], [10, 9, 0, 9], 17, &udp(1, 2, b""));
+    assert_eq!(a.encrypt(PORT_A, &outside), Err(DropReason::Selector));
+}
