@@ -57,16 +57,18 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// The same for a suite in a guest, which is slow.
 const GUEST_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// Of the end-to-end suite, what the data path has to do with.
-const XFRM_GROUPS: [&str; 11] = [
+const XFRM_GROUPS: [&str; 13] = [
     "shown::",
     "negotiation::",
     "foreign::",
     "clear::",
     "counters::",
     "offload::",
+    "reload::",
     "mobility::",
     "load::",
     "pmtu::",
+    "pools::",
     "resources::",
     "sixteen::",
 ];

@@ -43,7 +43,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "filter",
         about: "what the XDP program costs a packet, and how that grows with flows, rules, addresses and zones",
-        seconds: [20, 105],
+        seconds: [15, 105],
         only_named: false,
         run: filter::run,
     },
@@ -57,21 +57,21 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "goodput",
         about: "through the tunnel: TCP, UDP, latency under load, CPU; against strongSwan's and WireGuard's user space",
-        seconds: [95, 575],
+        seconds: [106, 575],
         only_named: false,
         run: goodput::run,
     },
     Scenario {
         name: "ike",
         about: "handshakes: many tunnels at once, and honest ones under a flood; against charon",
-        seconds: [70, 285],
+        seconds: [58, 285],
         only_named: false,
         run: ike::run,
     },
     Scenario {
         name: "life",
         about: "packets lost and the longest gap, at rest and beside a full load: rekeys, restarts, crashes, changed paths",
-        seconds: [39, 115],
+        seconds: [50, 115],
         only_named: false,
         run: life::run,
     },

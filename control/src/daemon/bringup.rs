@@ -80,8 +80,10 @@ pub(super) struct Ground {
     pub(super) xfrm: Option<Arc<XfrmTable>>,
     /// Their interfaces, by VPN port.
     pub(super) xfrm_interfaces: BTreeMap<u16, Link>,
-    /// How often those were made again.
+    /// How often devices of the tunnels were made again.
     pub(super) repairs: Repairs,
+    /// Why the kernel would let in what no policy allows, if it would: then the VPNs carry nothing.
+    pub(super) policies_off: Option<String>,
 }
 
 /// Puts a configuration in force.
@@ -121,6 +123,7 @@ pub(super) async fn bring_up(
         xfrm,
         xfrm_interfaces: BTreeMap::new(),
         repairs: Repairs::default(),
+        policies_off: None,
     };
     ground.maps.clear_spis()?;
     ground.maps.renew_secrets(&mut SystemRandom::new())?;

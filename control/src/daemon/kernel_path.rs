@@ -1,72 +1,40 @@
-//! The kernel's XFRM as the data path: which of the two it is, and one xfrm interface for each VPN port.
+//! The kernel's XFRM as the data path: one xfrm interface for each VPN port.
 //!
 //! What goes into a VPN is routed to its interface, whether or not there is an SA. The interface sends nothing in clear:
 //! what finds no SA there is dropped, be the tunnel down or the daemon dead.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use sekisho_abi::port::{Port as FilterPort, PortKey, port_flags};
 
 use super::bringup::Ground;
-use crate::config::{self, Child, Config, Connection, Datapath, DpdAction, Start, VpnPort};
-use crate::kernel::xfrm::{Trap, XfrmTable};
-use crate::kernel::{Kernel, Link};
-use crate::status;
-
-/// What carries ESP.
-pub(super) struct Choice {
-    /// For status.
-    pub(super) status: status::Datapath,
-    /// The kernel's SAs, where they are it.
-    pub(super) table: Option<Arc<XfrmTable>>,
-}
-
-/// Chooses the data path. Where the kernel cannot, the reason is an error, or for `auto` what status says.
-pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
-    let (kind, why, table) = match config.gateway.datapath {
-        Datapath::Engine => ("engine", "configured".to_owned(), None),
-        Datapath::Auto if config.vpn_ports.is_empty() => ("engine", "there is no VPN zone".to_owned(), None),
-        // The kernel's path has been seen at work in a guest only, and is measured nowhere: nobody gets it who has not asked.
-        Datapath::Auto => match open().await {
-            Ok(_) => {
-                ("engine", "preferred; this kernel could do it too (datapath = \"kernel\")".to_owned(), None)
-            }
-            Err(error) => ("engine", format!("the kernel's own ESP cannot be used: {error}"), None),
-        },
-        Datapath::Kernel => {
-            let table = open().await.context("datapath = \"kernel\"")?;
-            ("kernel", format!("configured; {}", table.features()), Some(table))
-        }
-    };
-    tracing::info!(datapath = kind, why, "ESP data path");
-    // Counted where the SAs are.
-    let offload = (config.gateway.offload != config::Offload::None).then(|| {
-        let unused = "the engine encrypts by itself; NICs can only help the kernel (datapath = \"kernel\")";
-        status::Offload {
-            asked_for: config.gateway.offload.name().into(),
-            refused: table.is_none().then(|| unused.to_owned()),
-            ..status::Offload::default()
-        }
-    });
-    if let Some(reason) = offload.as_ref().and_then(|offload| offload.refused.as_ref()) {
-        tracing::warn!(reason, "no NIC offload of ESP");
-    }
-    Ok(Choice { status: status::Datapath { kind: kind.into(), why, workers: None, offload }, table })
-}
-
-/// Opens XFRM, once it is clear that the kernel has all that is needed.
-async fn open() -> anyhow::Result<Arc<XfrmTable>> {
-    let kernel = Kernel::open()?;
-    kernel.can_make_xfrm_interfaces().await?;
-    Ok(Arc::new(XfrmTable::open(kernel.has_ipv6())?))
-}
+use crate::config::{self, Child, Config, Connection, DpdAction, Start, VpnPort};
+use crate::kernel::xfrm::Trap;
+use crate::kernel::{Kernel, KernelError, Link};
 
 /// The xfrm interface of a VPN port: within the 15 bytes of a name.
 pub(super) fn interface_name(port: u16) -> String {
     format!("sekisho-vpn{port}")
+}
+
+fn families(kernel: &Kernel) -> impl Iterator<Item = &'static str> + use<> {
+    ["ipv4", "ipv6"].into_iter().take(if kernel.has_ipv6() { 2 } else { 1 })
+}
+
+/// The switch that has the kernel let in whatever comes by an SA, if one is on for all interfaces (since Linux 5.18 it does so
+/// beside an interface's own), and the remedy.
+pub(super) fn policies_off(kernel: &Kernel) -> Result<Option<String>, KernelError> {
+    for family in families(kernel) {
+        let value = kernel.sysctl(&format!("net/{family}/conf/all/disable_policy"))?;
+        if value != "0" {
+            return Ok(Some(format!(
+                "net.{family}.conf.all.disable_policy is {value}, so that the kernel would let in whatever a peer sends; \
+                 `sysctl -w net.{family}.conf.all.disable_policy=0`, or write datapath = \"engine\""
+            )));
+        }
+    }
+    Ok(None)
 }
 
 impl Ground {
@@ -95,32 +63,58 @@ impl Ground {
             interfaces.insert(port.id, link);
         }
         self.xfrm_interfaces = interfaces;
-        Ok(())
+        // Whoever makes them puts the ports in force as well.
+        self.look_at_policies().map(drop)
     }
 
     /// What comes out of an interface is held against policies: without them whoever has one SA speaks for every network.
-    /// A switch turns that off; since Linux 5.18 the one for all interfaces does so beside an interface's own.
-    fn demand_policies(&mut self, name: &str) -> anyhow::Result<()> {
-        let families = ["ipv4", "ipv6"].into_iter().take(if self.kernel.has_ipv6() { 2 } else { 1 });
-        for family in families {
-            let everywhere = self.kernel.sysctl(&format!("net/{family}/conf/all/disable_policy"))?;
-            anyhow::ensure!(
-                everywhere == "0",
-                "net.{family}.conf.all.disable_policy is {everywhere}: the kernel would let in whatever a peer sends; \
-                 `sysctl -w net.{family}.conf.all.disable_policy=0`, or write datapath = \"engine\""
-            );
+    /// An interface's own switch turns that off.
+    fn demand_policies(&mut self, name: &str) -> Result<(), KernelError> {
+        for family in families(&self.kernel) {
             let key = format!("net/{family}/conf/{name}/disable_policy");
             self.kernel.set_sysctl(&mut self.ledger, &key, "0")?;
         }
         Ok(())
     }
 
+    /// Looks whether somebody has turned that switch, which is turned back, or the one for all interfaces: that one is not
+    /// ours, and while it is on the ports of VPNs carry nothing. Says whether they do otherwise than before.
+    pub(super) fn look_at_policies(&mut self) -> anyhow::Result<bool> {
+        if self.xfrm.is_none() {
+            return Ok(false);
+        }
+        for name in self.xfrm_interfaces.values().map(|link| link.name.clone()).collect::<Vec<_>>() {
+            let is_on = |family| {
+                let value = self.kernel.sysctl(&format!("net/{family}/conf/{name}/disable_policy"));
+                // An interface that is gone has none, and is made again without.
+                value.is_ok_and(|value| value != "0")
+            };
+            if families(&self.kernel).any(is_on) {
+                tracing::warn!(interface = name, "disable_policy was switched on: switched off again");
+                self.demand_policies(&name)?;
+            }
+        }
+        let now = policies_off(&self.kernel)?;
+        if now == self.policies_off {
+            return Ok(false);
+        }
+        match &now {
+            Some(why) => tracing::error!("the VPNs carry nothing: {why}"),
+            None => tracing::info!("the kernel asks its policies again: the VPNs go on"),
+        }
+        self.policies_off = now;
+        Ok(true)
+    }
+
     /// Makes xfrm interfaces that somebody has removed, or set down, once more. Says whether there were any. SAs and
     /// policies know their interface by its id, and go on. After an error the same call tries again, in its time.
     pub(super) async fn restore_xfrm_interfaces(&mut self, config: &Config) -> anyhow::Result<bool> {
+        if self.xfrm.is_none() {
+            return Ok(false);
+        }
         let mut lost = Vec::new();
         for link in self.xfrm_interfaces.values() {
-            let now = self.kernel.find_xfrm_interface(&link.name).await?;
+            let now = self.kernel.find_link(&link.name).await?;
             if now.is_none_or(|now| now.index != link.index || !now.up) {
                 lost.push(link.name.clone());
             }

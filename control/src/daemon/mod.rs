@@ -18,6 +18,7 @@
 mod bringup;
 mod change;
 mod crl;
+mod datapath;
 mod engine;
 mod given;
 mod kernel_path;
@@ -62,7 +63,7 @@ pub use self::reload::Reloaded;
 
 use self::bringup::Ground;
 use self::crl::{CrlFiles, Fetched};
-use self::kernel_path::Choice;
+use self::datapath::Choice;
 use self::paths::{Look, Paths, Peers};
 use self::sas::forward_sa_events;
 use self::sockets::{Outlet, Sockets};
@@ -90,7 +91,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = run_directory::lock(&directory, &config.gateway.name)?;
     // Read before anything is touched: a key that cannot be read must not leave a half-built gateway.
     let ike = config.ike().context("credentials")?;
-    let datapath = kernel_path::choose(&config).await?;
+    let datapath = datapath::choose(&config).await?;
     let was_in_force = Filter::is_in_force(&config.gateway.name) || directory.join(bringup::LEDGER).exists();
     layout::claim_namespace(&directory, &config.gateway.name, was_in_force)?;
     let (mut daemon, requests) = match start(&config, &directory, datapath, ike).await {
@@ -115,7 +116,7 @@ async fn start(
     ike: EndpointConfig,
 ) -> anyhow::Result<(Daemon, mpsc::Receiver<Pending>)> {
     if let Some(table) = &datapath.table {
-        table.take_over().context("datapath = \"kernel\"")?;
+        table.take_over().context("taking over the kernel's SAs")?;
     }
     let ground = bringup::bring_up(config, directory, datapath.table).await?;
     let ike = EndpointConfig { resources: ground.resources(), ..ike };
@@ -165,6 +166,9 @@ struct Daemon {
     metrics: Option<Task<()>>,
     /// A changed configuration is being read and checked.
     is_reading: bool,
+    /// Neither a changed configuration nor the former one could be put in force: the filter is closed until one is, be it the
+    /// former one without a change.
+    is_torn: bool,
     /// When challenges got a new key.
     secrets_renewed: Instant,
 }
@@ -216,6 +220,7 @@ impl Daemon {
             metrics: None,
             secrets_renewed: now,
             is_reading: false,
+            is_torn: false,
         })
     }
 

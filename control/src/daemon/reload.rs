@@ -130,6 +130,12 @@ impl Daemon {
     async fn reload(&mut self, new: Prepared, check: bool) -> Result<Reloaded, String> {
         self.only_at_a_start(&new.config)?;
         let mut changes = Changes::between((&self.config, self.endpoint.config()), (&new.config, &new.ike));
+        if self.is_torn {
+            changes.add("gateway", "(filter)", Kind::Changed);
+            changes.ground = true;
+            // Closed it may not be: that may have been what failed.
+            changes.regroups = true;
+        }
         self.ground.look_at_queues().await;
         // NICs may have other queues than they had, whatever is in the file. A port without its interface is put in force when
         // that is back.
@@ -213,6 +219,7 @@ impl Daemon {
         }
         self.change_connections(&config, ike);
         self.sockets.keep_only(&locals);
+        self.is_torn = false;
         self.adopt(config, changes);
         Ok(())
     }
@@ -252,8 +259,12 @@ impl Daemon {
             anyhow::Ok(())
         };
         match back.await {
-            Ok(()) => format!("{error:#}; the former configuration is in force again"),
+            Ok(()) => {
+                self.is_torn = false;
+                format!("{error:#}; the former configuration is in force again")
+            }
             Err(worse) => {
+                self.is_torn = true;
                 let closed = match self.ground.maps.close() {
                     Ok(()) => "the filter is closed, nothing passes".to_owned(),
                     Err(error) => format!("the filter could not be closed ({error})"),

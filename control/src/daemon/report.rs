@@ -88,6 +88,9 @@ impl Daemon {
             let Offloaded { in_nics, in_kernel, refused } = table.offloaded();
             *offload = Offload { in_nics, in_kernel, refused, ..std::mem::take(offload) };
         }
+        if let Some(why) = &self.ground.policies_off {
+            datapath.why = format!("the VPNs carry nothing: {why}");
+        }
         if self.ground.engine.is_some() {
             let Workers { count, why } = self.ground.workers.clone();
             datapath.workers = Some(WorkersStatus { count, why });

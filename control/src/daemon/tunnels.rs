@@ -20,6 +20,7 @@ use sekisho_ike::crypto::random::SeededRandom;
 use sekisho_ike::event::{ChildHandle, ChildSa, CloseReason, Event, Failure, FailureKind, IkeHandle, Path};
 
 use self::leaving::Leaving;
+pub(super) use self::pair::transform;
 use super::sockets::Sockets;
 use super::uplinks::Uplinks;
 use crate::config::{self, Config, Life, Start};

@@ -42,6 +42,15 @@ impl Kernel {
         }
     }
 
+    /// A link of any kind as it is now, if there is one of this name.
+    pub async fn find_link(&self, name: &str) -> Result<Option<Link>, KernelError> {
+        match self.any_link(name).await {
+            Ok((link, _)) => Ok(Some(link)),
+            Err(KernelError::NoInterface(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The ifindex of any link.
     pub(super) async fn ifindex(&self, name: &str) -> Result<u32, KernelError> {
         Ok(self.any_link(name).await?.0.index)

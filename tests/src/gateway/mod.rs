@@ -96,12 +96,30 @@ impl Sekishod {
 
     /// Starts the daemon with the configuration that stands; returns once it answers.
     pub fn launch(&mut self, lab: &Lab) -> Result<()> {
+        let started = self.begin(lab)?;
+        self.await_answer(started)
+    }
+
+    /// Starts two of them; returns once both answer. An emulated machine takes seconds to judge the programs of one, and does
+    /// it on one processor.
+    pub fn launch_both(lab: &Lab, first: &mut Self, second: &mut Self) -> Result<()> {
+        let started = [first.begin(lab)?, second.begin(lab)?];
+        let [of_first, of_second] = started;
+        first.await_answer(of_first)?;
+        second.await_answer(of_second)
+    }
+
+    /// Starts the daemon, and says how long its log was before.
+    fn begin(&self, lab: &Lab) -> Result<(Process, usize)> {
         ensure!(self.process.is_none(), "{} runs already", self.name);
         lab.record().gateway(&self.name)?;
         let mut command = Command::new(program("sekishod")?);
         command.arg("--config").arg(&self.config).args(["--log-level", self.log_level]);
         let log_before = self.log().len();
-        let mut process = Process::start_in(lab, &self.namespace, &mut command, &self.name)?;
+        Ok((Process::start_in(lab, &self.namespace, &mut command, &self.name)?, log_before))
+    }
+
+    fn await_answer(&mut self, (mut process, log_before): (Process, usize)) -> Result<()> {
         until(START, "sekishod's first answer", || {
             if let Some(status) = process.ended()? {
                 // Asking on would only wait for nothing.

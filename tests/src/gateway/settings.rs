@@ -14,9 +14,15 @@ pub const METRICS_PORT: u16 = 9469;
 /// What says by which data path the gateways go where a test does not: `kernel`, `engine`.
 pub const DATAPATH: &str = "SEKISHO_DATAPATH";
 
-/// Whether [`DATAPATH`] says the kernel's.
+/// What [`DATAPATH`] says; else the engine, whatever this kernel could do: `auto` would have the same tests see one path here and
+/// the other one elsewhere.
+pub fn datapath() -> String {
+    std::env::var(DATAPATH).unwrap_or_else(|_| "engine".into())
+}
+
+/// Whether that is the kernel's.
 pub fn is_kernels_path() -> bool {
-    std::env::var_os(DATAPATH).is_some_and(|path| path == "kernel")
+    datapath() == "kernel"
 }
 
 /// Identity of the clinic's gateway.
@@ -189,7 +195,7 @@ impl Settings {
             pools: Vec::new(),
             request: Vec::new(),
             more: String::new(),
-            datapath: std::env::var(DATAPATH).unwrap_or_else(|_| "auto".into()),
+            datapath: datapath(),
             offload: None,
             log_level: "debug",
         }

@@ -12,6 +12,7 @@ use crate::gateway::settings::{
 };
 use crate::lab::Lab;
 use crate::lab::namespace::Namespace;
+use crate::lab::patience::stretch;
 use crate::lab::plan::{Family, LAN1_NETWORKS, Place, SERVER_NETWORKS};
 use crate::strongswan::{Charon, Connection, Demand, Proof};
 use crate::traffic::tcp::{Conversation, Service};
@@ -145,9 +146,17 @@ impl Site {
         };
         old.stop_if_running()?;
         self.held = None;
-        self.centre = Peer::Sekisho(Sekishod::start(&self.lab, Place::Centre, centre)?);
-        self.begun = Instant::now();
-        self.clinic = Sekishod::start(&self.lab, Place::Clinic, clinic)?;
+        let mut there = Sekishod::prepare(&self.lab, Place::Centre, centre)?;
+        let mut here = Sekishod::prepare(&self.lab, Place::Clinic, clinic)?;
+        if stretch() > 1 {
+            self.begun = Instant::now();
+            Sekishod::launch_both(&self.lab, &mut there, &mut here)?;
+        } else {
+            there.launch(&self.lab)?;
+            self.begun = Instant::now();
+            here.launch(&self.lab)?;
+        }
+        (self.centre, self.clinic) = (Peer::Sekisho(there), here);
         Ok(())
     }
 

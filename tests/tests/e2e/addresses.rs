@@ -16,6 +16,7 @@ use sekisho_tests::traffic::tap::Tap;
 use sekisho_tests::traffic::tcp::{self, Conversation};
 use sekisho_tests::traffic::{http, ping, udp};
 
+use super::clear::interface;
 use super::negotiation::{psk, usual};
 
 /// What the centre gives.
@@ -132,7 +133,8 @@ fn is_global(address: &IpAddr) -> bool {
 
 /// What the clinic's kernel has on the device of its VPNs.
 fn on_the_device(site: &Site) -> Result<String> {
-    let words = ["-oneline", "addr", "show", "dev", "sekisho0", "scope", "global"];
+    let device = interface(site)?;
+    let words = ["-oneline", "addr", "show", "dev", &device, "scope", "global"];
     topology::ip_show(&site.at(Place::Clinic), &words)
 }
 

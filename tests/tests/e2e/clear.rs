@@ -20,12 +20,17 @@ use super::negotiation::{psk, usual};
 const HEALED: Duration = Duration::from_secs(15);
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let always: [(&str, Test); 2] =
-        [("before_the_tunnel_is_up", before_it_is_up), ("after_an_orderly_stop", stopped)];
-    let of_the_kernel: [(&str, Test); 4] = [
+    let always: [(&str, Test); 4] = [
+        ("before_the_tunnel_is_up", before_it_is_up),
+        ("after_an_orderly_stop", stopped),
+        ("the_interface_deleted_by_hand", |site| same_sas(site, &["link", "del", &interface(site)?])),
+        ("the_interface_set_down_by_hand", |site| {
+            same_sas(site, &["link", "set", &interface(site)?, "down"])
+        }),
+    ];
+    let of_the_kernel: [(&str, Test); 3] = [
         ("sas_flushed_by_hand", |site| by_hand(site, &["xfrm", "state", "flush"])),
         ("policies_flushed_by_hand", |site| by_hand(site, &["xfrm", "policy", "flush"])),
-        ("the_interface_deleted_by_hand", |site| by_hand(site, &["link", "del", &interface(site)?])),
         ("everything_deleted_by_hand_while_the_daemon_is_dead", dead),
     ];
     let trial = |(name, test): (&str, Test)| {
@@ -60,8 +65,11 @@ fn stopped(site: &mut Site) -> Result<String> {
     outcome
 }
 
-/// The one xfrm interface.
-fn interface(site: &Site) -> Result<String> {
+/// What packets for the VPN leave by: the one xfrm interface, or the kernel's end of the engine's veth pair.
+pub(crate) fn interface(site: &Site) -> Result<String> {
+    if !is_kernels_path() {
+        return Ok("sekisho0".into());
+    }
     let links = ip_show(&site.at(Place::Clinic), &["-o", "link", "show", "type", "xfrm"])?;
     let name = links.split(": ").nth(1).and_then(|name| name.split('@').next());
     name.map(str::to_owned).with_context(|| format!("there is no xfrm interface: {links:?}"))
@@ -70,6 +78,10 @@ fn interface(site: &Site) -> Result<String> {
 /// Somebody does this to a gateway at work: nothing is seen outside, and soon pages go through the tunnel again.
 fn by_hand(site: &mut Site, what: &[&str]) -> Result<String> {
     usual(site)?;
+    heals(site, what)
+}
+
+fn heals(site: &Site, what: &[&str]) -> Result<String> {
     tunnel::pages(site)?;
     let outside = Tap::start(&site.at(Place::Internet), "clinic", &site.canary)?;
     ip_show(&site.at(Place::Clinic), what)?;
@@ -78,6 +90,16 @@ fn by_hand(site: &mut Site, what: &[&str]) -> Result<String> {
     ensure!(seen.leaks().is_empty(), "in clear at the carrier: {}", seen.leaks().join(", "));
     let ((), time) = healed?;
     Ok(format!("pages again after {:.1} s; carrier: {}", time.as_secs_f64(), seen.summary()))
+}
+
+/// The same where SAs are not touched by it.
+fn same_sas(site: &mut Site, what: &[&str]) -> Result<String> {
+    usual(site)?;
+    let before = site.child_spis()?;
+    let figure = heals(site, what)?;
+    let now = site.child_spis()?;
+    ensure!(now == before, "the SAs {before:?} were replaced by {now:?}");
+    Ok(figure)
 }
 
 fn dead(site: &mut Site) -> Result<String> {

@@ -21,11 +21,12 @@ use sekisho_tests::traffic::tcp;
 use super::negotiation::{PSK, psk, usual};
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("no_driver_hides_a_vlan_tag", vlan_tags_stay),
         ("too_large_for_the_tunnel_is_answered", too_large),
         ("held_closed_stays_closed_whatever_the_peer_does", held_closed),
         ("a_port_that_vanished_is_taken_again", port_comes_back),
+        ("a_port_that_cannot_follow_keeps_no_other_from_it", beside_one_that_cannot),
         ("a_start_that_fails_leaves_nothing", failed_start),
         ("no_key_stands_in_a_log", no_key_in_a_log),
     ];
@@ -114,41 +115,84 @@ fn held_closed(site: &mut Site) -> Result<String> {
 /// Somebody pulls a USB adapter and plugs it in again.
 fn port_comes_back(site: &mut Site) -> Result<String> {
     usual(site)?;
-    let (clinic, lan2) = (site.at(Place::Clinic), site.at(Place::Lan2));
-    ip_show(&clinic, &["link", "del", "lan2"])?;
-    let patience = Duration::from_secs(5);
-    until(patience, "the log about the interface that is gone", || {
+    ip_show(&site.at(Place::Clinic), &["link", "del", "lan2"])?;
+    until(FOLLOWED, "the log about the interface that is gone", || {
         Ok(site.clinic.log().contains("interface is gone").then_some(()))
     })?;
     // The other ports go on.
     tcp::ask(&site.at(Place::Lan1), Place::Lan3.socket(Family::V4, PRINT))?;
     tunnel::pages(site)?;
 
-    ip_show(&clinic, &["link", "add", "lan2", "type", "veth", "peer", "name", "eth0", "netns", lan2.name()])?;
-    let host = Place::Lan2.address(Family::V4);
+    plug_in(site, Place::Lan2, 2)?;
+    let (time, refused) = judged_again(site, Place::Lan2, 2)?;
+    Ok(format!("judged again {:.1} s after it was back, {refused} refused", time.as_secs_f64()))
+}
+
+/// How soon a port follows its interface.
+const FOLLOWED: Duration = Duration::from_secs(5);
+
+/// A new interface for the LAN of this number, with its host behind it.
+fn plug_in(site: &Site, host: Place, number: u8) -> Result<()> {
+    let (clinic, name) = (site.at(Place::Clinic), host.name());
+    let at_host = site.at(host);
+    ip_show(
+        &clinic,
+        &["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", at_host.name()],
+    )?;
     for words in [
         &["link", "set", "eth0", "up"][..],
-        &["addr", "add", &format!("{host}/24"), "dev", "eth0"],
-        &["addr", "add", &format!("{}/64", Place::Lan2.address(Family::V6)), "dev", "eth0", "nodad"],
-        &["route", "add", "default", "via", "192.168.2.1"],
-        &["route", "add", "default", "via", "fd00:2::1"],
+        &["addr", "add", &format!("{}/24", host.address(Family::V4)), "dev", "eth0"],
+        &["addr", "add", &format!("{}/64", host.address(Family::V6)), "dev", "eth0", "nodad"],
+        &["route", "add", "default", "via", &format!("192.168.{number}.1")],
+        &["route", "add", "default", "via", &format!("fd00:{number}::1")],
     ] {
-        ip_show(&lan2, words)?;
+        ip_show(&at_host, words)?;
     }
-    let ((), time) = until(patience, "the port's addresses on the new interface", || {
-        let addresses = ip_show(&clinic, &["-oneline", "addr", "show", "dev", "lan2"])?;
-        Ok((addresses.contains("192.168.2.1/24") && addresses.contains("fd00:2::1/64")).then_some(()))
+    Ok(())
+}
+
+/// Waits until the port of this LAN has its addresses and refuses what it should; how long the former took, and how many.
+fn judged_again(site: &Site, host: Place, number: u8) -> Result<(Duration, u64)> {
+    let (clinic, at_host, port) = (site.at(Place::Clinic), site.at(host), host.name());
+    let ((), time) = until(FOLLOWED, "the port's addresses on the new interface", || {
+        let addresses = ip_show(&clinic, &["-oneline", "addr", "show", "dev", port])?;
+        let own = [format!("192.168.{number}.1/24"), format!("fd00:{number}::1/64")];
+        Ok(own.iter().all(|own| addresses.contains(own)).then_some(()))
     })?;
-    let judged = |status: &sekisho_tests::gateway::status::Status| status.verdict("lan2", "policy");
+    let judged = |status: &sekisho_tests::gateway::status::Status| status.verdict(port, "policy");
     let mut refused = 0;
     // The rest of the port follows its addresses.
-    until(patience, "a refused packet on the new interface", || {
+    until(FOLLOWED, "a refused packet on the new interface", || {
         let (more, ()) =
-            site.growth(judged, || tcp::expect_silence(&lan2, Place::Lan1.socket(Family::V4, PRINT)))?;
+            site.growth(judged, || tcp::expect_silence(&at_host, Place::Lan1.socket(Family::V4, PRINT)))?;
         refused += more;
         Ok((refused > 0).then_some(()))
     })?;
-    Ok(format!("judged again {:.1} s after it was back, {refused} refused", time.as_secs_f64()))
+    Ok((time, refused))
+}
+
+/// In place of one port's interface comes something that can be no port; in place of another one's, one that can.
+fn beside_one_that_cannot(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    let clinic = site.at(Place::Clinic);
+    let log_before = site.clinic.log().len();
+    let said = |words: &str| {
+        until(FOLLOWED, &format!("{words:?} in the log"), || {
+            Ok(site.clinic.log().get(log_before..).unwrap_or_default().contains(words).then_some(()))
+        })
+    };
+    ip_show(&clinic, &["link", "del", "lan2"])?;
+    said("interface is gone")?;
+    ip_show(&clinic, &["tuntap", "add", "dev", "lan2", "mode", "tun"])?;
+    ip_show(&clinic, &["link", "del", "lan4"])?;
+    let followed = plug_in(site, Place::Lan4, 4).and_then(|()| judged_again(site, Place::Lan4, 4));
+    let named = said("port lan2: ");
+    ip_show(&clinic, &["link", "del", "lan2"])?;
+    plug_in(site, Place::Lan2, 2)?;
+    let (time, refused) = followed?;
+    named.context("which port it is that cannot follow")?;
+    judged_again(site, Place::Lan2, 2).context("the first one, once it can be a port again")?;
+    Ok(format!("{:.1} s, {refused} refused", time.as_secs_f64()))
 }
 
 /// Another IKE daemon holds UDP 500: the machine is afterwards as it was before.

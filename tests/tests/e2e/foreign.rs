@@ -1,26 +1,31 @@
 //! Other software's SAs, policies and xfrm interfaces beside ours: we leave them alone, and they get nothing of ours.
 //! On the kernel's path only.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use sekisho_tests::gateway::settings::{HTTP, is_kernels_path};
+use sekisho_tests::gateway::settings::{HTTP, PRINT, is_kernels_path};
 use sekisho_tests::lab::namespace::Namespace;
+use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::lab::topology::ip_show;
 use sekisho_tests::lab::xfrm::{foreign, ours};
 use sekisho_tests::scenario::site::Site;
-use sekisho_tests::scenario::tunnel;
+use sekisho_tests::scenario::{lifecycle, tunnel};
 use sekisho_tests::stage::{self, Stage, Test};
 use sekisho_tests::traffic::frame::{ESP, Kind};
 use sekisho_tests::traffic::tap::Tap;
 use sekisho_tests::traffic::tcp;
 
+use super::clear::interface;
 use super::negotiation::{psk, usual};
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 2] = [
+    let tests: [(&str, Test); 3] = [
         ("sas_policies_and_interfaces_of_others_stay_as_they_are", stay),
         ("policies_of_others_carry_nothing_of_ours", carry_nothing),
+        ("a_switch_that_turns_policies_off_is_noticed", no_policies),
     ];
     let trial = |(name, test): (&str, Test)| {
         let stage = stage.clone();
@@ -29,6 +34,8 @@ pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
     if is_kernels_path() { tests.map(trial).into() } else { Vec::new() }
 }
 
+/// The daemon looks once a second.
+const SOON: Duration = Duration::from_secs(10);
 /// AES-GCM with 128 bits and its salt.
 const KEY: &str = "0x000102030405060708090a0b0c0d0e0fa0a1a2a3";
 
@@ -189,4 +196,55 @@ fn beside_greedy(site: &Site) -> Result<String> {
     Ok(format!(
         "IPv4 goes on in our SAs; of IPv6 {gated} packets refused by the second gate, none seen outside"
     ))
+}
+
+/// Without policies the kernel lets in whatever comes by an SA. One interface's own switch is turned back; the one for all
+/// of them is not ours, and nothing passes while it is on.
+fn no_policies(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    tunnel::pages(site)?;
+    let gateway = site.at(Place::Clinic);
+    let (_, _, interfaces) = ours(&gateway)?;
+    ensure!(interfaces == 1, "there are {interfaces} xfrm interfaces of ours");
+    let own = &interface(site)?;
+    for family in ["ipv4", "ipv6"] {
+        switch(&gateway, family, own, "1")?;
+        until(SOON, "the interface's own switch turned back", || {
+            Ok((switched(&gateway, family, own)? == "0").then_some(()))
+        })?;
+        tunnel::pages(site)?;
+        switch(&gateway, family, "all", "1")?;
+        let outcome = while_off(site);
+        switch(&gateway, family, "all", "0")?;
+        outcome.with_context(|| format!("while {family} has no policies"))?;
+        until(SOON, "pages once policies are asked again", || tunnel::pages(site).map(Some))?;
+        let status = site.clinic.status()?;
+        ensure!(!status.datapath().1.contains("disable_policy"), "status says {:?}", status.datapath());
+    }
+    Ok("an interface's own is turned back; while the one for all is on, nothing passes".into())
+}
+
+fn while_off(site: &Site) -> Result<()> {
+    until(SOON, "the reason in the status", || {
+        let status = site.clinic.status()?;
+        Ok(status.datapath().1.contains("disable_policy").then_some(()))
+    })?;
+    lifecycle::unreachable_and_unseen(site)?;
+    // Nor does anything come out of the tunnel.
+    tcp::expect_no_way(&site.at(Place::Server), Place::Lan1.socket(Family::V4, HTTP))?;
+    tcp::ask(&site.at(Place::Lan1), Place::Lan3.socket(Family::V4, PRINT))
+        .context("from LAN to LAN")
+        .map(drop)
+}
+
+fn switch(gateway: &Namespace, family: &str, interface: &str, value: &str) -> Result<()> {
+    gateway.sysctl(&format!("{family}/conf/{interface}/disable_policy"), value)
+}
+
+fn switched(gateway: &Namespace, family: &str, interface: &str) -> Result<String> {
+    let path = format!("/proc/sys/net/{family}/conf/{interface}/disable_policy");
+    gateway.run(|| {
+        let read = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        Ok(read.trim_end().to_owned())
+    })
 }

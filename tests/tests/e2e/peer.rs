@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 use sekisho_tests::gateway::Sekishod;
-use sekisho_tests::gateway::settings::DATAPATH;
+use sekisho_tests::gateway::settings::datapath;
 use sekisho_tests::lab::namespace::Namespace;
 use sekisho_tests::lab::plan::Place;
 use sekisho_tests::lab::{Lab, topology};
@@ -83,7 +83,7 @@ impl Peer {
 
 /// `[gateway]` of a peer, or of the centre among many.
 pub(crate) fn head(name: &str) -> String {
-    let datapath = std::env::var(DATAPATH).unwrap_or_else(|_| "auto".into());
+    let datapath = datapath();
     format!(
         "[gateway]\nname = \"{name}\"\nmetrics = \"127.0.0.1:9469\"\ndatapath = \"{datapath}\"\nflows_max = {FLOWS}\n"
     )

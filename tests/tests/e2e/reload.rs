@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use sekisho_tests::gateway::settings::PRINT;
 use sekisho_tests::lab::patience::{stretch, until};
 use sekisho_tests::lab::plan::{Family, Place};
+use sekisho_tests::lab::topology::ip_show;
 use sekisho_tests::scenario::site::Site;
 use sekisho_tests::scenario::tunnel;
 use sekisho_tests::stage::{self, Stage, Test};
@@ -19,7 +20,7 @@ use sekisho_tests::traffic::tcp::{self, Conversation};
 use super::negotiation::usual;
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 8] = [
+    let tests: [(&str, Test); 9] = [
         ("policies_change_under_traffic_without_a_loss", policies),
         ("a_rule_that_is_gone_cuts_its_flows_at_once", cut),
         ("lifetimes_of_flows_change_for_those_that_live", lifetimes),
@@ -27,6 +28,7 @@ pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
         ("a_connection_comes_and_goes_beside_another_without_a_loss", second_connection),
         ("the_only_connection_goes_and_comes", only_connection),
         ("a_broken_file_changes_nothing", broken),
+        ("a_gateway_that_could_not_go_back_opens_again", torn),
         ("ten_thousand_policies", many),
     ];
     tests
@@ -284,6 +286,42 @@ fn broken(site: &mut Site) -> Result<String> {
     let sent = none_lost(pings)?;
     fs::write(site.clinic.config(), &text)?;
     Ok(format!("line {line} named; {sent} pings, none lost"))
+}
+
+/// Neither another configuration nor the former one can be put in force: the filter closes, and the former one opens it
+/// again once it can be.
+fn torn(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    let text = file(site)?;
+    let clinic = site.at(Place::Clinic);
+    let rename = |from: &str, to: &str| -> Result<()> {
+        for words in [
+            &["link", "set", from, "down"][..],
+            &["link", "set", from, "name", to],
+            &["link", "set", to, "up"],
+        ] {
+            ip_show(&clinic, words)?;
+        }
+        Ok(())
+    };
+    let print = || tcp::ask(&site.at(Place::Lan1), Place::Lan3.socket(Family::V4, PRINT));
+    print()?;
+    rename("lan2", "lan2gone")?;
+    let other = text.replacen("interface = \"lan3\"", "interface = \"lan33\"", 1);
+    let refused = reload(site, &other).unwrap_or_else(|error| format!("{error:#}"));
+    let silence = tcp::expect_silence(&site.at(Place::Lan1), Place::Lan3.socket(Family::V4, PRINT));
+    rename("lan2gone", "lan2")?;
+    fs::write(site.clinic.config(), &text)?;
+    ensure!(refused.contains("the filter is closed"), "{refused}");
+    silence.context("while the filter is closed")?;
+    let said = site.clinic.sekisho(&["reload"])?;
+    ensure!(said.contains("~ gateway (filter)"), "{said}");
+    print().context("by the former configuration")?;
+    site.await_tunnel()?;
+    tunnel::pages(site)?;
+    let said = site.clinic.sekisho(&["reload"])?;
+    ensure!(said.contains("nothing has changed"), "{said}");
+    Ok("closed, and open again by the unchanged file".into())
 }
 
 fn many(site: &mut Site) -> Result<String> {

@@ -150,6 +150,12 @@ impl Engine {
         carriers
     }
 
+    /// Its end of the veth pair, by ifindex.
+    pub fn inner(&self) -> Option<u32> {
+        let handles = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.iter().find(|socket| socket.side == Side::Inner).map(|socket| socket.ifindex)
+    }
+
     /// A device that was gone is back, as another interface: the engine receives from it and sends through it in place of
     /// the former one, with all SAs as they are. The caller then puts [`Engine::sockets`] into the XSKMAP and tells the
     /// paths anew.

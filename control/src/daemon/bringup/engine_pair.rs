@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
+use sekisho_abi::map::Config as FilterConfig;
 use sekisho_esp::engine::Engine;
 
 use super::{ENGINE_DEVICE, GONE, Ground, INNER_DEVICE, takes_ike};
 use crate::config::Config;
 use crate::daemon::engine::{self, Workers};
 use crate::filter::Maps;
+use crate::kernel::Made;
 
 /// First index in `SOCKETS` and number of sockets, by ifindex.
 pub(super) type SocketRanges = BTreeMap<u32, (u16, u16)>;
@@ -22,7 +25,11 @@ impl Ground {
             return Ok(());
         }
         let mtu = self.links.iter().map(|link| link.mtu).max().unwrap_or(1500);
-        self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu, None).await?;
+        // An engine that runs writes to the MAC address that it was started with.
+        let known = self.engine.as_ref().and(self.tunnel.as_ref()).map(|(inner, _)| inner.mac);
+        let now = self.kernel.find_link(INNER_DEVICE).await?.map(|inner| inner.mac);
+        let mac = known.filter(|known| now != Some(*known));
+        self.kernel.veth_pair(&mut self.ledger, INNER_DEVICE, ENGINE_DEVICE, mtu, mac).await?;
         let workers = Workers::of(config, &self.links);
         // An engine that runs holds a queue of the pair with each of its workers, whatever there would be now.
         if self.engine.is_none() || workers.count == self.workers.count {
@@ -109,12 +116,57 @@ impl Ground {
             self.stop_engine();
             return Ok(());
         };
-        if self.engine.is_none() {
-            let engine = Arc::new(engine::start(config, &self.links, inner, device, self.workers.count)?);
-            self.sockets = hand_over_sockets(&engine, &mut self.maps)?;
-            self.engine = Some(engine);
+        match &self.engine {
+            None => {
+                let engine = Arc::new(engine::start(config, &self.links, inner, device, self.workers.count)?);
+                self.sockets = hand_over_sockets(&engine, &mut self.maps)?;
+                self.engine = Some(engine);
+            }
+            Some(engine) if engine.inner() != Some(device.index) => {
+                let former = engine.inner().unwrap_or(GONE);
+                engine
+                    .replace_device(former, engine::device(device))
+                    .with_context(|| format!("the ESP engine does not follow to {ENGINE_DEVICE}"))?;
+                self.sockets = hand_over_sockets(engine, &mut self.maps)?;
+            }
+            Some(_) => {}
         }
         Ok(())
+    }
+
+    /// Makes the pair that somebody has removed, or set down, once more. The SAs stay as they are. Says whether there was
+    /// anything to do. After an error the same call tries again, in its time.
+    pub(super) async fn restore_tunnel(&mut self, config: &Config) -> anyhow::Result<bool> {
+        let Some((inner, device)) = &self.tunnel else { return Ok(false) };
+        let found = [self.kernel.find_link(INNER_DEVICE).await?, self.kernel.find_link(ENGINE_DEVICE).await?];
+        let is_whole = found
+            .iter()
+            .zip([inner, device])
+            .all(|(now, known)| now.as_ref().is_some_and(|now| now.index == known.index && now.up));
+        if is_whole && !self.repairs.is_unfinished() {
+            return Ok(false);
+        }
+        let Some(pause) = self.repairs.begin(Instant::now()) else { return Ok(false) };
+        tracing::warn!(
+            pause_s = pause.as_secs(),
+            "{INNER_DEVICE} or {ENGINE_DEVICE} was removed or set down: made once more; if one is lost again, not before \
+             this pause. They must be left to this gateway by network managers"
+        );
+        if let [Some(left), None] | [None, Some(left)] = found {
+            // Under another name, or elsewhere, the other end is of no use.
+            self.kernel.undo(&Made::Link { name: left.name }).await?;
+        }
+        self.make_tunnel(config).await?;
+        self.keep_or_start_engine(config)?;
+        self.put_given().await?;
+        self.route_into_tunnels(config).await?;
+        if let Some((inner, _)) = &self.tunnel {
+            let in_force = self.maps.config()?;
+            let (engine_ifindex, engine_mac) = (inner.index, inner.mac);
+            self.maps.set_config(FilterConfig { engine_ifindex, engine_mac, ..in_force })?;
+        }
+        self.repairs.finish();
+        Ok(true)
     }
 
     /// Ends the engine; its keys are wiped and its sockets closed once nobody else holds it.
@@ -128,9 +180,9 @@ impl Ground {
         let (Some(engine), Some(link)) = (&self.engine, self.links.get(position)) else { return Ok(()) };
         let carriers = engine.carriers();
         let known: BTreeSet<u32> = self.links.iter().map(|link| link.index).collect();
-        let device = self.tunnel.as_ref().map_or(GONE, |(_, device)| device.index);
+        let inner = engine.inner();
         let former = engine.sockets().into_iter().map(|(ifindex, ..)| ifindex).find(|ifindex| {
-            *ifindex != device && !known.contains(ifindex) && carriers.contains_key(ifindex) == carries
+            Some(*ifindex) != inner && !known.contains(ifindex) && carriers.contains_key(ifindex) == carries
         });
         let Some(former) = former else { return Ok(()) };
         match engine.replace_device(former, engine::device(link)) {

@@ -46,7 +46,9 @@ impl Ground {
             all.extend(trunk::entries(port, entry, trunk.as_ref()));
         }
         let mtu = |port: &VpnPort| self.tunnel_mtu(config, port);
-        all.extend(kernel_path::ports(config, &self.xfrm_interfaces, mtu));
+        if self.policies_off.is_none() {
+            all.extend(kernel_path::ports(config, &self.xfrm_interfaces, mtu));
+        }
         let Some((inner, engine)) = &self.tunnel else { return all };
         for port in &config.vpn_ports {
             all.push((

@@ -1,72 +1,106 @@
 //! What becomes of the ports' interfaces while the gateway runs.
 
 use super::{GONE, Ground, answer_for, interface, takes_ike};
-use crate::config::Config;
+use crate::config::{Config, Port};
 use crate::daemon::trunk;
 use crate::kernel::{KernelError, Link};
 
-/// What became of the interfaces of the ports, seen once a second.
+/// What a look at a port's interface has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Something is otherwise than it was.
+    changed: bool,
+    /// Its packets have another size.
+    resized: bool,
+}
+
+/// What became of the interfaces of the ports and of the tunnels' devices, seen once a second. What does not follow keeps
+/// nothing else from it; the first error is told.
 pub(in crate::daemon) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow::Result<()> {
-    let (mut changed, mut resized) = (false, false);
+    let mut all = Seen::default();
+    let mut outcome = Ok(());
     for (position, port) in config.ports.iter().enumerate() {
-        let Some(known) = ground.links.get(position).cloned() else { continue };
-        if port.vlan.is_some() {
-            changed |= trunk::watch(config, ground, position).await?;
-            continue;
+        match watch_port(config, ground, position, port).await {
+            Ok(seen) => {
+                all.changed |= seen.changed;
+                all.resized |= seen.resized;
+            }
+            Err(error) => {
+                // What it has become before is put in force.
+                all.changed = true;
+                outcome = outcome.and(Err(error.context(format!("port {}", port.name))));
+            }
         }
-        let name = &*port.name;
-        match ground.kernel.link(&port.interface).await {
-            Ok(now) if now == known => continue,
-            Ok(now) if now.index == known.index => {
-                tracing::warn!(
-                    port = name,
-                    interface = now.name,
-                    up = now.up,
-                    mtu = now.mtu,
-                    "interface changed"
-                );
-                // The kernel has dropped routes, and of IPv6 the addresses, when it went down.
-                let back = now.up && now.carrier && !(known.up && known.carrier);
-                let now = match back {
-                    true => interface(config, port, &now, &ground.kernel, &mut ground.ledger).await?,
-                    false => now,
-                };
-                resized |= now.mtu != known.mtu;
-                ground.replace_link(position, now);
-            }
-            Ok(now) => {
-                tracing::warn!(
-                    port = name,
-                    interface = now.name,
-                    "another interface has the port's name: taken"
-                );
-                let mode = ground.filter.attach_port(&now)?;
-                let now = interface(config, port, &now, &ground.kernel, &mut ground.ledger).await?;
-                answer_for(config, port, &ground.kernel, &mut ground.ledger).await?;
-                ground.replace_link(position, now);
-                ground.modes.insert(port.id, mode.name());
-                ground.hand_to_engine(position, takes_ike(config, port))?;
-            }
-            Err(KernelError::NoInterface(_)) if known.index == GONE => continue,
-            Err(KernelError::NoInterface(interface)) => {
-                tracing::error!(
-                    port = name,
-                    interface,
-                    "interface is gone: the port carries nothing until it is back"
-                );
-                ground.replace_link(position, Link { index: GONE, ..known });
-            }
-            Err(error) => return Err(error.into()),
-        }
-        changed = true;
     }
-    // A NIC that was replaced is put in force whatever becomes of these.
-    let restored = ground.restore_xfrm_interfaces(config).await;
-    changed |= !matches!(restored, Ok(false));
-    let resized = if resized { ground.resize_tunnels(config).await } else { Ok(()) };
-    if changed {
+    for restored in [
+        ground.restore_tunnel(config).await,
+        ground.restore_xfrm_interfaces(config).await,
+        ground.look_at_policies(),
+    ] {
+        all.changed |= !matches!(restored, Ok(false));
+        outcome = outcome.and(restored.map(drop));
+    }
+    if all.resized {
+        outcome = outcome.and(ground.resize_tunnels(config).await);
+    }
+    if all.changed {
         ground.take_in_batches(config);
         ground.put_ports_in_force(config)?;
     }
-    restored.and(resized)
+    outcome
+}
+
+async fn watch_port(
+    config: &Config,
+    ground: &mut Ground,
+    position: usize,
+    port: &Port,
+) -> anyhow::Result<Seen> {
+    let Some(known) = ground.links.get(position).cloned() else { return Ok(Seen::default()) };
+    if port.vlan.is_some() {
+        let changed = trunk::watch(config, ground, position).await?;
+        return Ok(Seen { changed, resized: false });
+    }
+    let name = &*port.name;
+    let mut seen = Seen { changed: true, resized: false };
+    match ground.kernel.link(&port.interface).await {
+        Ok(now) if now == known => seen.changed = false,
+        Ok(now) if now.index == known.index => {
+            tracing::warn!(
+                port = name,
+                interface = now.name,
+                up = now.up,
+                mtu = now.mtu,
+                "interface changed"
+            );
+            // The kernel has dropped routes, and of IPv6 the addresses, when it went down.
+            let back = now.up && now.carrier && !(known.up && known.carrier);
+            let now = match back {
+                true => interface(config, port, &now, &ground.kernel, &mut ground.ledger).await?,
+                false => now,
+            };
+            seen.resized = now.mtu != known.mtu;
+            ground.replace_link(position, now);
+        }
+        Ok(now) => {
+            tracing::warn!(port = name, interface = now.name, "another interface has the port's name: taken");
+            let mode = ground.filter.attach_port(&now)?;
+            let now = interface(config, port, &now, &ground.kernel, &mut ground.ledger).await?;
+            answer_for(config, port, &ground.kernel, &mut ground.ledger).await?;
+            ground.replace_link(position, now);
+            ground.modes.insert(port.id, mode.name());
+            ground.hand_to_engine(position, takes_ike(config, port))?;
+        }
+        Err(KernelError::NoInterface(_)) if known.index == GONE => seen.changed = false,
+        Err(KernelError::NoInterface(interface)) => {
+            tracing::error!(
+                port = name,
+                interface,
+                "interface is gone: the port carries nothing until it is back"
+            );
+            ground.replace_link(position, Link { index: GONE, ..known });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(seen)
 }

@@ -1,7 +1,7 @@
 //! What the IKE engine has agreed on, as the data path wants it.
 
 use sekisho_esp::sa::{Keys, Lifetimes, Outer, PortId, SaPair, Selector, Transform};
-use sekisho_ike::crypto::suite::{AesBits, Encryption, EspSuite, Integrity};
+use sekisho_ike::crypto::suite::{AesBits, Encryption, Integrity};
 use sekisho_ike::event::ChildSa;
 use sekisho_ike::wire::ts::{Ports, TrafficSelector};
 
@@ -24,7 +24,7 @@ pub(super) fn pair(
         resource: sa.binding.resource(),
         spi_in: sa.spi_in,
         spi_out: sa.spi_out,
-        transform: transform(&sa.suite)?,
+        transform: transform(sa.suite.encryption, sa.suite.integrity)?,
         keys_in: keys(&sa.keys_in),
         keys_out: keys(&sa.keys_out),
         esn: sa.suite.esn,
@@ -43,8 +43,12 @@ fn used_for(connection: &str, child: &str, remote: &[TrafficSelector]) -> String
     format!("{connection}/{child} {}", networks.join(" "))
 }
 
-fn transform(suite: &EspSuite) -> Result<Transform, &'static str> {
-    match (suite.encryption, suite.integrity) {
+/// What algorithms that IKE has agreed on, or may agree on, come to.
+pub(in crate::daemon) fn transform(
+    encryption: Encryption,
+    integrity: Option<Integrity>,
+) -> Result<Transform, &'static str> {
+    match (encryption, integrity) {
         (Encryption::AesGcm16 { bits: AesBits::Aes128 }, None) => Ok(Transform::Aes128Gcm16),
         (Encryption::AesGcm16 { bits: AesBits::Aes256 }, None) => Ok(Transform::Aes256Gcm16),
         (Encryption::ChaCha20Poly1305, None) => Ok(Transform::ChaCha20Poly1305),

@@ -33,15 +33,6 @@ impl Kernel {
         Ok(ledger.note(Made::Xfrm)?)
     }
 
-    /// The interface of this name as it is now.
-    pub async fn find_xfrm_interface(&self, name: &str) -> Result<Option<Link>, KernelError> {
-        match self.any_link(name).await {
-            Ok((link, _)) => Ok(Some(link)),
-            Err(KernelError::NoInterface(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Makes the xfrm interface of a VPN port, or finds the one a predecessor made. It is down at first. A device of its
     /// name that is anything else is an error.
     pub async fn xfrm_interface(

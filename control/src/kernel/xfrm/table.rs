@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use sekisho_esp::sa::{Outer, PairCounters, PortId, SaError, SaEvent, SaPair, SaTable, Selector};
+use sekisho_esp::sa::{Outer, PairCounters, PortId, SaError, SaEvent, SaPair, SaTable, Selector, Transform};
 
+use super::algorithm::Algorithm;
 use super::asked::{Asked, Asker, Step};
 use super::event::{self, XfrmEvent};
 use super::listing::{policies, remove_all};
@@ -157,6 +158,20 @@ impl XfrmTable {
             }
         }
         offloaded
+    }
+
+    /// Sees whether this kernel has the algorithms of these transforms; their names there.
+    pub fn can(&self, transforms: &[Transform]) -> Result<Vec<String>, SaError> {
+        let mut inner = self.inner();
+        let mut names = Vec::new();
+        for &transform in transforms {
+            inner.writer.try_out(transform)?;
+            let name = Algorithm::of(transform).names();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
     /// What `status` says of this path: features of this kernel.

@@ -1,5 +1,7 @@
 //! Requests to the kernel about SAs and policies, each checked by what the kernel then shows.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use sekisho_esp::sa::{Keys, Lifetimes, SaCounters, SaError, Transform};
 use zeroize::Zeroizing;
 
@@ -20,6 +22,14 @@ const MOVED: u64 = 1 << 16;
 const PROBE_PORT: u16 = u16::MAX;
 /// Its SPI: one that is never negotiated (RFC 4303 section 2.1).
 const PROBE_SPI: u32 = 0x5f;
+/// Its ends: addresses for documentation (RFC 5737, RFC 3849).
+const PROBE_ENDS: [(IpAddr, IpAddr); 2] = [
+    (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2))),
+    (
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+    ),
+];
 
 /// The socket, and what this kernel knows.
 pub(super) struct Writer {
@@ -36,22 +46,32 @@ impl Writer {
         let socket =
             Socket::open().map_err(|error| explained("cannot open a socket of XFRM", error.into()))?;
         let mut writer = Writer { socket, directed: true, processors: true };
-        // Addresses for documentation (RFC 5737, RFC 3849).
-        let families = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
-        for (source, destination) in families.into_iter().take(if has_ipv6 { 2 } else { 1 }) {
-            if let (Ok(source), Ok(destination)) = (source.parse(), destination.parse()) {
-                writer.probe(StateId { destination, spi: PROBE_SPI, source })?;
-            }
+        for ends in PROBE_ENDS.into_iter().take(if has_ipv6 { 2 } else { 1 }) {
+            writer.probe(ends, Transform::Aes256Gcm16, true)?;
         }
         Ok(writer)
     }
 
-    fn probe(&mut self, id: StateId) -> Result<(), SaError> {
-        let transform = Transform::Aes256Gcm16;
+    /// The same for the algorithms of a transform, without and with extended sequence numbers: of a cipher with an HMAC those
+    /// are two modules of the kernel.
+    pub(super) fn try_out(&mut self, transform: Transform) -> Result<(), SaError> {
+        let [ends, _] = PROBE_ENDS;
+        self.probe(ends, transform, false)?;
+        self.probe(ends, transform, true)
+    }
+
+    fn probe(
+        &mut self,
+        (source, destination): (IpAddr, IpAddr),
+        transform: Transform,
+        esn: bool,
+    ) -> Result<(), SaError> {
+        let id = StateId { destination, spi: PROBE_SPI, source };
+        // Nothing is ever sealed with these.
+        let (encryption, integrity) = transform.key_bytes();
         let keys = Keys {
-            // Nothing is ever sealed with it.
-            encryption: Zeroizing::new(vec![0; transform.key_bytes().0]),
-            integrity: Zeroizing::default(),
+            encryption: Zeroizing::new(vec![0; encryption]),
+            integrity: Zeroizing::new(vec![0; integrity]),
         };
         let state = State {
             id,
@@ -60,7 +80,7 @@ impl Writer {
             if_id: plan::if_id(PROBE_PORT),
             transform,
             keys: &keys,
-            esn: true,
+            esn,
             window: 64,
             udp: None,
             lifetimes: Lifetimes::default(),
