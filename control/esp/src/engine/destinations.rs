@@ -92,7 +92,7 @@ mod tests {
             let ending = |present: &[bool]| -> Vec<usize> {
                 all.iter().copied().filter(|pair| present[*pair]).collect()
             };
-            let turn = |destinations: &mut Destinations, present: &mut [bool], pair: usize| {
+            let turn = |destinations: &mut Destinations<(u64, usize)>, present: &mut [bool], pair: usize| {
                 present[pair] = !present[pair];
                 for range in &named[pair] {
                     match present[pair] {
