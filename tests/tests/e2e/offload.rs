@@ -12,7 +12,8 @@ use super::negotiation::{psk, usual};
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
     let of_the_kernel: [(&str, Test); 1] = [("crypto_falls_back", falls_back)];
-    let of_the_engine: [(&str, Test); 1] = [("auto_asks_none_where_it_takes_the_engine", not_with_the_engine)];
+    let of_the_engine: [(&str, Test); 1] =
+        [("auto_asks_none_where_it_takes_the_engine", not_with_the_engine)];
     let chosen: Vec<(&str, Test)> =
         if is_kernels_path() { of_the_kernel.into() } else { of_the_engine.into() };
     let trial = |(name, test): (&str, Test)| {
