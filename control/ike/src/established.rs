@@ -614,6 +614,17 @@ impl Established {
         }
     }
 
+    /// Whether it is another IKE SA that carries the peer's pairs on.
+    pub(crate) fn is_superseded(&self, ctx: &Context<'_>) -> bool {
+        !self.has_no_twin(ctx) && !matches!(self.pending, Pending::Ike(_))
+    }
+
+    /// The peer deletes an IKE SA that another has superseded; its DELETE came by this path.
+    pub(crate) fn part(self: Box<Self>, ctx: &mut Context<'_>, path: Path) -> Option<State> {
+        self.report_closed(ctx, CloseReason::Peer);
+        Retired::parted(ctx, self.channel, path)
+    }
+
     fn report_closed(&self, ctx: &mut Context<'_>, reason: CloseReason) {
         ctx.leases.release(self.handle);
         // Another IKE SA with this peer goes on: what is under way on this one must not be lost.
