@@ -47,7 +47,9 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
     };
     tracing::info!(datapath = kind, why, "ESP data path");
     if table.is_some() && config.gateway.engine_workers.is_some() {
-        tracing::warn!("`engine_workers` is without effect: the kernel carries ESP, on whichever CPU a packet is");
+        tracing::warn!(
+            "`engine_workers` is without effect: the kernel carries ESP, on whichever CPU a packet is"
+        );
     }
     // Counted where the SAs are.
     let offload = (config.gateway.offload != config::Offload::None).then(|| {

@@ -204,7 +204,11 @@ mod tests {
         assert_eq!(ledger.stale(), std::slice::from_ref(&sysctl));
         // After a crash: the value in force is our own.
         ledger.note(Made::Sysctl { key: "net/ipv4/ip_forward".into(), before: "1".into() }).expect("notes");
-        assert_eq!(ledger.entries(), [address.clone(), sysctl.clone()], "the first value is the one to go back to");
+        assert_eq!(
+            ledger.entries(),
+            [address.clone(), sysctl.clone()],
+            "the first value is the one to go back to"
+        );
         assert_eq!(ledger.stale(), []);
         ledger.strike(&address).expect("strikes");
         ledger.strike(&sysctl).expect("strikes");
