@@ -344,7 +344,7 @@ impl Established {
             Timer::Resources => self.look_at_resources(ctx),
             Timer::Supersede => self.supersede_overdue = true,
             Timer::Revocation => self.look_at_crls(ctx),
-            Timer::Grace | Timer::HalfOpen | Timer::Forget => {}
+            Timer::Grace | Timer::HalfOpen | Timer::Parting | Timer::Forget => {}
         }
         self.go_on(ctx)
     }
