@@ -91,7 +91,10 @@ impl Transfer {
 fn transferred(json: &str) -> Result<Transferred> {
     let said: Value = serde_json::from_str(json).context("iperf3 did not print JSON")?;
     let number = |pointer: &str| {
-        said.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("iperf3 tells no {pointer}"))
+        said.pointer(pointer).and_then(Value::as_f64).with_context(|| {
+            let why = said.get("error").and_then(Value::as_str).unwrap_or("and does not say why");
+            format!("iperf3 tells no {pointer}: {why}")
+        })
     };
     Ok(Transferred {
         bits_per_second: number("/end/sum_received/bits_per_second")?,

@@ -74,7 +74,7 @@ pub(crate) static NEIGHBOUR_COUNTS: Array<u32> = Array::with_max_entries(PORTS_M
 #[map]
 pub(crate) static ROUTERS: Array<Address> = Array::with_max_entries(ROUTERS_MAX, 0);
 #[map]
-pub(crate) static SPIS: HashMap<SpiKey, Spi> = HashMap::with_max_entries(SPIS_MAX, 0);
+pub(crate) static SPIS: HashMap<SpiKey, Spi> = HashMap::with_max_entries(SPIS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static SOCKETS: XskMap = XskMap::with_max_entries(SOCKETS_MAX, 0);
 #[map]

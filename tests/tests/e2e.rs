@@ -6,6 +6,7 @@
 mod e2e {
     pub(crate) mod addresses;
     pub(crate) mod attacks;
+    pub(crate) mod auto;
     pub(crate) mod clear;
     pub(crate) mod clinic;
     pub(crate) mod control;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     }
     trials.extend(e2e::operation::trials(&stage));
     trials.extend(e2e::negotiation::trials(&stage));
+    trials.extend(e2e::auto::trials(&stage));
     trials.extend(e2e::life::trials(&stage));
     trials.extend(e2e::load::trials(&stage));
     trials.extend(e2e::refusal::trials(&stage));

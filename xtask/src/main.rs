@@ -176,6 +176,7 @@ fn main() -> ExitCode {
 }
 
 fn perform(task: Task) -> Result<ExitCode> {
+    process::remember_ourselves()?;
     process::handle_signals()?;
     let root = root()?;
     // A task's own commands may be typed in any folder of the tree.

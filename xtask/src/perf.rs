@@ -1,6 +1,6 @@
 //! `cargo xtask perf`: builds for release, and hands over to the program that measures.
 
-use std::{env, ffi::OsString, path::Path, process::Command};
+use std::{ffi::OsString, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -78,7 +78,7 @@ pub(crate) fn run(root: &Path, args: &PerfArgs) -> Result<()> {
         match vm::prepare(Kernel::V6_12) {
             // Brought by whoever owns the cache, and found there by root.
             Ok(()) => {
-                perf.env("SEKISHO_GUEST", env::current_exe().context("finding this program")?);
+                perf.env("SEKISHO_GUEST", process::ourselves()?);
                 perf.env("SEKISHO_CACHE", tools_dir().parent().context("tools without a cache")?);
             }
             Err(error) => eprintln!("perf: nothing will be measured in a guest: {error:#}"),

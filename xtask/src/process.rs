@@ -8,10 +8,10 @@ use std::{
     ffi::OsStr,
     io::{self, BufRead, BufReader, Write},
     os::unix::process::CommandExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -35,6 +35,7 @@ enum Running {
 }
 
 static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
+static OURSELVES: OnceLock<PathBuf> = OnceLock::new();
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// How often a running command is looked at: short beside any command that matters, long beside the cost of looking.
@@ -42,6 +43,19 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long a group has between being asked to end and being made to: a lab takes its daemons and namespaces down
 /// then, which takes seconds.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// Remembers where this program is. For the beginning: a build on the way may put another in its place, and the kernel calls this
+/// one deleted from then on.
+pub(crate) fn remember_ourselves() -> Result<()> {
+    let path = env::current_exe().context("finding this program")?;
+    OURSELVES.get_or_init(|| path);
+    Ok(())
+}
+
+/// Where this program is, or the one that a build has put in its place.
+pub(crate) fn ourselves() -> Result<&'static Path> {
+    OURSELVES.get().map(PathBuf::as_path).context("where this program is was not asked in time")
+}
 
 /// From now on SIGINT, SIGTERM and SIGHUP end what runs, and let the caller clean up, instead of ending us on the spot.
 pub(crate) fn handle_signals() -> Result<()> {

@@ -1,7 +1,6 @@
 //! `cargo xtask test`: setup, lint, then the suites, each with its counts in one table.
 
 use std::{
-    env,
     ffi::OsStr,
     fs,
     io::{self, Write},
@@ -57,9 +56,10 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// The same for a suite in a guest, which is slow.
 const GUEST_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// Of the end-to-end suite, what the data path has to do with.
-const XFRM_GROUPS: [&str; 13] = [
+const XFRM_GROUPS: [&str; 14] = [
     "shown::",
     "negotiation::",
+    "auto::",
     "foreign::",
     "clear::",
     "counters::",
@@ -277,7 +277,7 @@ fn with_matrix(
 /// The eBPF suite once more in each guest kernel, but for what a guest can tell nothing of: costs, and races that it
 /// would take too long to wait for.
 fn kernels(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
-    let us = env::current_exe().context("finding this program")?;
+    let us = process::ourselves()?;
     for kernel in Kernel::value_variants() {
         let seconds = GUEST_DEADLINE.as_secs();
         let runner = format!(
@@ -296,7 +296,7 @@ fn kernels(root: &Path, products: &Products, tally: &mut Tally) -> Result<()> {
 
 /// The gateways' suites once more on the kernel's ESP: what does not wait for long, since a guest is slow.
 fn xfrm(root: &Path, extent: Extent, products: &Products, tally: &mut Tally) -> Result<()> {
-    let us = env::current_exe().context("finding this program")?;
+    let us = process::ourselves()?;
     // One pattern each, for no more is understood.
     let groups = XFRM_GROUPS.iter().map(|group| (Kernel::V6_12, Suite::E2e, Some(*group)));
     let newest = NEWEST_GROUPS.iter().map(|group| (Kernel::Newest, Suite::E2e, Some(*group)));

@@ -43,14 +43,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "filter",
         about: "what the XDP program costs a packet, and how that grows with flows, rules, addresses and zones",
-        seconds: [15, 105],
+        seconds: [12, 40],
         only_named: false,
         run: filter::run,
     },
     Scenario {
         name: "forwarding",
         about: "packets forwarded in clear, known flows and new ones: beside nftables, the bare kernel, a bare redirect",
-        seconds: [50, 200],
+        seconds: [53, 200],
         only_named: false,
         run: forwarding::run,
     },
@@ -71,14 +71,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "life",
         about: "packets lost and the longest gap, at rest and beside a full load: rekeys, restarts, crashes, changed paths",
-        seconds: [50, 112],
+        seconds: [50, 125],
         only_named: false,
         run: life::run,
     },
     Scenario {
         name: "peers",
         about: "a thousand peers of one centre, with traffic: set-up, memory, and what a packet costs by their number",
-        seconds: [15, 30],
+        seconds: [15, 40],
         only_named: false,
         run: peers::run,
     },

@@ -344,7 +344,7 @@ impl Established {
             Timer::Resources => self.look_at_resources(ctx),
             Timer::Supersede => self.supersede_overdue = true,
             Timer::Revocation => self.look_at_crls(ctx),
-            Timer::Grace | Timer::HalfOpen | Timer::Forget => {}
+            Timer::Grace | Timer::HalfOpen | Timer::Parting | Timer::Forget => {}
         }
         self.go_on(ctx)
     }
@@ -612,6 +612,17 @@ impl Established {
             CloseReason::Dead => None,
             _ => Retired::deleted(ctx, self.channel),
         }
+    }
+
+    /// Whether it is another IKE SA that carries the peer's pairs on.
+    pub(crate) fn is_superseded(&self, ctx: &Context<'_>) -> bool {
+        !self.has_no_twin(ctx) && !matches!(self.pending, Pending::Ike(_))
+    }
+
+    /// The peer deletes an IKE SA that another has superseded; its DELETE came by this path.
+    pub(crate) fn part(self: Box<Self>, ctx: &mut Context<'_>, path: Path) -> Option<State> {
+        self.report_closed(ctx, CloseReason::Peer);
+        Retired::parted(ctx, self.channel, path)
     }
 
     fn report_closed(&self, ctx: &mut Context<'_>, reason: CloseReason) {

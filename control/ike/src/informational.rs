@@ -30,8 +30,11 @@ impl Established {
             self.report(ctx, FailureKind::RefusedByPeer, format!("the peer reports {notify}: {remedy}"));
         }
         if content.deletes.iter().any(|delete| matches!(delete, Delete::Ike)) {
-            self.answer(ctx, ExchangeType::Informational, path, &[]);
             let reason = if fatal { CloseReason::Failed } else { CloseReason::Peer };
+            if reason == CloseReason::Peer && self.is_superseded(ctx) {
+                return self.part(ctx, path);
+            }
+            self.answer(ctx, ExchangeType::Informational, path, &[]);
             return match self.yield_to_rival(ctx) {
                 Ok(next) => next,
                 Err(this) => this.end(ctx, reason),

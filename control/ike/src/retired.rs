@@ -15,12 +15,17 @@ use crate::wire::{ExchangeType, NotifyType, Outer, Payload};
 const LINGER: Duration = Duration::from_secs(90);
 /// How long we stay for a peer that has nothing more to ask, or that nobody knows.
 const SHORT_LINGER: Duration = Duration::from_secs(10);
+/// How long a peer that has moved to another IKE SA waits for the answer to its DELETE of the former. Many remove their
+/// inbound SAs with the answer, and what we sent by them a moment before must be there by then, past both sides' queues.
+const PARTING: Duration = Duration::from_millis(50);
 
 /// No children, no owner; only its messages are left.
 pub(crate) struct Retired {
     channel: Channel,
     /// What is to be said once the outstanding request is answered.
     farewell: Option<Vec<Payload>>,
+    /// Where the answer to the peer's DELETE goes, as long as it is owed.
+    owed: Option<Path>,
     /// The peer never authenticated: it counts among the strangers.
     pub(crate) stranger: bool,
 }
@@ -32,23 +37,31 @@ impl Retired {
         channel: Channel,
         farewell: Option<Vec<Payload>>,
     ) -> Option<State> {
-        Self { channel, farewell, stranger: false }.enter(ctx, LINGER)
+        Self { channel, farewell, owed: None, stranger: false }.enter(ctx, LINGER)
     }
 
     /// Ends an IKE SA whose peer did not prove who it is, and has been told so.
     pub(crate) fn refused(ctx: &mut Context<'_>, channel: Channel) -> Option<State> {
-        Self { channel, farewell: None, stranger: true }.enter(ctx, SHORT_LINGER)
+        Self { channel, farewell: None, owed: None, stranger: true }.enter(ctx, SHORT_LINGER)
     }
 
     /// Ends an IKE SA that the peer has deleted.
     pub(crate) fn deleted(ctx: &mut Context<'_>, mut channel: Channel) -> Option<State> {
         channel.abandon(ctx);
-        Self { channel, farewell: None, stranger: false }.enter(ctx, LINGER)
+        Self { channel, farewell: None, owed: None, stranger: false }.enter(ctx, LINGER)
     }
 
-    /// Whether the goodbye is still to be said, or to be answered.
+    /// As [`deleted`](Self::deleted), with the answer still to be given.
+    pub(crate) fn parted(ctx: &mut Context<'_>, mut channel: Channel, path: Path) -> Option<State> {
+        channel.abandon(ctx);
+        let next = Self { channel, farewell: None, owed: Some(path), stranger: false }.enter(ctx, LINGER);
+        ctx.timers.set(Timer::Parting, ctx.later(PARTING));
+        next
+    }
+
+    /// Whether a goodbye is still to be said, or to be answered.
     pub(crate) fn is_unacknowledged(&self) -> bool {
-        self.farewell.is_some() || self.channel.is_waiting()
+        self.farewell.is_some() || self.owed.is_some() || self.channel.is_waiting()
     }
 
     fn enter(mut self, ctx: &mut Context<'_>, linger: Duration) -> Option<State> {
@@ -83,6 +96,8 @@ impl Retired {
                     ExchangeType::Informational => Vec::new(),
                     _ => vec![Payload::Notify(Notify::new(NotifyType::TemporaryFailure))],
                 };
+                // It may be the one that an answer is owed to, once more.
+                self.owed = None;
                 self.channel.respond(ctx, message.exchange, message.path, &answer).ok()?;
             }
             Inbound::Response(_) if self.farewell.is_some() => self.say_farewell(ctx)?,
@@ -94,6 +109,12 @@ impl Retired {
     pub(crate) fn handle_timer(mut self: Box<Self>, ctx: &mut Context<'_>, timer: Timer) -> Option<State> {
         match timer {
             Timer::Forget => None,
+            Timer::Parting => {
+                if let Some(path) = self.owed.take() {
+                    self.channel.respond(ctx, ExchangeType::Informational, path, &[]).ok()?;
+                }
+                Some(State::Retired(self))
+            }
             Timer::Retransmit => self.channel.retransmit(ctx).then_some(State::Retired(self)),
             _ => Some(State::Retired(self)),
         }

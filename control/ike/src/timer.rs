@@ -36,6 +36,8 @@ pub(crate) enum Timer {
     ChildRekey(ChildHandle),
     /// CRLs were waited for long enough; or those that an established IKE SA rests on are to be looked at again.
     Revocation,
+    /// The peer's DELETE of a superseded IKE SA is answered.
+    Parting,
     /// A retired IKE SA is forgotten.
     Forget,
 }

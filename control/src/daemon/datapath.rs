@@ -29,8 +29,7 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
             ("engine", "there was no VPN zone at the start".to_owned(), None)
         }
         Datapath::Auto => match open_for(config).await {
-            // Seen at work in a guest only: nobody gets it who has not asked.
-            Ok((_, features)) => ("engine", format!("preferred; {features} (datapath = \"kernel\")"), None),
+            Ok((table, features)) => ("kernel", features, Some(table)),
             Err(error) => ("engine", format!("kernel without ESP: {error:#}"), None),
         },
         Datapath::Kernel => {
@@ -47,6 +46,11 @@ pub(super) async fn choose(config: &Config) -> anyhow::Result<Choice> {
         }
     };
     tracing::info!(datapath = kind, why, "ESP data path");
+    if table.is_some() && config.gateway.engine_workers.is_some() {
+        tracing::warn!(
+            "`engine_workers` is without effect: the kernel carries ESP, on whichever CPU a packet is"
+        );
+    }
     // Counted where the SAs are.
     let offload = (config.gateway.offload != config::Offload::None).then(|| {
         let unused = "the engine encrypts by itself; NICs can only help the kernel (datapath = \"kernel\")";

@@ -113,7 +113,7 @@ impl Daemon {
         let has_any =
             |sa: &IkeStatus| sa.phase == Phase::Established && !sa.virtual_addresses.local.is_empty();
         let mut sas: Vec<IkeStatus> = self.endpoint.ike_sas().filter(has_any).collect();
-        sas.sort_by_key(|sa| !self.tunnels.iter().any(|tunnel| tunnel.ike == Some(sa.ike)));
+        sas.sort_by_key(|sa| !self.tunnels.uses(sa.connection.as_deref().unwrap_or_default(), sa.ike));
         let (mut given, mut refused) = (Given::new(), Vec::new());
         for sa in &sas {
             let name = sa.connection.as_deref().unwrap_or_default();

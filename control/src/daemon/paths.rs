@@ -4,7 +4,7 @@
 //! The kernel answers "which way?" and "how large?" (route lookup) and "which Ethernet address?" (neighbour table). Neither XDP nor
 //! AF_XDP makes the kernel confirm a neighbour, so stale entries that are in use are asked for again here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::ops::Bound;
 
@@ -17,6 +17,9 @@ use crate::kernel::{Kernel, KernelError, Link, Neighbour};
 /// microseconds, in which no handshake goes on. Ten thousand peers have their turn within ten seconds; a route or an
 /// address that changes has all of them looked up at once.
 const TURN: usize = 1024;
+/// For so many peers the kernel is asked for their neighbours one by one, and for more it lists all that it has, which
+/// are hosts of every network, ours included: a handshake must not pay for those.
+const ASKED_SINGLY: usize = 16;
 
 /// Peers to look up, with our address towards each.
 pub(super) type Peers = BTreeMap<IpAddr, IpAddr>;
@@ -81,7 +84,7 @@ impl Paths {
         if peers.is_empty() {
             return Ok(());
         }
-        let neighbours = kernel.neighbours().await?;
+        let neighbours = Neighbours::for_so_many(peers.len(), kernel).await?;
         for (&peer, &local) in peers {
             self.asked.insert(peer, local);
             // One peer's trouble is not the others'.
@@ -117,18 +120,47 @@ impl Paths {
     }
 }
 
+/// Where the neighbours are looked up.
+enum Neighbours {
+    /// All that there were a moment ago.
+    Listed(HashMap<(u32, IpAddr), Neighbour>),
+    /// The kernel, each time.
+    Asked,
+}
+
+impl Neighbours {
+    async fn for_so_many(peers: usize, kernel: &Kernel) -> Result<Neighbours, KernelError> {
+        if peers <= ASKED_SINGLY {
+            return Ok(Neighbours::Asked);
+        }
+        let all = kernel.neighbours().await?.into_iter();
+        Ok(Neighbours::Listed(all.map(|entry| ((entry.interface, entry.address), entry)).collect()))
+    }
+
+    async fn find(
+        &self,
+        kernel: &Kernel,
+        interface: u32,
+        address: IpAddr,
+    ) -> Result<Option<Neighbour>, KernelError> {
+        match self {
+            Neighbours::Listed(all) => Ok(all.get(&(interface, address)).copied()),
+            Neighbours::Asked => kernel.neighbour(interface, address).await,
+        }
+    }
+}
+
 /// The way to one peer as the kernel would go by the interface of our address, if its neighbour is known; a stale or unknown one is asked for.
 async fn way(
     kernel: &Kernel,
     links: &[Link],
-    neighbours: &[Neighbour],
+    neighbours: &Neighbours,
     leaving: Option<u32>,
     (local, peer): (IpAddr, IpAddr),
 ) -> Result<Option<L2Path>, KernelError> {
     let Some(hop) = kernel.next_hop(local, peer, leaving).await? else { return Ok(None) };
     let Some(link) = links.iter().find(|link| link.index == hop.interface) else { return Ok(None) };
-    let neighbour =
-        neighbours.iter().find(|entry| entry.interface == hop.interface && entry.address == hop.neighbour);
+    let neighbour = neighbours.find(kernel, hop.interface, hop.neighbour).await?;
     if neighbour.is_none_or(|entry| !entry.fresh) {
         kernel.probe_neighbour(hop.interface, hop.neighbour).await?;
     }

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use sekisho_abi::rule::RuleCounter;
 use sekisho_esp::sa::SaCounters;
-use sekisho_ike::event::Binding;
+use sekisho_ike::event::{Binding, ChildHandle};
 use sekisho_ike::status::IkeStatus;
 
 use super::bringup::INNER_DEVICE;
 use super::engine::{self, Workers};
-use super::tunnels::Tunnel;
+use super::tunnels::{Child, Tunnel};
 use super::{Daemon, kernel_path, resources};
 use crate::config::{Action, Connection};
 use crate::kernel::xfrm::Offloaded;
@@ -212,19 +212,19 @@ impl Daemon {
     fn connection(&self, tunnel: &Tunnel, ike_sas: &[IkeStatus], now: Instant) -> ConnectionStatus {
         let sa = tunnel.ike.and_then(|handle| ike_sas.iter().find(|sa| sa.ike == handle));
         let established = sa.filter(|sa| sa.phase == sekisho_ike::status::Phase::Established);
+        let in_force: BTreeMap<ChildHandle, &Child> = self.tunnels.children(&tunnel.name).collect();
         let children: Vec<ChildStatus> = ike_sas
             .iter()
             .flat_map(|sa| &sa.children)
-            .filter(|child| tunnel.children.contains_key(&child.child))
-            .map(|child| {
+            .filter_map(|child| Some((child, in_force.get(&child.child)?)))
+            .map(|(child, own)| {
                 let counters = self.tunnels.counters(child.spi_in);
-                let udp = tunnel.children.get(&child.child).is_some_and(super::tunnels::Child::is_udp);
                 ChildStatus {
                     name: child.name.to_string(),
                     spi_in: format!("{:#010x}", child.spi_in),
                     spi_out: format!("{:#010x}", child.spi_out),
                     suite: child.suite.clone(),
-                    udp_encapsulation: udp,
+                    udp_encapsulation: own.is_udp(),
                     local: child.local.iter().map(ToString::to_string).collect(),
                     remote: child.remote.iter().map(ToString::to_string).collect(),
                     age_s: now.saturating_duration_since(child.created).as_secs(),

@@ -59,7 +59,7 @@ impl Daemon {
 
     /// Answered beside the loop, for the programs are loaded once more for it.
     pub(super) fn explain(&self, question: Question, reply: oneshot::Sender<Answer>) {
-        let up = self.tunnels.iter().filter(|tunnel| !tunnel.children.is_empty());
+        let up = self.tunnels.iter().filter(|tunnel| self.tunnels.children(&tunnel.name).next().is_some());
         let context = explain::Context {
             config: self.config.clone(),
             asleep: self.asleep.clone(),

@@ -41,9 +41,9 @@ pub(crate) use maps::bytes;
 pub use neighbours::{BoundPort, Neighbours, is_static};
 pub(crate) use twin::{About, Outcome, Twin};
 
-/// Changes whenever a map's key, value or meaning changes: a new version begins with empty maps, and the swap of the
+/// Changes whenever a map's key, value, size or meaning changes: a new version begins with empty maps, and the swap of the
 /// programs moves the traffic from the old ones to the new ones.
-const ABI_VERSION: u32 = 5;
+const ABI_VERSION: u32 = 6;
 
 /// The kernel detaches some time after a pin is removed.
 const DETACH_TRIES: u32 = 100;

@@ -64,6 +64,21 @@ pub enum Made {
     },
 }
 
+impl Made {
+    /// Whether both are one thing. A setting is, whatever its value was: after a crash the one in force is our own, and the first
+    /// that was noted is the one to go back to.
+    fn is_same(&self, other: &Made) -> bool {
+        match (self, other) {
+            (Made::Sysctl { key, before: _ }, Made::Sysctl { key: other, before: _ }) => key == other,
+            (
+                Made::Sysfs { interface, name, before: _ },
+                Made::Sysfs { interface: device, name: other, before: _ },
+            ) => (interface, name) == (device, other),
+            _ => self == other,
+        }
+    }
+}
+
 /// The ledger could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -109,12 +124,7 @@ impl Ledger {
 
     /// Keeps what is ours already; says whether it is.
     pub(super) fn keep(&mut self, made: &Made) -> bool {
-        self.keep_where(|entry| entry == made)
-    }
-
-    /// Keeps the first entry that fits; says whether there is one.
-    pub(super) fn keep_where(&mut self, fits: impl Fn(&Made) -> bool) -> bool {
-        let found = self.entries.iter().find(|entry| fits(entry)).cloned();
+        let found = self.entries.iter().find(|entry| entry.is_same(made)).cloned();
         let is_ours = found.is_some();
         self.wanted.extend(found);
         is_ours
@@ -192,8 +202,12 @@ mod tests {
         assert_eq!(ledger.entries(), [address.clone(), sysctl.clone()]);
         assert!(ledger.keep(&address));
         assert_eq!(ledger.stale(), std::slice::from_ref(&sysctl));
-        assert!(
-            ledger.keep_where(|made| matches!(made, Made::Sysctl { key, .. } if key.ends_with("ip_forward")))
+        // After a crash: the value in force is our own.
+        ledger.note(Made::Sysctl { key: "net/ipv4/ip_forward".into(), before: "1".into() }).expect("notes");
+        assert_eq!(
+            ledger.entries(),
+            [address.clone(), sysctl.clone()],
+            "the first value is the one to go back to"
         );
         assert_eq!(ledger.stale(), []);
         ledger.strike(&address).expect("strikes");

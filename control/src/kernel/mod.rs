@@ -135,15 +135,14 @@ impl Kernel {
 
     /// Sets a sysctl, noting its former value.
     pub fn set_sysctl(&self, ledger: &mut Ledger, key: &str, value: &str) -> Result<(), KernelError> {
-        // After a crash the value in force is our own: the ledger keeps the first one.
-        let ours = ledger.keep_where(|made| matches!(made, Made::Sysctl { key: other, .. } if other == key));
         let before = sysctl::read(key)?;
-        if before == value {
+        let is_in_force = before == value;
+        let made = Made::Sysctl { key: key.to_owned(), before };
+        if is_in_force {
+            ledger.keep(&made);
             return Ok(());
         }
-        if !ours {
-            ledger.note(Made::Sysctl { key: key.to_owned(), before })?;
-        }
+        ledger.note(made)?;
         sysctl::write(key, value)
     }
 
@@ -203,21 +202,14 @@ impl Kernel {
         let settings =
             [("napi_defer_hard_irqs", "1".to_owned()), ("gro_flush_timeout", wait.as_nanos().to_string())];
         for (name, value) in settings {
-            // After a crash the value in force is our own: the ledger keeps the first one.
-            let ours = ledger.keep_where(|made| {
-                matches!(made, Made::Sysfs { interface: other, name: setting, .. } if other == interface && setting == name)
-            });
             let before = devices.read(interface, name).map_err(error())?;
-            if before == value {
+            let is_in_force = before == value;
+            let made = Made::Sysfs { interface: interface.to_owned(), name: name.to_owned(), before };
+            if is_in_force {
+                ledger.keep(&made);
                 continue;
             }
-            if !ours {
-                ledger.note(Made::Sysfs {
-                    interface: interface.to_owned(),
-                    name: name.to_owned(),
-                    before,
-                })?;
-            }
+            ledger.note(made)?;
             devices.write(interface, name, &value).map_err(error())?;
         }
         Ok(())

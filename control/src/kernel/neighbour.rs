@@ -3,9 +3,12 @@
 use std::net::IpAddr;
 
 use super::{Kernel, KernelError};
-use futures::TryStreamExt as _;
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState};
+use futures::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
 /// An entry of the kernel's neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +21,41 @@ pub struct Neighbour {
     pub mac: Option<[u8; 6]>,
     /// Confirmed lately, or permanent. A stale one still works but should be asked for again.
     pub fresh: bool,
+}
+
+impl Neighbour {
+    fn of(message: &NeighbourMessage) -> Option<Neighbour> {
+        let (mut mac, mut address) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                    address = Some(IpAddr::V4(*v4));
+                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                    address = Some(IpAddr::V6(*v6));
+                }
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+                _ => {}
+            }
+        }
+        let state = message.header.state;
+        let usable =
+            !matches!(state, NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None);
+        Some(Neighbour {
+            interface: message.header.ifindex,
+            address: address?,
+            mac: mac.filter(|_| usable),
+            fresh: matches!(
+                state,
+                NeighbourState::Reachable
+                    | NeighbourState::Permanent
+                    | NeighbourState::Noarp
+                    | NeighbourState::Delay
+                    | NeighbourState::Probe
+                    | NeighbourState::Incomplete
+            ),
+        })
+    }
 }
 
 impl Kernel {
@@ -46,43 +84,38 @@ impl Kernel {
             while let Some(message) =
                 entries.try_next().await.map_err(KernelError::netlink("cannot list the neighbours"))?
             {
-                let mut mac = None;
-                let mut address = None;
-                for attribute in &message.attributes {
-                    match attribute {
-                        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
-                            address = Some(IpAddr::V4(*v4));
-                        }
-                        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
-                            address = Some(IpAddr::V6(*v6));
-                        }
-                        NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
-                        _ => {}
-                    }
-                }
-                let usable = !matches!(
-                    message.header.state,
-                    NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None
-                );
-                if let Some(address) = address {
-                    found.push(Neighbour {
-                        interface: message.header.ifindex,
-                        address,
-                        mac: mac.filter(|_| usable),
-                        fresh: matches!(
-                            message.header.state,
-                            NeighbourState::Reachable
-                                | NeighbourState::Permanent
-                                | NeighbourState::Noarp
-                                | NeighbourState::Delay
-                                | NeighbourState::Probe
-                                | NeighbourState::Incomplete
-                        ),
-                    });
-                }
+                found.extend(Neighbour::of(&message));
             }
         }
         Ok(found)
+    }
+
+    /// One entry, if there is one: the kernel looks for no other.
+    pub async fn neighbour(&self, interface: u32, address: IpAddr) -> Result<Option<Neighbour>, KernelError> {
+        let refused = || KernelError::netlink(format!("cannot look for the neighbour {address}"));
+        let mut asked = NeighbourMessage::default();
+        asked.header.ifindex = interface;
+        let (family, destination) = match address {
+            IpAddr::V4(v4) => (AddressFamily::Inet, NeighbourAddress::Inet(v4)),
+            IpAddr::V6(v6) => (AddressFamily::Inet6, NeighbourAddress::Inet6(v6)),
+        };
+        asked.header.family = family;
+        asked.attributes.push(NeighbourAttribute::Destination(destination));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(asked));
+        request.header.flags = NLM_F_REQUEST;
+        let mut answers = self.handle.clone().request(request).map_err(refused())?;
+        let Some(answer) = answers.next().await else { return Ok(None) };
+        match answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => {
+                Ok(Neighbour::of(&entry))
+            }
+            // ENOENT and ENODEV are answers: it is not in the table.
+            NetlinkPayload::Error(error) if [-libc::ENOENT, -libc::ENODEV].contains(&error.raw_code()) => {
+                Ok(None)
+            }
+            NetlinkPayload::Error(error) => Err(refused()(rtnetlink::Error::NetlinkError(error))),
+            _ => Err(refused()(rtnetlink::Error::UnexpectedMessage(answer))),
+        }
     }
 
     /// Asks the kernel to confirm, or find, a neighbour (NTF_USE): what XDP and the engine send does not do so by itself.
@@ -138,11 +171,22 @@ mod tests {
                 // DELAY, then PROBE: the kernel has it in hand, and its address serves meanwhile.
                 let probed = entry(&kernel, "192.0.2.2").await.expect("still there");
                 assert_eq!((probed.mac, probed.fresh), (stale.mac, true));
+                let found = kernel.neighbour(port, stale.address).await.expect("looks for it alone");
+                assert_eq!(found, Some(probed));
+                let far = kernel.link("far0").await.expect("far0").index;
+                for other in [far, port + far] {
+                    assert_eq!(kernel.neighbour(other, stale.address).await.expect("not of it"), None);
+                }
 
+                let absent: IpAddr = "192.0.2.3".parse().expect("address");
                 assert_eq!(entry(&kernel, "192.0.2.3").await, None);
-                kernel.probe_neighbour(port, "192.0.2.3".parse().expect("address")).await.expect("asks");
+                assert_eq!(kernel.neighbour(port, absent).await.expect("is not there"), None);
+                let v6 = "2001:db8::3".parse().expect("address");
+                assert_eq!(kernel.neighbour(port, v6).await.expect("is not there either"), None);
+                kernel.probe_neighbour(port, absent).await.expect("asks");
                 let unknown = entry(&kernel, "192.0.2.3").await.expect("INCOMPLETE");
                 assert_eq!((unknown.mac, unknown.fresh), (None, true));
+                assert_eq!(kernel.neighbour(port, absent).await.expect("looks"), Some(unknown));
             });
         });
         thread.join().expect("the thread's own message says what");

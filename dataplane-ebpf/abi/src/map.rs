@@ -164,8 +164,9 @@ pub const RULE_RATES_MAX: u32 = 16_384;
 pub const FLOWS_MAX: u32 = 131_072;
 /// Capacity of `SOURCE_NAT` and of `DESTINATION_NAT`, both generations together.
 pub const NAT_MAX: u32 = 32_768;
-/// Capacity of `SPIS`: two for each pair of SAs.
-pub const SPIS_MAX: u32 = 32_768;
+/// Capacity of `SPIS`: two for each pair of SAs. While the keys of 10,000 peers are renewed there may be 40,000, as former SAs
+/// linger; three times that, for what takes no memory until it is there.
+pub const SPIS_MAX: u32 = 131_072;
 /// Capacity of `SOCKETS`.
 pub const SOCKETS_MAX: u32 = 256;
 /// Capacity of `DEVICES`.

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use sekisho_tests::gateway::Sekishod;
 use sekisho_tests::gateway::certificates::write_psk;
-use sekisho_tests::gateway::settings::{DATAPATH, is_kernels_path};
+use sekisho_tests::gateway::settings::{datapath, is_kernels_path};
 use sekisho_tests::initiators::{Exchanged, Initiators, Inside, PSK, Questions, Tunnel, centre_of_networks};
 use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::patience::stretch;
@@ -49,8 +49,7 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
     let count = if is_kernels_path() { PEERS_IN_A_GUEST } else { PEERS };
     let psk = lab.dir().join("shared.psk");
     write_psk(&psk, PSK)?;
-    let datapath = std::env::var(DATAPATH).unwrap_or_else(|_| "auto".into());
-    let file = |name: &str| centre_of_networks(name, &datapath, &psk, count);
+    let file = |name: &str| centre_of_networks(name, &datapath(), &psk, count);
     let mut centre = Sekishod::with_file(lab, Place::Centre, file, "info")?;
     centre.launch(lab)?;
     let mut peers = Initiators::new(lab, count, Inside::Network)?;

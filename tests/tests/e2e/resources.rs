@@ -112,7 +112,7 @@ fn of_processors(site: &mut Site) -> Result<String> {
     let status = site.clinic.status()?;
     let (_, why) = status.datapath();
     let outcome = if why.contains("no SAs of single processors") {
-        none_by_this_kernel(site)
+        only_the_first(site, "Linux 6.13")
     } else {
         by_processor(site)
     };
@@ -120,14 +120,15 @@ fn of_processors(site: &mut Site) -> Result<String> {
     outcome
 }
 
-fn none_by_this_kernel(site: &Site) -> Result<String> {
+/// The first SA stays the only one, for this reason.
+fn only_the_first(site: &Site, reason: &str) -> Result<String> {
     thread::sleep(QUIET);
     tunnel::pages(site)?;
     let status = site.clinic.status()?;
     let connection = status.connection("centre")?;
     ensure!(connection.child_spis().len() == 1, "{:?}", connection.bound_children());
     let words = connection.resource_sas().to_owned();
-    ensure!(words.contains("Linux 6.13"), "{words}");
+    ensure!(words.contains(reason), "{words}");
     Ok(words)
 }
 
@@ -251,13 +252,7 @@ fn alone(site: &mut Site) -> Result<String> {
     site.await_tunnel()?;
     tunnel::pages(site)?;
     site.clinic.sekisho(&["rekey", "centre"])?;
-    thread::sleep(QUIET);
-    tunnel::pages(site)?;
-    let status = site.clinic.status()?;
-    let connection = status.connection("centre")?;
-    ensure!(connection.child_spis().len() == 1, "{:?}", connection.bound_children());
-    let words = connection.resource_sas().to_owned();
-    ensure!(words.contains("the peer does not know"), "{words}");
+    let words = only_the_first(site, "the peer does not know")?;
     let centre = sekisho(site)?.status()?;
     let shown = centre.connection("clinic")?.resource_sas().to_owned();
     ensure!(shown.is_empty(), "the peer has none configured, and says {shown:?}");

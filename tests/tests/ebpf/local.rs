@@ -244,3 +244,15 @@ fn dhcp_where_a_rule_lets_it_in() {
         assert_eq!(lab.receive(Device::Lan1, &to(Device::Lan1, other)).verdict, Verdict::DropMartian);
     }
 }
+
+/// All keys of ten thousand peers are renewed while the former SAs linger: for each two SPIs of ours, and two of the peer's.
+#[test]
+fn ten_thousand_peers_have_room_to_renew_their_keys_at_once() {
+    let mut lab = Lab::new();
+    for spi in 1..=40_000 {
+        lab.add_spi(GATEWAY, spi, false);
+    }
+    let esp = |spi: u32| to(Device::Wan, ip(PEER, GATEWAY).esp(spi));
+    assert_ne!(lab.receive(Device::Wan, &esp(40_000)).verdict, Verdict::DropUnknownSpi);
+    assert_eq!(lab.receive(Device::Wan, &esp(40_001)).verdict, Verdict::DropUnknownSpi);
+}

@@ -159,7 +159,7 @@ impl Job {
             folder.canonicalize().with_context(|| format!("finding the way to {}", folder.display()))?;
         let job = Self { folder };
         job.write("main", include_str!("guest/main.sh"))?;
-        job.write(COMMAND, &script(command)?)?;
+        job.write(COMMAND, &script(command, env::vars())?)?;
         Ok(job)
     }
 
@@ -199,20 +199,23 @@ impl Drop for Job {
     }
 }
 
-/// The command as a shell script, in the present folder, with what cargo and the suites tell their programs.
-fn script(command: &[String]) -> Result<String> {
+/// The command as a shell script, in the present folder, with those of these variables that cargo and the suites tell their
+/// programs.
+fn script(command: &[String], variables: impl Iterator<Item = (String, String)>) -> Result<String> {
     let mut text = Vec::new();
     let here = env::current_dir().context("finding the present folder")?;
     writeln!(text, "cd {} || exit", quoted(&here.to_string_lossy()))?;
-    for (name, value) in env::vars() {
+    // All else that the guest writes is lost.
+    write!(text, "exec env")?;
+    for (name, value) in variables {
         if ["SEKISHO_", "CARGO_", "RUST_"].iter().any(|prefix| name.starts_with(prefix)) {
-            writeln!(text, "export {name}={}", quoted(&value))?;
+            // Not the shell's export: cargo's names of programs (`CARGO_BIN_EXE_sekisho-lab`) are none of its own.
+            write!(text, " {}", quoted(&format!("{name}={value}")))?;
         }
     }
+    write!(text, " {SKIP_LOG}=\"$job/{SKIPS}\"")?;
     let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
-    // All else that the guest writes is lost.
-    writeln!(text, "export {SKIP_LOG}=\"$job/{SKIPS}\"")?;
-    writeln!(text, "exec {}", words.join(" "))?;
+    writeln!(text, " {}", words.join(" "))?;
     String::from_utf8(text).context("a command that is not UTF-8")
 }
 
@@ -231,5 +234,23 @@ mod tests {
             let echoed = Command::new("sh").args(["-c", &format!("printf %s {}", quoted(word))]).output();
             assert_eq!(String::from_utf8_lossy(&echoed.expect("sh").stdout), word);
         }
+    }
+
+    #[test]
+    fn a_command_is_told_what_cargo_tells_it() {
+        let variables =
+            [("CARGO_BIN_EXE_sekisho-lab", "/a b/sekisho-lab"), ("SEKISHO_X", "it's"), ("HOME", "/nowhere")];
+        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let script = script(&["env".to_owned()], variables).expect("a script");
+        let said = Command::new("sh").args(["-c", &script]).env("job", "/job").output().expect("sh");
+        let said = String::from_utf8_lossy(&said.stdout);
+        for line in [
+            "CARGO_BIN_EXE_sekisho-lab=/a b/sekisho-lab",
+            "SEKISHO_X=it's",
+            &format!("{SKIP_LOG}=/job/{SKIPS}"),
+        ] {
+            assert!(said.lines().any(|other| other == line), "{line} is not in {said}");
+        }
+        assert!(!said.contains("/nowhere"), "the guest has a home of its own");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sekisho_ike::event::{CloseReason, FailureKind};
+use sekisho_ike::event::{CloseReason, FailureKind, Path};
 
 use crate::pair::{Pair, Side};
 use crate::setup::{child, established};
@@ -35,6 +35,35 @@ fn on_time_and_on_demand_no_packet_is_lost() {
     assert!(pair.a.closed.iter().chain(&pair.b.closed).all(|reason| *reason == CloseReason::Replaced));
     assert!(pair.a.failures.is_empty() && pair.b.failures.is_empty());
     assert_eq!(pair.b.endpoint.stats().ike_established, 7);
+}
+
+/// strongSwan removes its inbound SAs as soon as its DELETE is answered, and drops what it has not got to by then.
+#[test]
+fn the_former_one_is_let_go_when_what_was_under_way_by_it_has_arrived() {
+    let said = |pair: &Pair| pair.sent.iter().filter(|(side, _)| *side == Side::B).count();
+    for repeated in [false, true] {
+        let mut pair = tunnel(|_| 0);
+        let ike = pair.a.ike();
+        pair.act(Side::A, |endpoint, now| endpoint.reauthenticate(now, ike)).expect("up");
+        let begin = pair.now;
+        while pair.b.closed.is_empty() {
+            assert!(pair.now - begin < Duration::from_secs(10), "A deletes the former one");
+            pair.run(Duration::from_millis(1));
+        }
+        let before = said(&pair);
+        if repeated {
+            let delete = pair.sent.iter().rfind(|(side, _)| *side == Side::A).expect("sent").1.clone();
+            let path = Path { local: delete.path.remote, remote: delete.path.local };
+            pair.inject(Side::B, path, &delete.bytes);
+        }
+        for after in 1..=200 {
+            pair.run(Duration::from_millis(1));
+            let answered = repeated || after >= 50;
+            assert_eq!(said(&pair) - before, usize::from(answered), "{after} ms after");
+        }
+        pair.settle();
+        pair.assert_up(2);
+    }
 }
 
 #[test]

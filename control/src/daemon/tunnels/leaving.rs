@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 /// Where packets with an SPI go, and the SPI.
-type End = (IpAddr, u32);
+pub(super) type End = (IpAddr, u32);
 
 /// Them.
 #[derive(Default)]

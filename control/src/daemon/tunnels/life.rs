@@ -1,16 +1,14 @@
 //! When a connection is opened, given up, tried again and closed for want of packets.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use sekisho_ike::Endpoint;
-use sekisho_ike::crypto::random::{Random as _, SeededRandom, SystemRandom};
+use sekisho_ike::crypto::random::Random as _;
 use sekisho_ike::event::CloseReason;
 
 use super::{Tunnel, Tunnels};
-use crate::config::{self, Config, DpdAction, Start};
+use crate::config::{DpdAction, Start};
 use crate::daemon::sockets::IKE_PORT;
 use crate::daemon::uplinks::Uplinks;
 
@@ -25,92 +23,28 @@ impl Tunnels {
     /// Looks at what the SAs have carried: a peer whose packets come lives, and a connection without packets may be idle.
     /// To be called every second or so.
     pub(in crate::daemon) fn watch(&mut self, now: Instant, endpoint: &mut Endpoint) {
-        let table = &self.table;
-        for tunnel in &mut self.all {
-            for (handle, child) in &mut tunnel.children {
+        let (table, children) = (&self.table, &mut self.children);
+        self.connections.change_each(|tunnel| {
+            children.note_seen(&tunnel.name, |handle, child| {
                 // One that is just being removed carries nothing any more.
-                let Ok(counters) = table.counters(child.spi_in) else { continue };
+                let counters = table.counters(child.spi_in).ok()?;
                 let seen = (counters.inbound.packets, counters.outbound.packets);
                 if seen.0 != child.seen.0 {
-                    let _ = endpoint.child_received(now, *handle);
+                    let _ = endpoint.child_received(now, handle);
                 }
                 if seen != child.seen {
                     tunnel.last_packet = now;
                 }
-                child.seen = seen;
-            }
+                Some(seen)
+            });
             if tunnel.is_idle(now) {
                 tunnel.close_idle(now, endpoint);
             }
-        }
+        });
     }
 }
 
 impl Tunnel {
-    pub(super) fn new(config: &Config, connection: &config::Connection, now: Instant) -> Tunnel {
-        let wanted = connection.start == Start::Always;
-        Tunnel {
-            name: connection.name.clone(),
-            port: config.vpn_port(&connection.name).map_or(0, |port| port.id),
-            start: connection.start,
-            local: connection.local.address,
-            mobike: connection.mobike,
-            remote: connection.remote.address,
-            gives: !connection.pools.is_empty(),
-            wanted,
-            held_down: false,
-            ike: None,
-            networks: connection.children.clone(),
-            up_since: None,
-            next_try: wanted.then_some(now),
-            wait: RETRY_FIRST,
-            jitter: SeededRandom::new(SystemRandom::new().next_u64()),
-            life: connection.life,
-            trapped: connection.start == Start::OnDemand,
-            last_packet: now,
-            dead: 0,
-            idled: 0,
-            children: BTreeMap::new(),
-            established: 0,
-            last_failure: None,
-        }
-    }
-
-    /// The same connection as another configuration has it. An operator's word outlives the change.
-    pub(super) fn adapted_to(self, new: Tunnel) -> Tunnel {
-        let wanted = !self.held_down && (new.wanted || (self.wanted && new.start != Start::Answer));
-        Tunnel {
-            wanted,
-            held_down: self.held_down,
-            next_try: if wanted && self.ike.is_none() { new.next_try.or(self.next_try) } else { None },
-            ike: self.ike,
-            up_since: self.up_since,
-            last_packet: self.last_packet,
-            dead: self.dead,
-            idled: self.idled,
-            children: self.children,
-            established: self.established,
-            last_failure: self.last_failure,
-            ..new
-        }
-    }
-
-    /// Whether it shall be up, or is on the way there.
-    pub(in crate::daemon) fn is_wanted(&self) -> bool {
-        self.wanted
-    }
-
-    /// Whether traffic or the peer may open it.
-    pub(in crate::daemon) fn waits(&self) -> bool {
-        !self.held_down && (self.trapped || self.start == Start::Answer)
-    }
-
-    /// Whether a packet is one of its children's.
-    pub(super) fn carries(&self, source: IpAddr, destination: IpAddr) -> bool {
-        let has = |networks: &[IpNet], address: IpAddr| networks.iter().any(|net| net.contains(&address));
-        self.networks.iter().any(|child| has(&child.local, source) && has(&child.remote, destination))
-    }
-
     pub(super) fn initiate(&mut self, now: Instant, endpoint: &mut Endpoint, uplinks: &Uplinks) {
         let Some(remote) = self.remote else { return };
         if self.ike.is_some() {
@@ -206,58 +140,17 @@ impl Tunnel {
 
 #[cfg(test)]
 mod tests {
-    use sekisho_esp::sa::Lifetimes;
-    use sekisho_ike::config::Uniqueness;
     use sekisho_ike::event::IkeHandle;
 
+    use super::super::connection::testing;
     use super::*;
-    use crate::config::Life;
 
     fn tunnel(now: Instant) -> Tunnel {
         with_seed(now, 1)
     }
 
-    fn child(name: &str, local: Vec<IpNet>, remote: Vec<IpNet>) -> config::Child {
-        config::Child { name: name.into(), local, remote, local_dynamic: false, remote_dynamic: false }
-    }
-
     fn with_seed(now: Instant, seed: u64) -> Tunnel {
-        let nets = |text: &str| vec![text.parse::<IpNet>().expect("a network")];
-        Tunnel {
-            name: "centre".into(),
-            port: 9,
-            start: Start::Always,
-            local: "198.51.100.2".parse().expect("address"),
-            mobike: true,
-            remote: None,
-            gives: false,
-            wanted: true,
-            held_down: false,
-            ike: None,
-            networks: vec![
-                child("a", nets("10.1.0.0/24"), nets("10.2.0.0/24")),
-                child("b", nets("10.3.0.0/24"), nets("10.4.0.0/24")),
-            ],
-            up_since: None,
-            next_try: Some(now),
-            wait: RETRY_FIRST,
-            jitter: SeededRandom::new(seed),
-            life: Life {
-                reauth: Duration::ZERO,
-                idle: Duration::ZERO,
-                dpd: Duration::from_secs(30),
-                dpd_action: DpdAction::Restart,
-                unique: Uniqueness::Replace,
-                limits: Lifetimes::default(),
-            },
-            trapped: false,
-            last_packet: now,
-            dead: 0,
-            idled: 0,
-            children: BTreeMap::new(),
-            established: 0,
-            last_failure: None,
-        }
+        testing::tunnel("centre", now, seed)
     }
 
     #[test]
@@ -326,16 +219,5 @@ mod tests {
         assert!(!tunnel.is_idle(after(9)) && tunnel.is_idle(after(10)));
         tunnel.last_packet = after(5);
         assert!(!tunnel.is_idle(after(14)) && tunnel.is_idle(after(15)));
-    }
-
-    #[test]
-    fn a_packet_wakes_the_connection_that_carries_it() {
-        let tunnel = tunnel(Instant::now());
-        let carries = |source: &str, destination: &str| {
-            tunnel.carries(source.parse().expect("address"), destination.parse().expect("address"))
-        };
-        assert!(carries("10.1.0.9", "10.2.0.9") && carries("10.3.0.9", "10.4.0.9"));
-        assert!(!carries("10.1.0.9", "10.4.0.9"), "a child's networks belong together");
-        assert!(!carries("10.1.0.9", "10.5.0.9") && !carries("fd00::1", "10.2.0.9"));
     }
 }

@@ -99,20 +99,13 @@ mod tests {
     use sekisho_esp::sa::Outer;
 
     use super::super::plan::{self, Wanted};
-    use super::super::selector::{PortMask, Prefix, XfrmSelector};
+    use super::super::selector::{Prefix, XfrmSelector};
     use super::*;
 
     /// One of few networks, so that pairs ask for the same.
     fn selector(from: u8, to: u8) -> XfrmSelector {
         let prefix = |number| Prefix { address: IpAddr::V4(Ipv4Addr::new(10, number, 0, 0)), length: 16 };
-        let any = PortMask { value: 0, mask: 0 };
-        XfrmSelector {
-            source: prefix(from),
-            destination: prefix(to),
-            protocol: 0,
-            source_port: any,
-            destination_port: any,
-        }
+        XfrmSelector::between(prefix(from), prefix(to))
     }
 
     #[derive(Clone, Debug)]

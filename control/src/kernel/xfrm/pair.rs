@@ -25,6 +25,8 @@ pub(super) struct Pair {
     pub(super) active: bool,
     /// What the outbound SA had counted when it was taken away.
     pub(super) sent: SaCounters,
+    /// Where it goes on if it is put in use again. `None`: nobody knows.
+    onward: Option<Sequence>,
     /// NICs do the work of the inbound and of the outbound SA.
     pub(super) in_nic: (bool, bool),
     /// [`SaEvent::FirstInbound`](sekisho_esp::sa::SaEvent::FirstInbound) was told.
@@ -58,6 +60,7 @@ impl Pair {
             active: false,
             in_nic: (false, false),
             sent: SaCounters::default(),
+            onward: Some(Sequence::default()),
             first_told: false,
             loss_told: false,
             refused_before: SaCounters::default(),
@@ -165,6 +168,20 @@ impl Pair {
         }
     }
 
+    /// The same, to be put in use: behind all numbers that it has sent before. An error where those are not known.
+    pub(super) fn resumed(&self) -> Result<State<'_>, SaError> {
+        let sequence = self.onward.clone().ok_or(SaError::Unknown(self.sas.spi_in))?;
+        Ok(State { sequence, ..self.outbound() })
+    }
+
+    /// The outbound SA was taken away; what it had counted, and its last numbers. `None`: it was gone already.
+    pub(super) fn stopped(&mut self, left: Option<(SaCounters, Sequence)>) {
+        if let Some((counters, _)) = left {
+            self.sent = counters;
+        }
+        self.onward = left.map(|(_, sequence)| sequence.onward(self.sas.esn));
+    }
+
     fn udp(&self, ports: (u16, u16)) -> Option<(u16, u16)> {
         self.sas.outer.udp_encapsulation.then_some(ports)
     }
@@ -205,4 +222,62 @@ impl Pair {
 pub(super) fn canonical(outer: Outer) -> Outer {
     let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     Outer { local: plain(outer.local), remote: plain(outer.remote), ..outer }
+}
+
+#[cfg(test)]
+mod tests {
+    use sekisho_esp::sa::{Keys, Transform};
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn pair(esn: bool) -> Pair {
+        let keys = || Keys { encryption: Zeroizing::new(vec![7; 20]), integrity: Zeroizing::default() };
+        let outer = Outer {
+            local: "192.0.2.1:500".parse().expect("address"),
+            remote: "192.0.2.2:500".parse().expect("address"),
+            udp_encapsulation: false,
+        };
+        let sas = SaPair {
+            port: 1,
+            name: "centre/main".into(),
+            resource: None,
+            spi_in: 0x101,
+            spi_out: 0x102,
+            transform: Transform::Aes128Gcm16,
+            keys_in: keys(),
+            keys_out: keys(),
+            esn,
+            replay_window: 64,
+            outer,
+            local: Vec::new(),
+            remote: Vec::new(),
+            lifetimes: Lifetimes::default(),
+        };
+        Pair::new(sas, 1, Vec::new(), Vec::new()).expect("a pair")
+    }
+
+    /// Where both ends open a connection at once, and then close the younger of both.
+    #[test]
+    fn one_put_in_use_again_goes_on_behind_its_numbers() {
+        for (esn, sent, least, most) in [
+            (true, 5, 6, u64::from(u32::MAX)),
+            (true, u64::from(u32::MAX) - 1, u64::from(u32::MAX), u64::MAX),
+            (false, 5, 6, u64::from(u32::MAX)),
+            (false, u64::from(u32::MAX) - 1, u64::from(u32::MAX), u64::from(u32::MAX)),
+        ] {
+            let mut pair = pair(esn);
+            assert_eq!(pair.resumed().expect("fresh").sequence, Sequence::default());
+            pair.stopped(Some((SaCounters::default(), Sequence { sent, ..Sequence::default() })));
+            let onward = pair.resumed().expect("known").sequence.sent;
+            assert!((least..=most).contains(&onward), "{onward} after {sent}, ESN {esn}");
+        }
+    }
+
+    #[test]
+    fn one_whose_numbers_are_not_known_sends_no_more() {
+        let mut pair = pair(true);
+        pair.stopped(None);
+        assert!(matches!(pair.resumed(), Err(SaError::Unknown(_))));
+    }
 }

@@ -71,7 +71,7 @@ impl Wanted<'_> {
 fn to_anywhere(selector: &XfrmSelector) -> XfrmSelector {
     XfrmSelector {
         destination: Prefix { address: unspecified(selector.destination.address), length: 0 },
-        destination_port: PortMask { value: 0, mask: 0 },
+        destination_port: PortMask::ANY,
         ..*selector
     }
 }
@@ -97,14 +97,7 @@ mod tests {
 
     fn selector(from: &str, to: &str, length: u8) -> XfrmSelector {
         let prefix = |text: &str| Prefix { address: text.parse().expect("address"), length };
-        let any = PortMask { value: 0, mask: 0 };
-        XfrmSelector {
-            source: prefix(from),
-            destination: prefix(to),
-            protocol: 0,
-            source_port: any,
-            destination_port: any,
-        }
+        XfrmSelector::between(prefix(from), prefix(to))
     }
 
     fn outer(remote: &str) -> Outer {

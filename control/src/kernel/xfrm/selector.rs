@@ -27,6 +27,10 @@ pub(super) struct PortMask {
     pub(super) mask: u16,
 }
 
+impl PortMask {
+    pub(super) const ANY: PortMask = PortMask { value: 0, mask: 0 };
+}
+
 /// One selector of the kernel, from source to destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct XfrmSelector {
@@ -38,6 +42,13 @@ pub(super) struct XfrmSelector {
 }
 
 impl XfrmSelector {
+    /// All that goes from the one to the other.
+    #[cfg(test)]
+    pub(super) fn between(source: Prefix, destination: Prefix) -> XfrmSelector {
+        let (source_port, destination_port) = (PortMask::ANY, PortMask::ANY);
+        XfrmSelector { source, destination, protocol: 0, source_port, destination_port }
+    }
+
     /// Bits that are not looked at: the fewer, the more this selector says.
     pub(super) fn width(&self) -> u32 {
         let addresses = |prefix: &Prefix| {

@@ -36,6 +36,9 @@ const ESP_IN_UDP: u16 = 2;
 /// Milliseconds between two reports of one changed NAT mapping: enough to follow, too few to flood.
 const MAPPING_PERIOD: u32 = 1000;
 
+/// Numbers left out where an outbound SA is made once more: more than can be sent by the former one after it was looked at.
+const LEFT_OUT: u64 = 1 << 16;
+
 /// NLM_F_REQUEST | NLM_F_ACK.
 const ACKNOWLEDGED: u16 = 5;
 /// NLM_F_REQUEST.
@@ -70,6 +73,16 @@ pub(super) struct Sequence {
     pub(super) bitmap: Vec<u32>,
     /// What was carried so far, as the kernel has it: limits go on counting there. `None`: nothing.
     pub(super) usage: Option<[u64; USAGE]>,
+}
+
+impl Sequence {
+    /// Where an outbound SA goes on that is made once more: no number goes out twice. Without extended sequence numbers it may be
+    /// at their end, where the kernel sends nothing.
+    pub(super) fn onward(self, esn: bool) -> Sequence {
+        let end = if esn { u64::MAX } else { u32::MAX.into() };
+        let sent = self.sent.saturating_add(LEFT_OUT).min(end);
+        Sequence { sent, received: 0, bitmap: vec![0; self.bitmap.len()], usage: self.usage }
+    }
 }
 
 /// An SA to write.

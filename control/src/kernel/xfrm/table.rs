@@ -272,7 +272,7 @@ impl Inner {
         let (port, name, resource) = (pair.port(), pair.name().clone(), pair.resource());
         // Both stand side by side for a moment, under the same policies: whichever the kernel takes, the peer has it.
         let local = pair.outer().local.ip();
-        let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.outbound() })?;
+        let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.resumed()? })?;
         let in_nic = self.wish.heard(local, worker);
         let former = self.in_use.insert((port, name, resource), spi_in);
         if let Some(pair) = former.and_then(|spi| self.pairs.get_mut(&spi)) {
@@ -290,11 +290,9 @@ impl Inner {
     /// Takes the outbound SA away, and keeps what it has counted.
     fn stop_sending(&mut self, spi_in: u32) -> Result<(), SaError> {
         let Some(pair) = self.pairs.get_mut(&spi_in) else { return Ok(()) };
-        let id = pair.outbound().id;
-        if let Some(counters) = self.writer.counters(&id)? {
-            pair.sent = counters;
-        }
-        self.writer.remove(&id)
+        let left = self.writer.stop(&pair.outbound().id);
+        pair.stopped(left.as_ref().ok().cloned().flatten());
+        left.map(drop)
     }
 
     fn remove(&mut self, spi_in: u32, linger: Duration) -> Result<(), SaError> {

@@ -15,9 +15,6 @@ use super::socket::{Refusal, Socket};
 use super::state::{Direction, Found, Sequence, State, StateId};
 use super::wire::Received;
 
-/// Sequence numbers left out where an outbound SA moves: more than can be sent on the old one while the new one is made. No
-/// number goes out twice.
-const MOVED: u64 = 1 << 16;
 /// The port number of the SA that is made to see whether the kernel can: no port has it.
 const PROBE_PORT: u16 = u16::MAX;
 /// Its SPI: one that is never negotiated (RFC 4303 section 2.1).
@@ -176,12 +173,7 @@ impl Writer {
         let (sequence, counters) = found.ok_or(SaError::Unknown(former.spi))?;
         state.sequence = match state.direction {
             Direction::In => Sequence { sent: 0, ..sequence },
-            Direction::Out => Sequence {
-                sent: sequence.sent.saturating_add(MOVED),
-                received: 0,
-                bitmap: vec![0; sequence.bitmap.len()],
-                usage: sequence.usage,
-            },
+            Direction::Out => sequence.onward(state.esn),
         };
         if former.destination == state.id.destination {
             self.remove(former)?;
@@ -190,6 +182,13 @@ impl Writer {
         let worker = self.add(&state)?;
         self.remove(former)?;
         Ok((counters, worker))
+    }
+
+    /// Removes an outbound SA; what it has counted, and where it would go on. `None`: it was gone.
+    pub(super) fn stop(&mut self, id: &StateId) -> Result<Option<(SaCounters, Sequence)>, SaError> {
+        let left = self.found(id, |found| (found.counters, found.sequence.clone()))?;
+        self.remove(id)?;
+        Ok(left)
     }
 
     /// Removes an SA; one that is gone counts as removed.
