@@ -71,6 +71,8 @@ pub(super) struct Ground {
     pub(super) given: Given,
     /// Largest packet that gets through to the peers of a VPN port, bytes, where less than its links carry.
     narrow: BTreeMap<u16, u16>,
+    /// MTUs of the links, as the engine and the routes into the tunnels have them.
+    told_sizes: Vec<u16>,
     sockets: SocketRanges,
     /// The engine, if there is a VPN zone and it is the data path.
     pub(super) engine: Option<Arc<Engine>>,
@@ -117,6 +119,7 @@ pub(super) async fn bring_up(
         tunnel: None,
         given: Given::new(),
         narrow: BTreeMap::new(),
+        told_sizes: Vec::new(),
         sockets: SocketRanges::new(),
         engine: None,
         workers: Workers::default(),
@@ -177,6 +180,8 @@ impl Ground {
         self.given.retain(|id, _| config.vpn_ports.iter().any(|port| port.id == *id));
         self.put_given().await?;
         self.keep_or_start_engine(config)?;
+        // One that goes on knows the links as they were: they are looked at here, and so found unchanged afterwards.
+        self.resize_engine()?;
 
         self.maps.neighbours.set(&port_entries::bound_ports(config))?;
         self.maps.set_ports(&self.ports(config))?;
@@ -203,6 +208,7 @@ impl Ground {
         tracing::info!(generation, networks = networks.len(), "rules in force");
 
         self.route_into_tunnels(config).await?;
+        self.sizes_are_told();
         self.configure_xfrm(config)?;
         layout.put_in_force()?;
         // Only now is everything there by which a packet is judged: open.

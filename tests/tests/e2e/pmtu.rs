@@ -36,15 +36,18 @@ const HTTPS: u16 = 443;
 const UDP_PORT: u16 = 5353;
 /// What goes to and fro in a conversation: many segments of full size.
 const SAID: usize = 60_000;
+/// How often a line changes while a file is reloaded: which of the two the gateway sees first is chance.
+const BESIDE_A_RELOAD: u32 = 4;
 /// Patience for what follows from a packet at once.
 const SOON: Duration = Duration::from_secs(5);
 /// Patience for one answer.
 const ANSWER: Duration = Duration::from_millis(500);
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("a_narrower_uplink_is_told_of_by_the_gateway", uplink),
         ("a_tunnel_is_told_of_by_the_gateway", tunnel),
+        ("a_wider_line_beside_a_reload_carries_full_packets", beside_a_reload),
         ("a_narrower_link_on_the_way_to_the_peer_is_learned", on_the_way),
         ("esp_in_fragments_is_put_together", fragments),
         ("a_narrower_link_beyond_is_told_of_through_the_gateway", beyond),
@@ -160,16 +163,7 @@ fn tunnel(site: &mut Site) -> Result<String> {
         set_mtu(line, mtu)?;
         // The gateway looks at its links once in a while. A host that asks before would be told of the former MTU, and
         // fragment by it from then on.
-        for family in Family::BOTH {
-            until(
-                SOON,
-                &format!("the tunnel's MTU over a line of {mtu} in the gateway's {family} route"),
-                || {
-                    let inside = known(&gateway, Place::Server.address(family))?;
-                    Ok((inside < mtu && inside > mtu - 100).then_some(()))
-                },
-            )?;
-        }
+        routed(&gateway, mtu)?;
         forget(site)?;
         for family in Family::BOTH {
             let server = Place::Server.socket(family, ECHO);
@@ -187,6 +181,45 @@ fn tunnel(site: &mut Site) -> Result<String> {
     set_mtu(line, ETHERNET)?;
     usual(site)?;
     Ok(told.join(", "))
+}
+
+/// The gateway's routes into the tunnel have what a line of this MTU leaves.
+fn routed(gateway: &Namespace, mtu: u32) -> Result<()> {
+    Family::BOTH.into_iter().try_for_each(|family| {
+        let what = format!("the tunnel's MTU over a line of {mtu} in the gateway's {family} route");
+        until(SOON, &what, || {
+            let inside = known(gateway, Place::Server.address(family))?;
+            Ok((inside < mtu && inside > mtu - 100).then_some(()))
+        })
+        .map(drop)
+    })
+}
+
+/// A line gets wider in the moment in which another configuration comes into force. Filter, routes and data path go by it, and not
+/// some of them: what the one lets through and the other does not take would be lost without a word.
+fn beside_a_reload(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    let (gateway, internet) = (site.at(Place::Clinic), site.at(Place::Internet));
+    let lan1 = site.at(Place::Lan1);
+    let line = [(&internet, "clinic"), (&gateway, "wan")];
+    let text = std::fs::read_to_string(site.clinic.config())?;
+    for round in 1..=BESIDE_A_RELOAD {
+        set_mtu(line, UPLINK)?;
+        routed(&gateway, UPLINK)?;
+        let other = format!("{text}\n[timeouts]\ntcp_established = \"{round}h\"\n");
+        std::fs::write(site.clinic.config(), other)?;
+        set_mtu(line, ETHERNET)?;
+        let said = site.clinic.sekisho(&["reload"])?;
+        ensure!(said.contains("~ gateway timeouts"), "{said}");
+        routed(&gateway, ETHERNET)?;
+        forget(site)?;
+        for family in Family::BOTH {
+            spoken(&lan1, Place::Server.socket(family, ECHO))
+                .with_context(|| format!("over {family}, reload {round}"))?;
+        }
+    }
+    usual(site)?;
+    Ok(format!("{SAID} bytes each way after each of {BESIDE_A_RELOAD} reloads"))
 }
 
 /// The last line to the peer is narrower than the gateway's own. A router on the way says so of an ESP packet; from then on

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::patience::{stretch, until};
 use sekisho_tests::strongswan::Charon;
@@ -28,9 +28,7 @@ const BYTES: usize = 200;
 const LARGE_BYTES: usize = 1400 - 28;
 /// How long the load goes on without any event.
 const CONTROL: Duration = Duration::from_millis(1200);
-/// Before an event.
-const AROUND: Duration = Duration::from_millis(300);
-/// Until both go on after it. TCP asks again after twice as long as it has waited before.
+/// Until both go before an event, and go on after it. TCP asks again after twice as long as it has waited before.
 const GOES_ON: Duration = Duration::from_secs(8);
 /// How often the events of a full run come, the cheap ones.
 const ROUNDS: usize = 3;
@@ -172,7 +170,12 @@ struct Measured {
 
 fn beside(lab: &Lab, pace: Pace, work: impl FnOnce() -> Result<()>) -> Result<Measured> {
     let load = Load::start(lab, pace)?;
-    std::thread::sleep(AROUND);
+    // What does not go before the event has not been stopped by it.
+    let went = load.goes_on(GOES_ON);
+    if went != (true, true) {
+        let what = if went.0 { "TCP does" } else { "datagrams do" };
+        bail!("{what} not come through both ways before anything has happened: {}", load.stop());
+    }
     let worked = work();
     let went_on = load.goes_on(GOES_ON);
     let outcome = load.stop();

@@ -42,14 +42,34 @@ impl Ground {
         followed
     }
 
+    /// Whether the links carry packets of another size than engine and routes were told.
+    pub(super) fn are_links_resized(&self) -> bool {
+        self.sizes() != self.told_sizes
+    }
+
+    /// The engine and the routes into the tunnels go by the links as they are now.
+    pub(super) fn sizes_are_told(&mut self) {
+        self.told_sizes = self.sizes();
+    }
+
+    fn sizes(&self) -> Vec<u16> {
+        self.links.iter().map(|link| link.mtu).collect()
+    }
+
+    /// The engine sends packets as large as the links carry now: one that the filter lets through and the engine does not take
+    /// is lost without a word to its sender.
+    pub(super) fn resize_engine(&self) -> anyhow::Result<()> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        for link in self.links.iter().filter(|link| link.index != GONE) {
+            engine.set_mtu(link.index, link.mtu.into()).context("the ESP engine has stopped")?;
+        }
+        Ok(())
+    }
+
     /// The tunnels' packets are as large as the links outside carry now: the engine sends no larger ones, and the kernel
     /// tells senders so.
     pub(super) async fn resize_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
-        if let Some(engine) = &self.engine {
-            for link in self.links.iter().filter(|link| link.index != GONE) {
-                engine.set_mtu(link.index, link.mtu.into()).context("the ESP engine has stopped")?;
-            }
-        }
+        self.resize_engine()?;
         let devices: BTreeSet<String> =
             config.vpn_ports.iter().filter_map(|port| Some(self.vpn_device(port.id)?.name.clone())).collect();
         let of_tunnels =
@@ -63,6 +83,7 @@ impl Ground {
                 self.ledger.strike(&made)?;
             }
         }
+        self.sizes_are_told();
         Ok(())
     }
 

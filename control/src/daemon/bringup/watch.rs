@@ -5,29 +5,17 @@ use crate::config::{Config, Port};
 use crate::daemon::trunk;
 use crate::kernel::{KernelError, Link};
 
-/// What a look at a port's interface has found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    /// Something is otherwise than it was.
-    changed: bool,
-    /// Its packets have another size.
-    resized: bool,
-}
-
 /// What became of the interfaces of the ports and of the tunnels' devices, seen once a second. What does not follow keeps
 /// nothing else from it; the first error is told.
 pub(in crate::daemon) async fn watch_ports(config: &Config, ground: &mut Ground) -> anyhow::Result<()> {
-    let mut all = Seen::default();
+    let mut changed = false;
     let mut outcome = Ok(());
     for (position, port) in config.ports.iter().enumerate() {
         match watch_port(config, ground, position, port).await {
-            Ok(seen) => {
-                all.changed |= seen.changed;
-                all.resized |= seen.resized;
-            }
+            Ok(is_other) => changed |= is_other,
             Err(error) => {
                 // What it has become before is put in force.
-                all.changed = true;
+                changed = true;
                 outcome = outcome.and(Err(error.context(format!("port {}", port.name))));
             }
         }
@@ -37,34 +25,34 @@ pub(in crate::daemon) async fn watch_ports(config: &Config, ground: &mut Ground)
         ground.restore_xfrm_interfaces(config).await,
         ground.look_at_policies(),
     ] {
-        all.changed |= !matches!(restored, Ok(false));
+        changed |= !matches!(restored, Ok(false));
         outcome = outcome.and(restored.map(drop));
     }
-    if all.resized {
+    if ground.are_links_resized() {
+        changed = true;
         outcome = outcome.and(ground.resize_tunnels(config).await);
     }
-    if all.changed {
+    if changed {
         ground.take_in_batches(config);
         ground.put_ports_in_force(config)?;
     }
     outcome
 }
 
+/// Says whether a port's interface is otherwise than it was.
 async fn watch_port(
     config: &Config,
     ground: &mut Ground,
     position: usize,
     port: &Port,
-) -> anyhow::Result<Seen> {
-    let Some(known) = ground.links.get(position).cloned() else { return Ok(Seen::default()) };
+) -> anyhow::Result<bool> {
+    let Some(known) = ground.links.get(position).cloned() else { return Ok(false) };
     if port.vlan.is_some() {
-        let changed = trunk::watch(config, ground, position).await?;
-        return Ok(Seen { changed, resized: false });
+        return trunk::watch(config, ground, position).await;
     }
     let name = &*port.name;
-    let mut seen = Seen { changed: true, resized: false };
     match ground.kernel.link(&port.interface).await {
-        Ok(now) if now == known => seen.changed = false,
+        Ok(now) if now == known => return Ok(false),
         Ok(now) if now.index == known.index => {
             tracing::warn!(
                 port = name,
@@ -79,7 +67,6 @@ async fn watch_port(
                 true => interface(config, port, &now, &ground.kernel, &mut ground.ledger).await?,
                 false => now,
             };
-            seen.resized = now.mtu != known.mtu;
             ground.replace_link(position, now);
         }
         Ok(now) => {
@@ -91,7 +78,7 @@ async fn watch_port(
             ground.modes.insert(port.id, mode.name());
             ground.hand_to_engine(position, takes_ike(config, port))?;
         }
-        Err(KernelError::NoInterface(_)) if known.index == GONE => seen.changed = false,
+        Err(KernelError::NoInterface(_)) if known.index == GONE => return Ok(false),
         Err(KernelError::NoInterface(interface)) => {
             tracing::error!(
                 port = name,
@@ -102,5 +89,5 @@ async fn watch_port(
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(seen)
+    Ok(true)
 }
