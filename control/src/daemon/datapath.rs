@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use sekisho_esp::sa::Transform;
+use sekisho_ike::config::PerResource;
 use sekisho_ike::crypto::suite::EspProposal;
 
 use super::kernel_path::policies_off;
@@ -79,9 +80,25 @@ async fn open() -> anyhow::Result<Arc<XfrmTable>> {
 /// The same where the kernel can do all that these connections may agree on, and what it has.
 async fn open_for(config: &Config) -> anyhow::Result<(Arc<XfrmTable>, String)> {
     let table = open().await?;
-    let names = table.can(&transforms(config))?;
+    let names = can_carry(&table, config)?;
     let features = has_esp(&names, &table)?;
     Ok((table, features))
+}
+
+/// Whether the kernel can do all that these connections may agree on; the names of the algorithms there.
+pub(super) fn can_carry(table: &XfrmTable, config: &Config) -> anyhow::Result<Vec<String>> {
+    let names = table.can(&transforms(config))?;
+    for connection in &config.connections {
+        let name = &connection.name;
+        if connection.per_resource != PerResource::Off && table.processors() == 0 {
+            anyhow::bail!("`per_resource_sas` of {name} takes Linux 6.13");
+        }
+        for child in &connection.children {
+            XfrmTable::fits(&child.local, &child.remote)
+                .with_context(|| format!("child {} of {name}", child.name))?;
+        }
+    }
+    Ok(names)
 }
 
 /// `Linux 6.12.1 has ESP (rfc4106(gcm(aes))), SA direction`.

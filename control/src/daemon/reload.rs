@@ -18,9 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::change::{Change, Changes, Kind};
 use super::crl::CrlFiles;
 use super::sas::{NoDatapath, forward_sa_events};
-use super::{Daemon, layout, metrics_at, uplinks};
+use super::{Daemon, datapath, layout, metrics_at, uplinks};
 use crate::api::Answer;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Datapath};
 use crate::evidence::{Names, Record};
 use crate::nat::NatSet;
 use crate::policy::RuleSet;
@@ -170,18 +170,31 @@ impl Daemon {
 
     /// Refuses what only a start can change.
     fn only_at_a_start(&self, new: &Config) -> Result<(), String> {
-        let (old, new) = (&self.config.gateway, &new.gateway);
+        let (before, after) = (&self.config.gateway, &new.gateway);
         let key = match () {
-            () if old.name != new.name => "name",
-            () if old.datapath != new.datapath => "datapath",
-            () if old.offload != new.offload => "offload",
-            () if old.flows_max != new.flows_max => "flows_max",
-            () => return Ok(()),
+            () if before.name != after.name => "name",
+            () if before.datapath != after.datapath => "datapath",
+            () if before.offload != after.offload => "offload",
+            () if before.flows_max != after.flows_max => "flows_max",
+            () => return self.kernel_can_carry(new),
         };
         Err(format!(
             "nothing was changed: [gateway] `{key}` changes only with a restart of the daemon; take that line back, or \
              restart it (the filter stays in force meanwhile)"
         ))
+    }
+
+    /// Whether the kernel, which `auto` has taken, would be taken again. Who has asked for it hears at each connection what it lacks.
+    fn kernel_can_carry(&self, new: &Config) -> Result<(), String> {
+        let Some(table) = self.ground.xfrm.as_ref().filter(|_| new.gateway.datapath == Datapath::Auto) else {
+            return Ok(());
+        };
+        datapath::can_carry(table, new).map(drop).map_err(|error| {
+            format!(
+                "nothing was changed: the kernel carries ESP, and not all of this: {error:#}; a restart of the daemon takes the \
+                 engine (the filter stays in force meanwhile)"
+            )
+        })
     }
 
     async fn put_in_force(&mut self, new: Prepared, changes: &Changes) -> Result<(), String> {

@@ -1,5 +1,5 @@
 //! New keys from either side, with a ping every 5 ms over both families and TCP all the while: none may be lost, but for
-//! what strongSwan sends too early (`rekey::reauth_by`).
+//! what strongSwan sends too early, or removes too early (`rekey::reauth_by`).
 
 use anyhow::{Context, Result};
 use sekisho_tests::lab::patience::until;

@@ -22,7 +22,8 @@ left after a delete.
 
 Under \"New keys\" a ping goes every 5 ms over both IP versions, and TCP, all the while, and none is lost. † strongSwan, where
 it answers IKE_AUTH, sends by the new child SA before its answer has left. Such packets come before our gateway can know the
-SA, are counted as `esp-unknown-spi`, and only they may be lost.
+SA, are counted as `esp-unknown-spi`, and only they may be lost. Where strongSwan begins a reauthentication it removes the former
+SAs at once, and a packet may go with them that its threads have not got to: the cell is tried up to three times until none does.
 ";
 
 /// Whether this run writes the page.

@@ -147,7 +147,15 @@ fn control(session: &mut Session, told: Told, lab: &Lab) -> Result<Control> {
         let measured = beside(lab, pace, || {
             std::thread::sleep(CONTROL);
             Ok(())
-        })?;
+        });
+        let measured = match measured {
+            Err(error) if rate / 2 >= fewest => {
+                session.progress(format_args!("{rate} datagrams a second are too many: {error:#}"));
+                rate /= 2;
+                continue;
+            }
+            measured => measured?,
+        };
         let outcome = measured.outcome.clone();
         if outcome.lost() == 0 || rate / 2 < fewest {
             session.progress(format_args!(

@@ -29,8 +29,10 @@ pub(in crate::daemon) async fn watch_ports(config: &Config, ground: &mut Ground)
         outcome = outcome.and(restored.map(drop));
     }
     if ground.are_links_resized() {
-        changed = true;
-        outcome = outcome.and(ground.resize_tunnels(config).await);
+        let resized = ground.resize_tunnels(config).await;
+        // One that did not come to be is tried again at the next look, and no rule is compiled for it.
+        changed |= resized.is_ok();
+        outcome = outcome.and(resized);
     }
     if changed {
         ground.take_in_batches(config);

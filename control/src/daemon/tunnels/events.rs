@@ -83,7 +83,7 @@ impl Tunnels {
                 );
             }
             Event::ChildInstall(child) => self.install(now, *child, endpoint, maps),
-            Event::ChildActivateOutbound { child } => self.activate(child),
+            Event::ChildActivateOutbound { child } => self.activate(now, child, endpoint),
             Event::ChildRemove { child, linger, reason } => self.remove(now, child, linger, reason),
             Event::PathChanged { ike, path, udp_encapsulation } => {
                 self.repath(now, ike, path, udp_encapsulation, maps);

@@ -86,12 +86,13 @@ impl Tunnels {
         }
     }
 
-    /// From now on its outbound SA is the one in use.
-    pub(super) fn activate(&self, handle: ChildHandle) {
+    /// From now on its outbound SA is the one in use; where that cannot be, a new pair is needed.
+    pub(super) fn activate(&self, now: Instant, handle: ChildHandle, endpoint: &mut Endpoint) {
         if let Some(spi_in) = self.children.get(handle).map(|child| child.spi_in)
             && let Err(error) = self.table.activate(spi_in)
         {
-            tracing::error!(%error, spi_in = format!("{spi_in:#010x}"), "outbound SA not activated");
+            tracing::error!(%error, spi_in = format!("{spi_in:#010x}"), "outbound SA not activated: rekeying");
+            let _ = endpoint.rekey_child(now, handle);
         }
     }
 

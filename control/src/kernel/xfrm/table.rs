@@ -21,7 +21,7 @@ use super::pair::Pair;
 use super::plan::{self, TRAP_SPI};
 use super::processors;
 use super::refusal::explained;
-use super::selector::{self, POLICIES_MAX};
+use super::selector::{self, POLICIES_MAX, XfrmSelector};
 use super::socket::Socket;
 use super::state::{State, StateId};
 use super::wire::group;
@@ -117,19 +117,17 @@ impl XfrmTable {
         remove_all(inner.writer.socket(), |id| plan::port(id).is_some())
     }
 
+    /// Whether a child between these networks fits into the kernel's policies.
+    pub fn fits(local: &[IpNet], remote: &[IpNet]) -> Result<(), SaError> {
+        selectors(local, remote).map(drop)
+    }
+
     /// From now on packets of these are told of as [`SaEvent::Acquire`] where they have no SA. `translates`: the filter changes
     /// destinations of what was decrypted, so that the kernel cannot hold them against selectors.
     pub fn configure(&self, traps: &[Trap], translates: bool) -> Result<(), SaError> {
-        let any = |net: &IpNet| Selector {
-            addresses: net.network()..=net.broadcast(),
-            protocol: 0,
-            ports: 0..=u16::MAX,
-        };
         let mut all = Vec::new();
         for (number, trap) in (1..).zip(traps) {
-            let (local, remote): (Vec<_>, Vec<_>) =
-                (trap.local.iter().map(any).collect(), trap.remote.iter().map(any).collect());
-            let selectors = selector::between(&local, &remote).ok_or_else(too_many)?;
+            let selectors = selectors(&trap.local, &trap.remote)?;
             all.extend(selectors.into_iter().map(|selector| plan::trap(trap.port, selector, number)));
         }
         let mut inner = self.inner();
@@ -207,6 +205,18 @@ impl Drop for XfrmTable {
             tracing::error!(%error, "SAs stay in the kernel; `ip xfrm state` lists them");
         }
     }
+}
+
+/// Those of all that goes from one of these networks to one of those.
+fn selectors(local: &[IpNet], remote: &[IpNet]) -> Result<Vec<XfrmSelector>, SaError> {
+    let any = |net: &IpNet| Selector {
+        addresses: net.network()..=net.broadcast(),
+        protocol: 0,
+        ports: 0..=u16::MAX,
+    };
+    let (local, remote): (Vec<_>, Vec<_>) =
+        (local.iter().map(any).collect(), remote.iter().map(any).collect());
+    selector::between(&local, &remote).ok_or_else(too_many)
 }
 
 fn too_many() -> SaError {
@@ -290,9 +300,11 @@ impl Inner {
     /// Takes the outbound SA away, and keeps what it has counted.
     fn stop_sending(&mut self, spi_in: u32) -> Result<(), SaError> {
         let Some(pair) = self.pairs.get_mut(&spi_in) else { return Ok(()) };
-        let left = self.writer.stop(&pair.outbound().id);
+        let id = pair.outbound().id;
+        let left = self.writer.left(&id);
         pair.stopped(left.as_ref().ok().cloned().flatten());
-        left.map(drop)
+        let removed = self.writer.remove(&id);
+        left.and(removed)
     }
 
     fn remove(&mut self, spi_in: u32, linger: Duration) -> Result<(), SaError> {

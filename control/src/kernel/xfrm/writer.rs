@@ -169,8 +169,7 @@ impl Writer {
         former: &StateId,
         mut state: State<'_>,
     ) -> Result<(SaCounters, Worker), SaError> {
-        let found = self.found(former, |found| (found.sequence.clone(), found.counters))?;
-        let (sequence, counters) = found.ok_or(SaError::Unknown(former.spi))?;
+        let (counters, sequence) = self.left(former)?.ok_or(SaError::Unknown(former.spi))?;
         state.sequence = match state.direction {
             Direction::In => Sequence { sent: 0, ..sequence },
             Direction::Out => sequence.onward(state.esn),
@@ -184,11 +183,9 @@ impl Writer {
         Ok((counters, worker))
     }
 
-    /// Removes an outbound SA; what it has counted, and where it would go on. `None`: it was gone.
-    pub(super) fn stop(&mut self, id: &StateId) -> Result<Option<(SaCounters, Sequence)>, SaError> {
-        let left = self.found(id, |found| (found.counters, found.sequence.clone()))?;
-        self.remove(id)?;
-        Ok(left)
+    /// What an SA has counted, and its last numbers. `None`: it is gone.
+    pub(super) fn left(&mut self, id: &StateId) -> Result<Option<(SaCounters, Sequence)>, SaError> {
+        self.found(id, |found| (found.counters, found.sequence.clone()))
     }
 
     /// Removes an SA; one that is gone counts as removed.
