@@ -41,7 +41,7 @@ fn chosen(site: &mut Site) -> Result<String> {
     ensure!(kind == expected && why.contains(reason), "it took the {kind}, because: {why}");
     let shown = site.clinic.sekisho(&["status"])?;
     ensure!(shown.contains(&format!("data path {kind}: {why}")), "the table does not say so:\n{shown}");
-    ensure!(site.clinic.log().contains(why), "the log does not say so");
+    ensure!(site.clinic.log().contains(&format!("why={why:?}")), "the log does not say so");
     let figure = format!("{kind}: {why}");
     // The kernel is asked once more, and takes what it has taken before.
     site.clinic.sekisho(&["reload"])?;
