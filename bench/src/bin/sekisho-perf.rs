@@ -33,8 +33,7 @@ struct Arguments {
     /// Only name the scenarios.
     #[arg(long)]
     list: bool,
-    /// Write docs/performance.md and its plots: all scenarios run, and each must succeed. The page says whether it was in
-    /// full.
+    /// Write docs/performance.md and its plots, of all scenarios. The page says whether it was in full, and names what failed.
     #[arg(long, conflicts_with_all = ["scenario", "list"])]
     write: bool,
     /// One part of a scenario, for the program's own use.
@@ -117,8 +116,10 @@ fn perform(arguments: &Arguments) -> Result<()> {
     if let Some(compared) = &compared {
         print!("{}", told_changes(compared));
     }
-    conclude(report, compared.as_deref().unwrap_or_default(), &arguments.out)?;
-    if arguments.write { page::write(&arguments.out, Path::new("docs")) } else { Ok(()) }
+    if arguments.write {
+        page::write(&arguments.out, Path::new("docs"))?;
+    }
+    conclude(report, compared.as_deref().unwrap_or_default(), &arguments.out)
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
