@@ -194,12 +194,11 @@ fn our_words(site: &Site) -> String {
     words().unwrap_or_else(|error| format!("no status: {error:#}"))
 }
 
-/// The sentence of a line about a failure of this kind: `<time> ERROR sekisho::daemon::tunnels: <sentence>
+/// The sentence of a line about a failure of this kind: `<time> ERROR sekisho::daemon::tunnels::events: <sentence>
 /// connection="centre" peer=… kind="no-connection"`.
 fn message<'a>(line: &'a str, kind: &str) -> Option<&'a str> {
-    let (_, rest) = line
-        .split_once("sekisho::daemon::tunnels: ")
-        .filter(|_| line.contains(&format!("kind=\"{kind}\"")))?;
+    let (_, told) = line.split_once(" sekisho::daemon::tunnels")?;
+    let (_, rest) = told.split_once(": ").filter(|_| line.contains(&format!("kind=\"{kind}\"")))?;
     let end = [" connection=", " peer="].iter().filter_map(|field| rest.find(field)).min();
     rest.get(..end?)
 }
