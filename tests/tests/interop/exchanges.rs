@@ -79,13 +79,13 @@ fn strongswans_cookie(site: &mut Site) -> Result<String> {
     let first = seen.frames_to(Place::Centre.address(Family::V4), &[Kind::Ike]);
     let request = first.first().and_then(|frame| frame.get(HEADERS..)).context("no IKE seen")?;
     let centre_ike = Place::Centre.socket(Family::V4, 500);
-    site.at(Place::Web).run(|| {
-        UdpSocket::bind("0.0.0.0:500")?.send_to(request, centre_ike)?;
-        Ok(())
-    })?;
+    let stranger = site.at(Place::Web).run(|| Ok(UdpSocket::bind("0.0.0.0:500")?))?;
     until(PATIENCE, "the stranger half open", || {
+        // Once more: as long as strongSwan has the IKE SA of the first request it takes another for a repetition.
+        stranger.send_to(request, centre_ike)?;
         Ok(site.charon()?.sas()?.contains("CONNECTING").then_some(()))
     })?;
+    drop(stranger);
     let ((), log) = strongswan_says(site, |site| {
         open(site, Role::Ours)?;
         tunnel::page_unseen(site)?;
