@@ -2,7 +2,7 @@
 //!
 //! It is a wish: whatever a NIC, its driver or the kernel refuses is done by the kernel itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::state::Direction;
@@ -10,6 +10,9 @@ use super::wire::{Bytes, Request, attribute};
 
 /// XFRM_OFFLOAD_INBOUND.
 const INBOUND: u8 = 2;
+/// Reasons that are logged. They are words of the kernel, and a handful.
+const LOGGED_MAX: usize = 16;
+
 /// A NIC for an SA: for encryption and integrity. The kernel makes the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Offload {
@@ -47,6 +50,8 @@ pub(super) struct Wish {
     devices: Option<BTreeMap<IpAddr, u32>>,
     /// Why a NIC does not do what it was asked for, the last time.
     pub(super) refused: Option<String>,
+    /// All such reasons that were logged: there may be one for each direction.
+    logged: BTreeSet<String>,
 }
 
 impl Wish {
@@ -59,7 +64,7 @@ impl Wish {
         Some(Offload { device: *self.devices.as_ref()?.get(&local)? })
     }
 
-    /// Remembers what came of asking for it; says whether the NIC does the work. A refusal is logged once.
+    /// Remembers what came of asking for it; says whether the NIC does the work. Each reason is logged once.
     pub(super) fn heard(&mut self, local: IpAddr, worker: Worker) -> bool {
         let reason = match worker {
             Worker::Nic => return true,
@@ -67,10 +72,10 @@ impl Wish {
             Worker::Kernel(None) if self.devices.is_some() => format!("no port has the address {local}"),
             Worker::Kernel(None) => return false,
         };
-        if self.refused.as_ref() != Some(&reason) {
+        if self.logged.len() < LOGGED_MAX && self.logged.insert(reason.clone()) {
             tracing::warn!(reason, "a NIC does not take an SA: the kernel encrypts by itself");
-            self.refused = Some(reason);
         }
+        self.refused = Some(reason);
         false
     }
 }
@@ -107,5 +112,7 @@ mod tests {
         let other: IpAddr = "192.0.2.9".parse().expect("an address");
         assert_eq!((wish.of(other), wish.heard(other, Worker::Kernel(None))), (None, false));
         assert_eq!(wish.refused.as_deref(), Some("no port has the address 192.0.2.9"));
+        assert!(!wish.heard(local, Worker::Kernel(Some("no ESP there".into()))));
+        assert_eq!(wish.logged.len(), 2, "each reason once");
     }
 }
