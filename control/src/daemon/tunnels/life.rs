@@ -7,7 +7,7 @@ use sekisho_ike::Endpoint;
 use sekisho_ike::crypto::random::Random as _;
 use sekisho_ike::event::CloseReason;
 
-use super::{Tunnel, Tunnels};
+use super::{Tunnel, Tunnels, close_sas};
 use crate::config::{DpdAction, Start};
 use crate::daemon::sockets::IKE_PORT;
 use crate::daemon::uplinks::Uplinks;
@@ -130,11 +130,7 @@ impl Tunnel {
         tracing::info!(connection = &*self.name, idle = ?self.life.idle, "no packets: closing the connection");
         self.wanted = false;
         self.idled += 1;
-        let sas = endpoint.ike_sas().filter(|sa| sa.connection.as_deref() == Some(&*self.name));
-        for ike in sas.map(|sa| sa.ike).collect::<Vec<_>>() {
-            // Gone meanwhile is as good.
-            let _ = endpoint.close(now, ike);
-        }
+        close_sas(now, &self.name, endpoint);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use sekisho_ike::Endpoint;
 use sekisho_ike::event::ChildHandle;
 
-use super::{Tunnels, life};
+use super::{Tunnels, close_sas, life};
 
 impl Tunnels {
     /// An operator wants a connection up.
@@ -45,12 +45,7 @@ impl Tunnels {
         tunnel.held_down = true;
         tunnel.wanted = false;
         tunnel.next_try = None;
-        // Both ends may have opened it at once.
-        let sas = endpoint.ike_sas().filter(|sa| sa.connection.as_deref() == Some(name));
-        for ike in sas.map(|sa| sa.ike).collect::<Vec<_>>() {
-            // Gone meanwhile is as good.
-            let _ = endpoint.close(now, ike);
-        }
+        close_sas(now, name, endpoint);
         Ok(format!("{name} is closed until `sekisho up {name}`"))
     }
 
@@ -115,11 +110,7 @@ impl Tunnels {
         if let Some(mut tunnel) = self.connections.change(name) {
             tunnel.last_failure = Some(why);
         }
-        let sas = endpoint.ike_sas().filter(|sa| sa.connection.as_deref() == Some(name));
-        for ike in sas.map(|sa| sa.ike).collect::<Vec<_>>() {
-            // Gone meanwhile is as good.
-            let _ = endpoint.close(now, ike);
-        }
+        close_sas(now, name, endpoint);
     }
 
     /// Closes everything, telling the peers.
