@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use serde::{Deserialize, Serialize};
 
@@ -126,18 +127,26 @@ impl Ledger {
     pub(super) fn keep(&mut self, made: &Made) -> bool {
         let found = self.entries.iter().find(|entry| entry.is_same(made)).cloned();
         let is_ours = found.is_some();
-        self.wanted.extend(found);
+        // What a gateway sets again and again while it runs is wanted once.
+        self.wanted.extend(found.filter(|made| !self.wanted.contains(made)));
         is_ours
     }
 
     /// Notes something that is about to be made.
     pub fn note(&mut self, made: Made) -> Result<(), LedgerError> {
-        if !self.keep(&made) {
-            self.wanted.push(made.clone());
-            self.entries.push(made);
-            self.write()?;
+        self.note_all([made])
+    }
+
+    /// Notes much that is about to be made, as the routes of a thousand peers: one write for all of it.
+    pub fn note_all(&mut self, all: impl IntoIterator<Item = Made>) -> Result<(), LedgerError> {
+        let before = self.entries.len();
+        for made in all {
+            if !self.keep(&made) {
+                self.wanted.push(made.clone());
+                self.entries.push(made);
+            }
         }
-        Ok(())
+        if self.entries.len() == before { Ok(()) } else { self.write() }
     }
 
     /// What an earlier run made and this one does not ask for: to be undone and struck out.
@@ -157,8 +166,14 @@ impl Ledger {
 
     /// Strikes out something that was undone.
     pub fn strike(&mut self, made: &Made) -> Result<(), LedgerError> {
-        self.entries.retain(|entry| entry != made);
-        self.write()
+        self.strike_all(slice::from_ref(made))
+    }
+
+    /// Strikes out all these: one write for all of them.
+    pub fn strike_all(&mut self, all: &[Made]) -> Result<(), LedgerError> {
+        self.entries.retain(|entry| !all.contains(entry));
+        self.wanted.retain(|entry| !all.contains(entry));
+        if all.is_empty() { Ok(()) } else { self.write() }
     }
 
     fn write(&self) -> Result<(), LedgerError> {
@@ -201,7 +216,7 @@ mod tests {
         let mut ledger = Ledger::open(&path).expect("opens again");
         assert_eq!(ledger.entries(), [address.clone(), sysctl.clone()]);
         assert!(ledger.keep(&address));
-        assert_eq!(ledger.stale(), std::slice::from_ref(&sysctl));
+        assert_eq!(ledger.stale(), slice::from_ref(&sysctl));
         // After a crash: the value in force is our own.
         ledger.note(Made::Sysctl { key: "net/ipv4/ip_forward".into(), before: "1".into() }).expect("notes");
         assert_eq!(
@@ -242,6 +257,32 @@ mod tests {
         assert_eq!(ledger.stale(), [old.clone(), gone.clone()]);
         assert!(ledger.is_replaced(&old), "undoing it would remove the new route");
         assert!(!ledger.is_replaced(&gone));
+    }
+
+    /// Routes whose MTU goes up and down for as long as a gateway runs.
+    #[test]
+    fn what_is_made_and_struck_out_many_times_leaves_nothing_behind() {
+        let directory = tempfile::TempDir::new().expect("a folder");
+        let path = directory.path().join("ledger.json");
+        let routes = |prefix| {
+            (0..3).map(move |host| Made::Address {
+                interface: "sekisho0".into(),
+                address: IpAddr::from([10, 0, 0, host]),
+                prefix,
+            })
+        };
+        let mut ledger = Ledger::open(&path).expect("opens");
+        for _ in 0..10 {
+            for (now, former) in [(24, 25), (25, 24)] {
+                ledger.note_all(routes(now)).expect("notes");
+                ledger.note_all(routes(now)).expect("notes");
+                ledger.strike_all(&routes(former).collect::<Vec<_>>()).expect("strikes");
+            }
+        }
+        let last: Vec<Made> = routes(25).collect();
+        assert_eq!(ledger.wanted, last);
+        assert_eq!(ledger.stale(), []);
+        assert_eq!(Ledger::open(&path).expect("opens again").entries(), last);
     }
 
     #[test]
