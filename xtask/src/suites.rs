@@ -56,7 +56,7 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// The same for a suite in a guest, which is slow.
 const GUEST_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// Of the end-to-end suite, what the data path has to do with.
-const XFRM_GROUPS: [&str; 13] = [
+const XFRM_GROUPS: [&str; 14] = [
     "shown::",
     "negotiation::",
     "auto::",
@@ -71,6 +71,7 @@ const XFRM_GROUPS: [&str; 13] = [
     "pools::",
     "resources::",
     "sixteen::",
+    "hundreds::",
 ];
 /// Of them, what newer kernels have more of.
 const NEWEST_GROUPS: [&str; 2] = ["resources::", "offload::"];

@@ -12,6 +12,9 @@ use super::plan::{Family, Place};
 
 /// IKE, and IKE and ESP in UDP (RFC 3948): what it translates.
 const PORTS: [u16; 2] = [500, 4500];
+/// Which packets, and what else becomes of them. ESP in UDP may have no checksum (RFC 3948 section 2.1), and nftables would make a
+/// wrong one of none; those of IKE it mends.
+const CHECKSUMS: [(&str, &str); 2] = [("udp checksum 0", "udp checksum set 0"), ("", "")];
 /// The router's table.
 const TABLE: &str = "sekisho_nat";
 
@@ -73,12 +76,14 @@ fn rules(Mapping { address, port }: Mapping) -> String {
     let gateway = Place::Clinic.address(Family::V4);
     let (mut inward, mut outward) = (String::new(), String::new());
     for (inside, outside) in PORTS.into_iter().zip(port..) {
-        inward += &format!(
-            "ip daddr {address} udp dport {outside} udp dport set {inside} ip daddr set {gateway} accept; "
-        );
-        outward += &format!(
-            "ip saddr {gateway} udp sport {inside} udp sport set {outside} ip saddr set {address} accept; "
-        );
+        for (which, and) in CHECKSUMS {
+            inward += &format!(
+                "ip daddr {address} udp dport {outside} {which} udp dport set {inside} ip daddr set {gateway} {and} accept; "
+            );
+            outward += &format!(
+                "ip saddr {gateway} udp sport {inside} {which} udp sport set {outside} ip saddr set {address} {and} accept; "
+            );
+        }
     }
     format!(
         "table ip {TABLE} {{ }}; delete table ip {TABLE}; table ip {TABLE} {{ \
@@ -99,7 +104,7 @@ mod tests {
         assert_eq!((ports.address, address.port), (first.address, first.port));
         assert!(ports.port >= first.port + 2 && address.address != first.address);
         let rules = rules(ports);
-        for mapped in ["udp dport 20002 udp dport set 500", "udp sport 4500 udp sport set 20003"] {
+        for mapped in ["udp dport 20002  udp dport set 500", "udp sport 4500  udp sport set 20003"] {
             assert!(rules.contains(mapped), "{rules}");
         }
     }

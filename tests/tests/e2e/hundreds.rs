@@ -7,16 +7,14 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use sekisho_tests::gateway::Sekishod;
 use sekisho_tests::gateway::certificates::write_psk;
-use sekisho_tests::gateway::settings::{datapath, is_kernels_path};
+use sekisho_tests::gateway::settings::datapath;
 use sekisho_tests::initiators::{Exchanged, Initiators, Inside, PSK, Questions, Tunnel, centre_of_networks};
 use sekisho_tests::lab::Lab;
 use sekisho_tests::lab::patience::stretch;
 use sekisho_tests::lab::plan::Place;
 use sekisho_tests::stage;
 
-/// On this kernel; a guest whose processor is emulated carries fewer in the same time.
 const PEERS: u32 = 500;
-const PEERS_IN_A_GUEST: u32 = 200;
 /// Of them, those whose handshake or rekeying is under way at a time: fewer than from which on cookies are asked for.
 const AT_ONCE: usize = 24;
 /// Questions under way at a time, both ways together: far from what would fill a queue.
@@ -46,17 +44,16 @@ fn hundreds() -> Result<String> {
 }
 
 fn in_the_lab(lab: &Lab) -> Result<String> {
-    let count = if is_kernels_path() { PEERS_IN_A_GUEST } else { PEERS };
     let psk = lab.dir().join("shared.psk");
     write_psk(&psk, PSK)?;
-    let file = |name: &str| centre_of_networks(name, &datapath(), &psk, count);
+    let file = |name: &str| centre_of_networks(name, &datapath(), &psk, PEERS);
     let mut centre = Sekishod::with_file(lab, Place::Centre, file, "info")?;
     centre.launch(lab)?;
-    let mut peers = Initiators::new(lab, count, Inside::Network)?;
+    let mut peers = Initiators::new(lab, PEERS, Inside::Network)?;
     let patience = PATIENCE * stretch();
 
-    let (tunnels, up) = peers.connect(0..count, AT_ONCE, patience)?;
-    let everybody = Questions { initiators: 0..count, at_once: QUESTIONS, bytes: BYTES };
+    let (tunnels, up) = peers.connect(0..PEERS, AT_ONCE, patience)?;
+    let everybody = Questions { initiators: 0..PEERS, at_once: QUESTIONS, bytes: BYTES };
     peers.start_traffic(lab, everybody.clone())?;
     await_all(&mut peers, patience)?;
     let first = whole(peers.end_traffic()?, "after everybody has connected")?;
@@ -65,13 +62,13 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
     peers.start_traffic(lab, everybody.clone())?;
     peers.go_on(TIME)?;
     let (tunnels, renewed) = peers.rekey(&tunnels, AT_ONCE, patience)?;
-    peers.settle(count, patience)?;
+    peers.settle(PEERS, patience)?;
     await_all(&mut peers, patience)?;
     peers.go_on(TIME)?;
     let meanwhile = whole(peers.end_traffic()?, "while keys were renewed")?;
 
     // Some leave. The others' packets are not touched by it.
-    let staying = count - LEAVING;
+    let staying = PEERS - LEAVING;
     let (leaving, _): (Vec<Tunnel>, Vec<Tunnel>) =
         tunnels.into_iter().partition(|tunnel| tunnel.initiator >= staying);
     peers.start_traffic(lab, Questions { initiators: 0..staying, ..everybody })?;
@@ -97,7 +94,7 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
     ensure!(ended.success(), "the centre ended with {ended}");
     let answered = first.answered + meanwhile.answered + after.answered;
     Ok(format!(
-        "{count} up after {:.1} s, all keys renewed in {:.1} s; {answered} questions both ways, none lost",
+        "{PEERS} up after {:.1} s, all keys renewed in {:.1} s; {answered} questions both ways, none lost",
         up.as_secs_f64(),
         renewed.as_secs_f64()
     ))

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
+use sekisho_tests::gateway::Sekishod;
+use sekisho_tests::lab::nat::{Mapping, Nat};
 use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
 use sekisho_tests::lab::topology::ip_show;
@@ -17,14 +19,17 @@ use super::negotiation::{psk, usual};
 /// For the daemon to see it, both engines to speak of it, and neighbours to be found.
 const PATIENCE: Duration = Duration::from_secs(20);
 const INTERVAL: Duration = Duration::from_millis(10);
+/// Longer than any test: IKE says nothing by itself.
+const SILENT: &str = "1h";
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 5] = [
+    let tests: [(&str, Test); 6] = [
         ("the_clinics_address_changes", clinic_moves),
         ("the_centres_address_changes", centre_moves),
         ("the_line_goes_down_and_comes_back", line_down_and_up),
         ("the_wan_interface_vanishes_and_comes_back", interface_comes_back),
         ("the_second_uplink_takes_over", second_uplink),
+        ("a_nat_maps_to_other_ports_and_then_to_another_address", nat_maps_elsewhere),
     ];
     let trial = |(name, test): (&str, Test)| {
         let stage = stage.clone();
@@ -62,23 +67,24 @@ fn pings_pass(site: &Site) -> Result<u64> {
     Ok(answered)
 }
 
-/// Does something to the outside with pings under way, until the clinic's end is as `there` says.
+/// The outer ends of a gateway's connection, its own and the peer's.
+fn path(gateway: &Sekishod, connection: &str) -> Result<(String, String)> {
+    Ok(gateway.status()?.connection(connection)?.path())
+}
+
+/// Does something to the outside with pings under way, until the ends of the tunnel are as `there` says.
 fn while_pinging(
     site: &Site,
     what: &str,
     change: impl FnOnce() -> Result<()>,
-    there: impl Fn(&str, &str) -> bool,
+    there: impl Fn(&Site) -> Result<bool>,
 ) -> Result<String> {
     let (before, counted) = (sas(site)?, carried(site)?);
     let server = Place::Server.address(Family::V4);
     let stream = Stream::start(&site.at(Place::Lan1), server, INTERVAL)?;
     std::thread::sleep(Duration::from_millis(300));
     change()?;
-    let moved = until(PATIENCE, what, || {
-        let status = site.clinic.status()?;
-        let (local, remote) = status.connection("centre")?.path();
-        Ok(there(&local, &remote).then_some(()))
-    });
+    let moved = until(PATIENCE, what, || Ok(there(site)?.then_some(())));
     let passing = moved.and_then(|((), time)| pings_pass(site).map(|answered| (time, answered)));
     let outcome = stream.stop()?;
     let (time, answered) = passing.with_context(|| format!("pings meanwhile: {outcome}"))?;
@@ -108,8 +114,8 @@ fn clinic_moves(site: &mut Site) -> Result<String> {
     pings_pass(site)?;
     let gateway = site.at(Place::Clinic);
     let renumber = || ip_show(&gateway, &["addr", "del", "198.51.100.2/30", "dev", "wan"]).map(drop);
-    let figure = while_pinging(site, "the IKE SA at the other address", renumber, |local, _| {
-        local.starts_with("198.51.100.6:")
+    let figure = while_pinging(site, "the IKE SA at the other address", renumber, |site| {
+        Ok(path(&site.clinic, "centre")?.0.starts_with("198.51.100.6:"))
     });
     ip_show(&router, &["addr", "del", "198.51.100.5/30", "dev", "clinic"])?;
     usual(site)?;
@@ -126,8 +132,8 @@ fn centre_moves(site: &mut Site) -> Result<String> {
     pings_pass(site)?;
     let gateway = site.at(Place::Centre);
     let renumber = || ip_show(&gateway, &["addr", "del", "203.0.113.2/30", "dev", "wan"]).map(drop);
-    let figure = while_pinging(site, "the IKE SA to the centre's other address", renumber, |_, remote| {
-        remote.starts_with("203.0.113.6:")
+    let figure = while_pinging(site, "the IKE SA to the centre's other address", renumber, |site| {
+        Ok(path(&site.clinic, "centre")?.1.starts_with("203.0.113.6:"))
     });
     ip_show(&router, &["addr", "del", "203.0.113.5/30", "dev", "centre"])?;
     usual(site)?;
@@ -143,7 +149,7 @@ fn line_down_and_up(site: &mut Site) -> Result<String> {
         std::thread::sleep(Duration::from_secs(2));
         ip_show(&gateway, &["link", "set", "wan", "up"]).map(drop)
     };
-    while_pinging(site, "the IKE SA", change, |local, _| !local.is_empty())
+    while_pinging(site, "the IKE SA", change, |site| Ok(!path(&site.clinic, "centre")?.0.is_empty()))
 }
 
 /// Somebody pulls the adapter of the line and plugs it in again.
@@ -160,7 +166,7 @@ fn interface_comes_back(site: &mut Site) -> Result<String> {
         ip_show(&gateway, &["link", "set", "wan", "up"])?;
         Ok(())
     };
-    while_pinging(site, "the IKE SA", change, |local, _| !local.is_empty())
+    while_pinging(site, "the IKE SA", change, |site| Ok(!path(&site.clinic, "centre")?.0.is_empty()))
 }
 
 /// A cable from the clinic's gateway to the router.
@@ -195,11 +201,39 @@ fn second_uplink(site: &mut Site) -> Result<String> {
     site.await_tunnel()?;
     pings_pass(site)?;
     let break_line = || ip_show(&router, &["addr", "del", "198.51.100.1/30", "dev", "clinic"]).map(drop);
-    let figure = while_pinging(site, "the IKE SA over the second uplink", break_line, |local, _| {
-        local.starts_with("198.51.100.10:")
+    let figure = while_pinging(site, "the IKE SA over the second uplink", break_line, |site| {
+        Ok(path(&site.clinic, "centre")?.0.starts_with("198.51.100.10:"))
     });
     ip_show(&router, &["addr", "add", "198.51.100.1/30", "dev", "clinic"])?;
     usual(site)?;
     ip_show(&gateway, &["link", "del", "wan2"])?;
     figure
+}
+
+/// Nobody but the packets of the tunnel shows the centre where the clinic is now. First by other ports, then by the same ports of
+/// another address, and both soon after each other.
+fn nat_maps_elsewhere(site: &mut Site) -> Result<String> {
+    let [mut clinic, mut centre] = psk(site)?;
+    centre.remote_anywhere = true;
+    (clinic.dpd, centre.dpd) = (SILENT, SILENT);
+    let nat = Nat::start(&site.lab, Mapping::FIRST)?;
+    site.reconfigure(&clinic, &centre)?;
+    site.await_tunnel()?;
+    pings_pass(site)?;
+    let mut figures = Vec::new();
+    let ports = Mapping::FIRST.other_ports();
+    for mapping in [ports, ports.other_address()] {
+        // Of port 4500, which carries ESP and IKE.
+        let there = format!("{}:{}", mapping.address, mapping.port + 1);
+        let figure = while_pinging(
+            site,
+            &format!("ESP to {there}"),
+            || nat.map(mapping),
+            |site| Ok(path(site.our_centre()?, "clinic")?.1 == there),
+        );
+        figures.push(figure?);
+    }
+    drop(nat);
+    usual(site)?;
+    Ok(figures.join("; "))
 }

@@ -29,6 +29,8 @@ pub(super) struct Asked {
     there: BTreeMap<PolicyId, Policy>,
     /// Where what is there may not be what is asked for.
     unsettled: BTreeSet<PolicyId>,
+    /// To be written once more, though they are there as they are asked for.
+    again: BTreeSet<PolicyId>,
 }
 
 impl Asked {
@@ -48,15 +50,26 @@ impl Asked {
         }
     }
 
+    /// Has what this one asks for written once more. The kernel keeps with a policy the SAs that its packets go by, and looks for
+    /// others only where it has none: with a policy that is new it looks.
+    pub(super) fn write_again(&mut self, asker: Asker) {
+        let ids = self.by_asker.get(&asker).into_iter().flatten();
+        for id in ids {
+            self.unsettled.insert(*id);
+            self.again.insert(*id);
+        }
+    }
+
     /// Has the kernel's policies made what is asked for: first what is new, then what is not wanted. After an error the rest
     /// stands open until the next time.
     pub(super) fn settle<E>(&mut self, mut change: impl FnMut(Step<'_>) -> Result<(), E>) -> Result<(), E> {
         for id in &self.unsettled {
             if let Some(policy) = wanted(&self.all, id)
-                && self.there.get(id) != Some(policy)
+                && (self.there.get(id) != Some(policy) || self.again.contains(id))
             {
                 change(Step::Put(policy))?;
                 self.there.insert(*id, *policy);
+                self.again.remove(id);
             }
         }
         while let Some(&id) = self.unsettled.first() {
@@ -65,6 +78,7 @@ impl Asked {
                 self.there.remove(&id);
             }
             self.unsettled.remove(&id);
+            self.again.remove(&id);
         }
         Ok(())
     }
@@ -133,6 +147,8 @@ mod tests {
     enum Event {
         Pair(u32, Known),
         Gone(u32),
+        /// Its policies are written once more.
+        Again(u32),
         Traps(Vec<(u8, u8)>),
         /// Somebody else has removed these.
         Removed(Vec<usize>),
@@ -149,6 +165,7 @@ mod tests {
                 Event::Pair(spi, Known { reqid, outbound, inbound, active })
             }),
             2 => (0..6_u32).prop_map(Event::Gone),
+            2 => (0..6_u32).prop_map(Event::Again),
             1 => networks().prop_map(Event::Traps),
             1 => prop::collection::vec(0..8_usize, 0..3).prop_map(Event::Removed),
         ]
@@ -169,7 +186,12 @@ mod tests {
             let (mut asked, mut pairs, mut traps) = (Asked::default(), BTreeMap::new(), Vec::new());
             let mut kernel: BTreeMap<PolicyId, Policy> = BTreeMap::new();
             for (event, refuses_after) in steps {
+                let mut again: BTreeSet<PolicyId> = BTreeSet::new();
                 match event {
+                    Event::Again(spi) => {
+                        asked.write_again(Asker::Pair(spi));
+                        again.extend(pairs.get(&spi).into_iter().flat_map(Known::policies).map(|policy| policy.id));
+                    }
                     Event::Pair(spi, known) => {
                         asked.ask(Asker::Pair(spi), known.policies());
                         pairs.insert(spi, known);
@@ -199,7 +221,8 @@ mod tests {
                         match step {
                             Step::Put(policy) => {
                                 assert!(!removes, "what is new comes first");
-                                assert_ne!(kernel.insert(policy.id, *policy), Some(*policy), "for nothing");
+                                let is_new = kernel.insert(policy.id, *policy) != Some(*policy);
+                                assert!(again.remove(&policy.id) || is_new, "for nothing");
                             }
                             Step::Remove(id) => {
                                 removes = true;
@@ -213,6 +236,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(&kernel, &straightforward(&traps, &pairs));
+                prop_assert!(again.is_empty(), "not written once more: {:?}", again);
                 prop_assert!(kernel.keys().all(|id| asked.is_there(id)));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sekisho_esp::sa::{Lifetimes, Outer, PortId, SaCounters, SaError, SaPair};
 
@@ -15,6 +15,14 @@ use super::state::{Direction, Sequence, State, StateId};
 /// user-space engine. At their end the kernel stops it (RFC 4303 section 3.3.3).
 const SEQUENCE_SOFT: u64 = u32::MAX as u64 / 10 * 9;
 
+/// How long an outbound SA stands on when another one has taken its place. A packet that has found it is dropped if it is gone
+/// before the packet is sealed, and the processor that has the packet may be kept from that for a while.
+const REST: Duration = Duration::from_millis(100);
+/// Until the first look at whether something has come by an inbound SA.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+/// The longest time between two such looks: peers that have nothing to send for hours cost little.
+const LOOKS_APART_MAX: Duration = Duration::from_millis(3200);
+
 /// The pair.
 pub(super) struct Pair {
     sas: SaPair,
@@ -23,6 +31,8 @@ pub(super) struct Pair {
     inbound: Vec<XfrmSelector>,
     /// The outbound SA is in the kernel, and in use.
     pub(super) active: bool,
+    /// It is in the kernel until then, and no longer in use.
+    rests: Option<Instant>,
     /// What the outbound SA had counted when it was taken away.
     pub(super) sent: SaCounters,
     /// Where it goes on if it is put in use again. `None`: nobody knows.
@@ -31,6 +41,8 @@ pub(super) struct Pair {
     pub(super) in_nic: (bool, bool),
     /// [`SaEvent::FirstInbound`](sekisho_esp::sa::SaEvent::FirstInbound) was told.
     pub(super) first_told: bool,
+    /// When to look for that packet, and how long after the look before.
+    first_look: (Instant, Duration),
     /// That one of its SAs is gone was told.
     pub(super) loss_told: bool,
     /// What inbound SAs have refused that moved.
@@ -58,10 +70,12 @@ impl Pair {
             outbound,
             inbound,
             active: false,
+            rests: None,
             in_nic: (false, false),
             sent: SaCounters::default(),
             onward: Some(Sequence::default()),
             first_told: false,
+            first_look: (Instant::now() + FIRST_LOOK, FIRST_LOOK),
             loss_told: false,
             refused_before: SaCounters::default(),
             remapped: None,
@@ -124,9 +138,37 @@ impl Pair {
         self.leaves.is_some_and(|at| at <= now)
     }
 
-    /// Whether its first packet is still to be told of.
-    pub(super) fn awaits_first(&self) -> bool {
-        !self.active && !self.first_told && self.leaves.is_none()
+    /// Another pair is sent with from now on. Its outbound SA stays for what is under way.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.active = false;
+        self.rests = Some(now + REST);
+    }
+
+    /// Whether its outbound SA is in the kernel, in use or not.
+    pub(super) fn can_send(&self) -> bool {
+        self.active || self.rests.is_some()
+    }
+
+    /// Whether its outbound SA has stood on for long enough.
+    pub(super) fn has_rested(&self, now: Instant) -> bool {
+        self.rests.is_some_and(|at| at <= now)
+    }
+
+    /// Its outbound SA, which is in the kernel, is in use.
+    pub(super) fn send(&mut self) {
+        self.active = true;
+        self.rests = None;
+    }
+
+    /// Whether to look now for its first packet, which is still to be told of. The longer none comes, the rarer.
+    pub(super) fn awaits_first(&mut self, now: Instant) -> bool {
+        let (at, apart) = self.first_look;
+        let is_due = !self.active && !self.first_told && self.leaves.is_none() && at <= now;
+        if is_due {
+            let apart = (apart * 2).min(LOOKS_APART_MAX);
+            self.first_look = (now + apart, apart);
+        }
+        is_due
     }
 
     /// Notes where authentic ESP came from; says whether it is news.
@@ -176,6 +218,7 @@ impl Pair {
 
     /// The outbound SA was taken away; what it had counted, and its last numbers. `None`: it was gone already.
     pub(super) fn stopped(&mut self, left: Option<(SaCounters, Sequence)>) {
+        (self.active, self.rests) = (false, None);
         if let Some((counters, _)) = left {
             self.sent = counters;
         }
@@ -272,6 +315,39 @@ mod tests {
             let onward = pair.resumed().expect("known").sequence.sent;
             assert!((least..=most).contains(&onward), "{onward} after {sent}, ESN {esn}");
         }
+    }
+
+    #[test]
+    fn the_outbound_sa_stands_on_for_what_is_under_way() {
+        let (mut pair, now) = (pair(true), Instant::now());
+        assert!(!pair.can_send());
+        pair.send();
+        assert!(pair.can_send() && !pair.has_rested(now + REST));
+        pair.rest(now);
+        assert!(!pair.active && pair.can_send());
+        assert!(!pair.has_rested(now) && pair.has_rested(now + REST));
+        // Put in use again before that, it stays.
+        pair.send();
+        assert!(pair.active && !pair.has_rested(now + REST));
+        pair.rest(now);
+        pair.stopped(None);
+        assert!(!pair.can_send() && !pair.has_rested(now + REST));
+    }
+
+    #[test]
+    fn a_first_packet_that_does_not_come_is_looked_for_ever_more_rarely() {
+        let mut pair = pair(true);
+        let begun = Instant::now();
+        let hour = 3_600_000;
+        let looks = (0..hour / 100).map(|tick| begun + Duration::from_millis(tick * 100 + 100));
+        let at: Vec<Duration> =
+            looks.filter(|now| pair.awaits_first(*now)).map(|now| now.duration_since(begun)).collect();
+        assert!(at.len() < 1200, "{} looks in an hour", at.len());
+        assert!(at.iter().take_while(|at| **at <= Duration::from_secs(2)).count() >= 4, "{:?}", &at[..5]);
+        let most = at.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert_eq!(most, Some(LOOKS_APART_MAX));
+        pair.first_told = true;
+        assert!(!pair.awaits_first(begun + Duration::from_millis(2 * hour)));
     }
 
     #[test]

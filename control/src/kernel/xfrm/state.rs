@@ -33,8 +33,9 @@ const FLAG_ESN: u8 = 128;
 const NO_LIMIT: u64 = u64::MAX;
 /// UDP_ENCAP_ESPINUDP.
 const ESP_IN_UDP: u16 = 2;
-/// Milliseconds between two reports of one changed NAT mapping: enough to follow, too few to flood.
-const MAPPING_PERIOD: u32 = 1000;
+/// Seconds that must have passed before the kernel tells once more of packets from a port that it has told of, be it of another
+/// address now. Of another port it tells at once. Enough to follow, too few to flood.
+const MAPPING_PERIOD: u32 = 1;
 
 /// Numbers left out where an outbound SA is made once more: more than can be sent by the former one after it was looked at.
 const LEFT_OUT: u64 = 1 << 16;

@@ -280,21 +280,31 @@ impl Inner {
             return Ok(());
         }
         let (port, name, resource) = (pair.port(), pair.name().clone(), pair.resource());
-        // Both stand side by side for a moment, under the same policies: whichever the kernel takes, the peer has it.
-        let local = pair.outer().local.ip();
-        let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.resumed()? })?;
-        let in_nic = self.wish.heard(local, worker);
+        let is_there = pair.can_send();
+        let in_nic = if is_there {
+            pair.in_nic.1
+        } else {
+            let local = pair.outer().local.ip();
+            let worker = self.writer.add(&State { offload: self.wish.of(local), ..pair.resumed()? })?;
+            self.wish.heard(local, worker)
+        };
         let former = self.in_use.insert((port, name, resource), spi_in);
         if let Some(pair) = former.and_then(|spi| self.pairs.get_mut(&spi)) {
-            pair.active = false;
+            pair.rest(Instant::now());
         }
         if let Some(pair) = self.pairs.get_mut(&spi_in) {
-            pair.active = true;
+            pair.send();
             pair.in_nic.1 = in_nic;
         }
         former.into_iter().chain([spi_in]).for_each(|spi| self.ask_policies(spi));
+        // Both stand side by side. Under a policy that is new the kernel looks for an SA, and takes the newest.
+        self.policies.write_again(Asker::Pair(spi_in));
         self.settle_policies()?;
-        former.map_or(Ok(()), |spi| self.stop_sending(spi))
+        match former {
+            // Not where the older one is put in use again.
+            Some(former) if is_there => self.stop_sending(former),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the outbound SA away, and keeps what it has counted.
@@ -325,13 +335,23 @@ impl Inner {
 
     /// Takes the inbound SA away, too.
     fn forget(&mut self, spi_in: u32) -> Result<(), SaError> {
+        let stopped = self.end_rest(spi_in);
         let Some(pair) = self.pairs.remove(&spi_in) else { return Ok(()) };
         let removed = self.writer.remove(&pair.inbound().id);
         self.ask_policies(spi_in);
-        self.settle_policies().and(removed)
+        self.settle_policies().and(removed).and(stopped)
+    }
+
+    /// Takes an outbound SA away that is there and not in use.
+    fn end_rest(&mut self, spi_in: u32) -> Result<(), SaError> {
+        match self.pairs.get(&spi_in) {
+            Some(pair) if pair.can_send() && !pair.active => self.stop_sending(spi_in),
+            _ => Ok(()),
+        }
     }
 
     fn repath(&mut self, spi_in: u32, outer: Outer) -> Result<(), SaError> {
+        self.end_rest(spi_in)?;
         let pair = self.pairs.get_mut(&spi_in).ok_or(SaError::Unknown(spi_in))?;
         let former = pair.outer();
         let outer = super::pair::canonical(outer);
@@ -379,7 +399,7 @@ impl Inner {
     fn counters(&mut self, spi_in: u32) -> Result<PairCounters, SaError> {
         let pair = self.pairs.get_mut(&spi_in).ok_or(SaError::Unknown(spi_in))?;
         let inbound = self.writer.counters(&pair.inbound().id)?;
-        let outbound = match pair.active {
+        let outbound = match pair.can_send() {
             true => self.writer.counters(&pair.outbound().id)?,
             false => Some(pair.sent),
         };
@@ -413,14 +433,24 @@ impl Inner {
             return;
         }
         self.looked = now;
+        let rested: Vec<u32> =
+            self.pairs.values().filter(|pair| pair.has_rested(now)).map(Pair::spi_in).collect();
+        for spi_in in rested {
+            if let Err(error) = self.stop_sending(spi_in) {
+                tracing::error!(%error, spi_in = format!("{spi_in:#010x}"), "outbound SA stays in the kernel");
+            }
+        }
         let due: Vec<u32> = self.pairs.values().filter(|pair| pair.is_due(now)).map(Pair::spi_in).collect();
         for spi_in in due {
             if let Err(error) = self.forget(spi_in) {
                 tracing::error!(%error, spi_in = format!("{spi_in:#010x}"), "inbound SA stays in the kernel");
             }
         }
-        let waiting: Vec<u32> =
-            self.pairs.values().filter(|pair| pair.awaits_first()).map(Pair::spi_in).collect();
+        let waiting: Vec<u32> = self
+            .pairs
+            .values_mut()
+            .filter_map(|pair| pair.awaits_first(now).then(|| pair.spi_in()))
+            .collect();
         for spi_in in waiting {
             let received = self.counters(spi_in).is_ok_and(|counters| counters.inbound.packets > 0);
             if let (true, Some(pair)) = (received, self.pairs.get_mut(&spi_in)) {
