@@ -14,6 +14,8 @@ use sekisho_tests::lab::patience::stretch;
 use sekisho_tests::lab::plan::Place;
 use sekisho_tests::stage;
 
+use super::load::grown;
+
 const PEERS: u32 = 500;
 /// Of them, those whose handshake or rekeying is under way at a time: fewer than from which on cookies are asked for.
 const AT_ONCE: usize = 24;
@@ -56,7 +58,7 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
     let everybody = Questions { initiators: 0..PEERS, at_once: QUESTIONS, bytes: BYTES };
     peers.start_traffic(lab, everybody.clone())?;
     await_all(&mut peers, patience)?;
-    let first = whole(peers.end_traffic()?, "after everybody has connected")?;
+    let first = whole(&centre, peers.end_traffic()?, "after everybody has connected")?;
 
     // Keys of everybody's IKE SA and child SA, with traffic from before the first to after the last.
     peers.start_traffic(lab, everybody.clone())?;
@@ -65,7 +67,7 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
     peers.settle(PEERS, patience)?;
     await_all(&mut peers, patience)?;
     peers.go_on(TIME)?;
-    let meanwhile = whole(peers.end_traffic()?, "while keys were renewed")?;
+    let meanwhile = whole(&centre, peers.end_traffic()?, "while keys were renewed")?;
 
     // Some leave. The others' packets are not touched by it.
     let staying = PEERS - LEAVING;
@@ -75,7 +77,7 @@ fn in_the_lab(lab: &Lab) -> Result<String> {
     peers.go_on(TIME)?;
     peers.close_some(&leaving)?;
     await_all(&mut peers, patience)?;
-    let after = whole(peers.end_traffic()?, "while others left")?;
+    let after = whole(&centre, peers.end_traffic()?, "while others left")?;
 
     let status = centre.status()?;
     ensure!(status.connections_up() == staying as usize, "{} are up", status.connections_up());
@@ -114,9 +116,13 @@ fn await_all(peers: &mut Initiators, patience: Duration) -> Result<()> {
     }
 }
 
-/// Nothing of it was lost, nor came to another.
-fn whole(exchanged: Exchanged, when: &str) -> Result<Exchanged> {
-    let Exchanged { lost, strays, told, .. } = &exchanged;
-    ensure!(*lost == 0 && *strays == 0, "{when}: {lost} are lost, {strays} strays: {}", told.join("; "));
+/// Nothing of it was lost, nor came to another. What the centre has dropped since its start is told otherwise.
+fn whole(centre: &Sekishod, exchanged: Exchanged, when: &str) -> Result<Exchanged> {
+    let Exchanged { lost, strays, told, answered, .. } = &exchanged;
+    ensure!(
+        *lost == 0 && *strays == 0,
+        "{when}: {lost} are lost of {answered}, {strays} strays: {}",
+        told.iter().cloned().chain(grown(centre, Vec::new())).collect::<Vec<_>>().join("; ")
+    );
     Ok(exchanged)
 }

@@ -165,7 +165,7 @@ fn judged((figure, grown): (String, Vec<String>), outcome: &Outcome) -> Result<S
 }
 
 /// What the data path of a gateway counts, by name; nothing where it does not say.
-fn dropped(gateway: &Sekishod) -> Vec<(String, u64)> {
+pub(super) fn dropped(gateway: &Sekishod) -> Vec<(String, u64)> {
     let counters = || -> Result<Vec<(String, u64)>> {
         let status: serde_json::Value = serde_json::from_str(&gateway.sekisho(&["status", "--json"])?)?;
         let engine =
@@ -181,7 +181,7 @@ fn dropped(gateway: &Sekishod) -> Vec<(String, u64)> {
 }
 
 /// What has grown of it, for whoever reads why something is missing.
-fn grown(gateway: &Sekishod, before: Vec<(String, u64)>) -> Vec<String> {
+pub(super) fn grown(gateway: &Sekishod, before: Vec<(String, u64)>) -> Vec<String> {
     let known = |name: &str| before.iter().find(|(known, _)| known == name).map_or(0, |(_, count)| *count);
     let now = dropped(gateway).into_iter().filter(|(name, count)| *count > known(name));
     now.map(|(name, count)| format!("{} {name} +{}", gateway.name(), count - known(&name))).collect()
