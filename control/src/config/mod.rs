@@ -127,8 +127,8 @@ pub struct Gateway {
     /// Most workers of the user-space ESP engine; `None`: as many as there are processors.
     pub engine_workers: Option<u32>,
     /// How long a packet may wait at a NIC for others to be taken with it while that engine is used; zero: NICs stay as they
-    /// are.
-    pub engine_batch: Duration,
+    /// are; `None`: as long as [`Gateway::engine_batch`] says.
+    pub engine_batch: Option<Duration>,
 }
 
 /// `[timeouts]`.
