@@ -10,7 +10,7 @@ use sekisho_abi::port::engine_mac;
 
 use super::{GONE, Ground, INNER_DEVICE};
 use crate::config::{Config, VpnPort};
-use crate::kernel::{Kernel, Ledger, Link, Made, Route};
+use crate::kernel::{Kernel, Ledger, Link, Route};
 
 impl Ground {
     pub(super) fn tunnel_mtu(&self, config: &Config, port: &VpnPort) -> u16 {
@@ -70,19 +70,7 @@ impl Ground {
     /// tells senders so.
     pub(super) async fn resize_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
         self.resize_engine()?;
-        let devices: BTreeSet<String> =
-            config.vpn_ports.iter().filter_map(|port| Some(self.vpn_device(port.id)?.name.clone())).collect();
-        let of_tunnels =
-            |made: &&Made| matches!(made, Made::Route(route) if devices.contains(&route.interface));
-        let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
         self.route_into_tunnels(config).await?;
-        let now: Vec<u16> = config.vpn_ports.iter().map(|port| self.tunnel_mtu(config, port)).collect();
-        for made in former {
-            // The same route with another MTU has taken its place.
-            if matches!(&made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu))) {
-                self.ledger.strike(&made)?;
-            }
-        }
         self.sizes_are_told();
         Ok(())
     }
