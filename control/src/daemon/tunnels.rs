@@ -172,15 +172,6 @@ impl Tunnels {
     }
 }
 
-/// Closes every IKE SA of a connection: both ends may have opened it at once.
-fn close_sas(now: Instant, name: &str, endpoint: &mut Endpoint) {
-    let sas = endpoint.ike_sas().filter(|sa| sa.connection.as_deref() == Some(name));
-    for ike in sas.map(|sa| sa.ike).collect::<Vec<_>>() {
-        // Gone meanwhile is as good.
-        let _ = endpoint.close(now, ike);
-    }
-}
-
 /// A reason as records name it.
 fn word(reason: CloseReason) -> String {
     format!("{reason:?}").to_lowercase()

@@ -96,12 +96,6 @@ fn measure(session: &mut Session, scenario: &'static str, datapath: &'static str
             }
         }
         session.progress(format_args!("{count} connected"));
-        let looked = population.look()?;
-        for (name, time) in [("CPU time of a status", looked.status), ("CPU time of a scrape", looked.scrape)]
-        {
-            let figure = Figure { at: Some(f64::from(count)), ..milliseconds(name) };
-            session.record(&figure, time.as_secs_f64() * 1e3);
-        }
         lost += traffic(session, scenario, datapath, &mut population)?;
     }
     let connected = population.connected()?;
@@ -118,6 +112,13 @@ fn measure(session: &mut Session, scenario: &'static str, datapath: &'static str
     }
     for count in COUNTS.into_iter().rev() {
         population.shrink_to(count)?;
+        // Not on the way up: what it takes for a moment would be told as what peers take.
+        let looked = population.look()?;
+        for (name, time) in [("CPU time of a status", looked.status), ("CPU time of a scrape", looked.scrape)]
+        {
+            let figure = Figure { at: Some(f64::from(count)), ..milliseconds(name) };
+            session.record(&figure, time.as_secs_f64() * 1e3);
+        }
         lost += traffic(session, scenario, datapath, &mut population)?;
     }
     let how = format!("{most} peers, each with its own host; {lost} lost in all, none came to another");
