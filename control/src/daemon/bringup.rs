@@ -182,6 +182,7 @@ impl Ground {
         self.keep_or_start_engine(config)?;
         // One that goes on knows the links as they were: they are looked at here, and so found unchanged afterwards.
         self.resize_engine()?;
+        self.resize_xfrm_interfaces().await?;
 
         self.maps.neighbours.set(&port_entries::bound_ports(config))?;
         self.maps.set_ports(&self.ports(config))?;

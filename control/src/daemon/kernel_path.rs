@@ -43,7 +43,7 @@ impl Ground {
         let mut interfaces = BTreeMap::new();
         // SAs outlive a crash, and their interfaces; the ledger remembers both.
         self.kernel.note_xfrm(&mut self.ledger)?;
-        let mtu = self.links.iter().map(|link| link.mtu).max().unwrap_or(1500);
+        let mtu = self.largest_link();
         for port in &config.vpn_ports {
             let name = interface_name(port.id);
             let link = self.kernel.xfrm_interface(&mut self.ledger, &name, port.id).await?;
@@ -65,6 +65,20 @@ impl Ground {
         self.xfrm_interfaces = interfaces;
         // Whoever makes them puts the ports in force as well.
         self.look_at_policies().map(drop)
+    }
+
+    /// The interfaces carry packets as large as the largest of the ports does now: what fits a tunnel say its routes and the
+    /// filter.
+    pub(super) async fn resize_xfrm_interfaces(&mut self) -> Result<(), KernelError> {
+        let mtu = self.largest_link();
+        for link in self.xfrm_interfaces.values_mut().filter(|link| link.mtu != mtu) {
+            *link = self.kernel.set_tunnel_up(link, mtu).await?;
+        }
+        Ok(())
+    }
+
+    fn largest_link(&self) -> u16 {
+        self.links.iter().map(|link| link.mtu).max().unwrap_or(1500)
     }
 
     /// What comes out of an interface is held against policies: without them whoever has one SA speaks for every network.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | this loop | IKE engine, connections, maps, netlink | |
 //! | `sockets` (one a UDP socket) | the socket's reading side | bounded channels of datagrams: peers', strangers' |
+//! | `too_big` | raw sockets of ICMP | bounded channel of destinations |
 //! | `crl` (one a CRL) | the connection to its server | bounded channel of CRLs |
 //! | `api`, `metrics` (one a client) | the client | bounded channel of requests |
 //! | reader of a changed configuration | nothing | channel of one checked configuration |
@@ -36,6 +37,7 @@ mod run_directory;
 mod sas;
 mod sockets;
 mod stop;
+mod too_big;
 mod trunk;
 mod tunnels;
 mod uplinks;
@@ -67,6 +69,7 @@ use self::datapath::{Choice, Proven};
 use self::paths::{Look, Paths, Peers};
 use self::sas::forward_sa_events;
 use self::sockets::{Outlet, Sockets};
+use self::too_big::TooBig;
 use self::tunnels::Tunnels;
 use crate::api::{self, Pending, Request};
 use crate::causes::told;
@@ -157,6 +160,8 @@ struct Daemon {
     datagrams: Outlet,
     /// ESP that came in fragments.
     reassembled: mpsc::Receiver<Reassembled>,
+    /// What routers say of packets of ours.
+    too_big: TooBig,
     crl_files: CrlFiles,
     crl_sender: mpsc::Sender<Fetched>,
     crls: mpsc::Receiver<Fetched>,
@@ -194,6 +199,7 @@ impl Daemon {
         let (inlet, datagrams, reassembled) = sockets::channels(endpoint.known_spis());
         let locals: BTreeSet<IpAddr> = uplinks::configured(&config).collect();
         let sockets = Sockets::bind(locals, inlet, ground.xfrm.is_some())?;
+        let too_big = TooBig::listen(ground.kernel.has_ipv6()).context("cannot open raw sockets for ICMP")?;
         let (crl_sender, crls) = mpsc::channel(crl::FETCHED_MAX);
         let evidence = Recorder::start(&config.evidence).context("[evidence] `directory`")?;
         evidence.set_names(Names::of(&config, &Names::default()));
@@ -217,6 +223,7 @@ impl Daemon {
             sockets,
             datagrams,
             reassembled,
+            too_big,
             crl_sender,
             crls,
             sa_events,
@@ -297,6 +304,7 @@ impl Daemon {
                         tracing::warn!(%error, "neighbours not refreshed");
                     }
                 }
+                said = self.too_big.said() => self.refresh_paths(Look::Said(said)).await,
                 Some(packet) = self.reassembled.recv() => {
                     if let Some(engine) = &self.ground.engine {
                         engine.take_reassembled(packet);
@@ -368,21 +376,28 @@ impl Daemon {
             return;
         }
         let are_new = matches!(look, Look::New(_));
+        let was_said = matches!(look, Look::Said(_));
         let peers = match look {
             Look::New(peers) => peers,
+            Look::Said(peers) => self.paths.asked_among(&peers),
             Look::Turn | Look::All => {
                 let all: Peers = self.tunnels.peers().collect();
                 self.paths.keep_only(engine, &all);
                 if matches!(look, Look::Turn) { self.paths.turn(&all) } else { all }
             }
         };
+        let before = self.paths.mtus(&peers);
         let Ground { kernel, links, .. } = &self.ground;
         if let Err(error) = self.paths.refresh(kernel, engine, links, &self.tunnels.uplinks, &peers).await {
             tracing::warn!(%error, "ways to the peers not refreshed");
         }
-        if are_new && peers.keys().all(|peer| self.paths.mtu(*peer).is_none()) {
-            // Nothing can have become narrower.
+        let now = self.paths.mtus(&peers);
+        if are_new && now.is_empty() || was_said && now == before {
+            // Nothing has become narrower.
             return;
+        }
+        for (peer, mtu) in now.iter().filter(|(peer, mtu)| was_said && before.get(*peer) != Some(*mtu)) {
+            tracing::info!(%peer, mtu, "a router has told of a narrower path");
         }
         let mut narrow = BTreeMap::<u16, u16>::new();
         for (port, peer) in self.tunnels.ends() {

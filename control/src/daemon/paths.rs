@@ -4,7 +4,7 @@
 //! The kernel answers "which way?" and "how large?" (route lookup) and "which Ethernet address?" (neighbour table). Neither XDP nor
 //! AF_XDP makes the kernel confirm a neighbour, so stale entries that are in use are asked for again here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::Bound;
 
@@ -28,6 +28,8 @@ pub(super) type Peers = BTreeMap<IpAddr, IpAddr>;
 pub(super) enum Look {
     /// That of these, to whom ESP goes since just now.
     New(Peers),
+    /// That of those among them to whom ESP goes: a router has said that a packet there was too big.
+    Said(BTreeSet<IpAddr>),
     /// By the clock: everybody's in turn.
     Turn,
     /// Everybody's: something has changed.
@@ -112,6 +114,16 @@ impl Paths {
     /// Largest packet that gets through to a peer, bytes, where less than the link carries.
     pub(super) fn mtu(&self, peer: IpAddr) -> Option<u16> {
         self.known.get(&peer)?.mtu.and_then(|mtu| u16::try_from(mtu).ok())
+    }
+
+    /// The same of all these that have less.
+    pub(super) fn mtus(&self, peers: &Peers) -> BTreeMap<IpAddr, u16> {
+        peers.keys().filter_map(|peer| Some((*peer, self.mtu(*peer)?))).collect()
+    }
+
+    /// Those of these addresses that were looked up before, as ESP goes there.
+    pub(super) fn asked_among(&self, addresses: &BTreeSet<IpAddr>) -> Peers {
+        addresses.iter().filter_map(|peer| Some((*peer, *self.asked.get(peer)?))).collect()
     }
 
     /// Whether the way from our address to this peer was looked up.
@@ -245,5 +257,12 @@ mod tests {
         assert_eq!(paths.known.len(), 3);
         assert!(left.keys().all(|peer| paths.has_asked(*peer, local)));
         assert_eq!(paths.asked, left);
+    }
+
+    #[test]
+    fn a_strangers_address_is_not_looked_up() {
+        let paths = Paths { asked: peers(3), ..Paths::default() };
+        let said = peers(5).into_keys().skip(2).collect();
+        assert_eq!(paths.asked_among(&said), peers(3).into_iter().skip(2).collect());
     }
 }

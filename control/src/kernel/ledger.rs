@@ -443,6 +443,28 @@ mod tests {
         assert_eq!(entries(&Ledger::open(&path).expect("opens again")), [route("fd10:0::", 1390)]);
     }
 
+    /// Routes whose MTU goes up and down for as long as a gateway runs.
+    #[test]
+    fn what_is_made_and_struck_out_many_times_leaves_nothing_behind() {
+        let directory = tempfile::TempDir::new().expect("a folder");
+        let path = directory.path().join("ledger.json");
+        let networks = ["fd10:2::", "fd10:3::", "fd10:4::"];
+        let mut ledger = Ledger::open(&path).expect("opens");
+        for round in 0..100 {
+            for network in networks {
+                let now = route(network, [1390, 1280][round % 2]);
+                ledger.note(now.clone()).expect("notes");
+                ledger.note(now.clone()).expect("notes");
+                ledger.strike_replaced(&now).expect("strikes");
+            }
+        }
+        let last = networks.map(|network| route(network, 1280));
+        assert_eq!((entries(&ledger), ledger.stale()), (last.to_vec(), vec![]));
+        assert_eq!(entries(&Ledger::open(&path).expect("opens again")), last);
+        let lines = fs::read(&path).expect("a file").iter().filter(|byte| **byte == b'\n').count();
+        assert!(lines <= 2 * last.len() + GONE_LINES, "{lines} lines");
+    }
+
     /// A journal of all kinds of lines, and what it says after each of them.
     fn history(path: &Path) -> Vec<Vec<Made>> {
         let mut ledger = Ledger::open(path).expect("opens");

@@ -12,6 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use super::readable;
 use crate::lab::namespace::Namespace;
 
+/// Longest UDP payload.
+const DATAGRAM_MAX: usize = 65_535;
+
 /// An echo that runs. Dropping it ends it.
 #[derive(Debug)]
 pub struct Echo {
@@ -27,7 +30,7 @@ impl Echo {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let mut buffer = [0; 2048];
+            let mut buffer = vec![0; DATAGRAM_MAX];
             while !stopped.load(Ordering::Relaxed) {
                 if readable(&socket, Duration::from_millis(50)).unwrap_or(false)
                     && let Ok((length, from)) = socket.recv_from(&mut buffer)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use etherparse::IpNumber;
 use libtest_mimic::Trial;
-use sekisho_tests::gateway::settings::ECHO;
+use sekisho_tests::gateway::settings::{ECHO, LOAD};
 use sekisho_tests::lab::namespace::Namespace;
 use sekisho_tests::lab::patience::until;
 use sekisho_tests::lab::plan::{Family, Place};
@@ -17,6 +17,7 @@ use sekisho_tests::scenario::site::Site;
 use sekisho_tests::stage::{self, Stage, Test};
 use sekisho_tests::traffic::frame::Addressing;
 use sekisho_tests::traffic::inject::Injector;
+use sekisho_tests::traffic::numbered::{Numbered, Pace};
 use sekisho_tests::traffic::tcp::{Conversation, Service};
 use sekisho_tests::traffic::{ping, udp};
 
@@ -36,6 +37,18 @@ const HTTPS: u16 = 443;
 const UDP_PORT: u16 = 5353;
 /// What goes to and fro in a conversation: many segments of full size.
 const SAID: usize = 60_000;
+/// Ports that are made wider than Ethernet; veth pairs with XDP go up to some 3,500.
+const WIDE: u32 = 3000;
+/// How often a link narrows beneath a stream, and how often at least a router's word must be what had the gateway look at its
+/// route: it looks once a second in any case, and that may be in the same moment.
+const FALLS: usize = 4;
+const BY_WORD: usize = 3;
+/// From the gateway's look at the clock, which has found the path wide, to some time before the next.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// What the gateway logs then.
+const HEARD: &str = "a router has told of a narrower path";
+/// A datagram each 2 ms that fits the tunnel before, and not then.
+const STREAM: Pace = Pace { rate: 500, bytes: 1350 };
 /// How often a line changes while a file is reloaded: which of the two the gateway sees first is chance.
 const BESIDE_A_RELOAD: u32 = 4;
 /// Patience for what follows from a packet at once.
@@ -44,11 +57,13 @@ const SOON: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_millis(500);
 
 pub(crate) fn trials(stage: &Stage) -> Vec<Trial> {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 9] = [
         ("a_narrower_uplink_is_told_of_by_the_gateway", uplink),
         ("a_tunnel_is_told_of_by_the_gateway", tunnel),
         ("a_wider_line_beside_a_reload_carries_full_packets", beside_a_reload),
         ("a_narrower_link_on_the_way_to_the_peer_is_learned", on_the_way),
+        ("a_line_that_narrows_beneath_a_stream_is_followed_at_a_routers_word", beneath_a_stream),
+        ("lines_wider_than_the_engines_frames_lose_nothing", wider_than_frames),
         ("esp_in_fragments_is_put_together", fragments),
         ("a_narrower_link_beyond_is_told_of_through_the_gateway", beyond),
         ("what_fits_no_flow_is_not_believed", forged),
@@ -258,6 +273,85 @@ fn on_the_way(site: &mut Site) -> Result<String> {
     }
     usual(site)?;
     Ok(format!("{} of {UPLINK}", told.join(", ")))
+}
+
+/// A link on the way narrows while much is under way. The gateway is told with the first packet that is too big, and looks then.
+fn beneath_a_stream(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    let (internet, peer, gateway) =
+        (site.at(Place::Internet), site.at(Place::Centre), site.at(Place::Clinic));
+    let (lan1, host) = (site.at(Place::Lan1), site.at(Place::Server));
+    let line = [(&internet, "centre"), (&peer, "wan")];
+    let server = Place::Server.socket(Family::V4, LOAD);
+    let log_before = site.clinic.log().len();
+    let mut lost = Vec::new();
+    for _ in 0..FALLS {
+        // The gateway looks once a second, and when its own routes have changed: in the middle between two looks of that kind.
+        std::thread::sleep(BETWEEN_LOOKS);
+        let stream = Numbered::start(&lan1, &host, server, STREAM)?;
+        set_mtu(line, UPLINK)?;
+        let told = until(SOON, "the sender hears of the narrower tunnel", || {
+            Ok((known(&lan1, server.ip())? < UPLINK).then_some(()))
+        });
+        lost.push(stream.stop()[0].lost());
+        set_mtu(line, ETHERNET)?;
+        told?;
+        forget_paths(&gateway)?;
+        routed(&gateway, ETHERNET)?;
+        forget(site)?;
+    }
+    usual(site)?;
+    let heard = site.clinic.log().get(log_before..).unwrap_or_default().matches(HEARD).count();
+    ensure!(heard >= BY_WORD, "{heard} of {FALLS} times by the router's word; lost: {lost:?}");
+    Ok(format!("{heard} of {FALLS} times by the router's word; lost of {} a second: {lost:?}", STREAM.rate))
+}
+
+/// Every port gets a larger MTU than the engine's frames have room for, while it runs. Then a tunnel carries as much as
+/// they do, and hosts are told.
+fn wider_than_frames(site: &mut Site) -> Result<String> {
+    usual(site)?;
+    let [internet, peer, gateway, lan1, host] =
+        [Place::Internet, Place::Centre, Place::Clinic, Place::Lan1, Place::Server]
+            .map(|place| site.at(place));
+    let cables = [
+        [(&lan1, "eth0"), (&gateway, "lan1")],
+        [(&internet, "clinic"), (&gateway, "wan")],
+        [(&internet, "centre"), (&peer, "wan")],
+        [(&host, "eth0"), (&peer, "lan")],
+    ];
+    let resize = |mtu| cables.into_iter().try_for_each(|cable| set_mtu(cable, mtu));
+    resize(WIDE)?;
+    let carried = carried_between(site, [&gateway, &peer], &lan1);
+    resize(ETHERNET)?;
+    forget_paths(&gateway)?;
+    forget(site)?;
+    let carried = carried?;
+    usual(site)?;
+    Ok(format!("{carried} of {WIDE}"))
+}
+
+/// What a wide tunnel carries, in words.
+fn carried_between(site: &Site, gateways: [&Namespace; 2], lan1: &Namespace) -> Result<String> {
+    let mut told = Vec::new();
+    for family in Family::BOTH {
+        let server = Place::Server.socket(family, ECHO);
+        for (gateway, far) in gateways.into_iter().zip([Place::Server, Place::Lan1]) {
+            until(SOON, &format!("a tunnel wider than {ETHERNET} in the {family} route"), || {
+                Ok((known(gateway, far.address(family))? > ETHERNET).then_some(()))
+            })?;
+        }
+        forget(site)?;
+        let inside = until(SOON, &format!("an MTU of the tunnel over {family}"), || {
+            // Over IPv6 a kernel tells of the next device's MTU before it tells of the route's.
+            asked(lan1, server, WIDE)?;
+            let now = known(lan1, server.ip())?;
+            Ok((now > ETHERNET && now < WIDE && asked(lan1, server, now)?).then_some(now))
+        })?
+        .0;
+        spoken(lan1, server)?;
+        told.push(format!("{inside} over {family}"));
+    }
+    Ok(told.join(", "))
 }
 
 /// A router on the way cuts ESP in pieces where its sender allowed that, and the peer's gateway takes the whole.

@@ -62,6 +62,16 @@ pub enum XskMode {
     Copy,
 }
 
+/// Bytes of a frame where nothing else is asked for.
+const FRAME_SIZE: u32 = 2048;
+/// Of them what the kernel keeps for itself before a received frame (XDP_PACKET_HEADROOM).
+const KERNEL_HEADROOM: u32 = 256;
+/// Of an Ethernet header.
+const ETHERNET: u32 = 14;
+/// Longest IP packet, bytes, that fits a frame of [`EngineConfig::new`], plaintext or ESP. The kernel drops longer ones before the
+/// engine could see them.
+pub const PACKET_MAX: u16 = (FRAME_SIZE - KERNEL_HEADROOM - ETHERNET) as u16;
+
 /// What an engine works with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -99,7 +109,7 @@ impl EngineConfig {
             outer,
             workers: 1,
             frames: 16_384,
-            frame_size: 2048,
+            frame_size: FRAME_SIZE,
             ring_size: 2048,
             mode: XskMode::Auto,
             acquire_interval: Duration::from_millis(250),

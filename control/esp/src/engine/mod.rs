@@ -39,7 +39,9 @@ mod umem;
 mod worker;
 mod xsk;
 
-pub use config::{EngineConfig, EngineError, L2Path, Link, MacAddress, Reassembled, WORKERS_MAX, XskMode};
+pub use config::{
+    EngineConfig, EngineError, L2Path, Link, MacAddress, PACKET_MAX, Reassembled, WORKERS_MAX, XskMode,
+};
 pub use counters::{DropReason, EngineStatistics, SocketStatistics};
 
 use std::collections::{BTreeMap, HashMap};

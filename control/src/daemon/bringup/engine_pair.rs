@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use sekisho_abi::map::Config as FilterConfig;
-use sekisho_esp::engine::Engine;
+use sekisho_esp::engine::{Engine, PACKET_MAX};
 
 use super::{ENGINE_DEVICE, GONE, Ground, INNER_DEVICE, takes_ike};
 use crate::config::Config;
@@ -24,7 +24,8 @@ impl Ground {
             self.tunnel = None;
             return Ok(());
         }
-        let mtu = self.links.iter().map(|link| link.mtu).max().unwrap_or(1500);
+        // Whatever the links carry, now or later, the engine's frames are as long as they are.
+        let mtu = PACKET_MAX;
         // An engine that runs writes to the MAC address that it was started with.
         let known = self.engine.as_ref().and(self.tunnel.as_ref()).map(|(inner, _)| inner.mac);
         let now = self.kernel.find_link(INNER_DEVICE).await?.map(|inner| inner.mac);

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::Context as _;
 use ipnet::IpNet;
 use sekisho_abi::port::engine_mac;
+use sekisho_esp::engine::PACKET_MAX;
 
 use super::{GONE, Ground, INNER_DEVICE};
 use crate::config::{Config, VpnPort};
@@ -14,7 +15,8 @@ use crate::kernel::{Kernel, Ledger, Link, Route};
 
 impl Ground {
     pub(super) fn tunnel_mtu(&self, config: &Config, port: &VpnPort) -> u16 {
-        tunnel_mtu(config, port, &self.links, self.narrow.get(&port.id).copied())
+        let frame = self.xfrm.is_none().then_some(PACKET_MAX);
+        tunnel_mtu(config, port, &self.links, self.narrow.get(&port.id).copied().into_iter().chain(frame))
     }
 
     /// The paths to the peers carry packets of these sizes now, by VPN port, where less than the links.
@@ -30,7 +32,15 @@ impl Ground {
             let mtu = narrow.get(&port.id);
             tracing::info!(zone = port.zone, mtu, "largest packet that gets through to the peers");
         }
+        let sizes = |ground: &Ground| -> Vec<u16> {
+            config.vpn_ports.iter().map(|port| ground.tunnel_mtu(config, port)).collect()
+        };
+        let before = sizes(self);
         let former = mem::replace(&mut self.narrow, narrow);
+        if sizes(self) == before {
+            // Tunnels have room for whole blocks: a few bytes change nothing, however often somebody says so.
+            return Ok(());
+        }
         let followed = match self.resize_tunnels(config).await {
             Ok(()) => self.put_ports_in_force(config),
             error => error,
@@ -70,6 +80,7 @@ impl Ground {
     /// tells senders so.
     pub(super) async fn resize_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
         self.resize_engine()?;
+        self.resize_xfrm_interfaces().await?;
         self.route_into_tunnels(config).await?;
         self.sizes_are_told();
         Ok(())
@@ -139,9 +150,9 @@ async fn routes_behind_vpn(
 }
 
 /// Largest packet that fits a tunnel whatever was negotiated: outer IPv6 (40), UDP (8), ESP header (8), the longest IV
-/// (16) and ICV (16); the rest is whole cipher blocks of 16 with the two trailer bytes in the last. `narrow`: what is
-/// known of the paths to its peers.
-fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link], narrow: Option<u16>) -> u16 {
+/// (16) and ICV (16); the rest is whole cipher blocks of 16 with the two trailer bytes in the last. `bounds`: what is
+/// known of the paths to its peers, and what the data path carries.
+fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link], bounds: impl Iterator<Item = u16>) -> u16 {
     let outside: BTreeSet<IpAddr> = port
         .connections
         .iter()
@@ -154,9 +165,8 @@ fn tunnel_mtu(config: &Config, port: &VpnPort, links: &[Link], narrow: Option<u1
         .zip(links)
         .filter(|(port, _)| port.addresses.iter().any(|net| outside.contains(&net.addr())))
         .map(|(_, link)| link.mtu)
-        .chain(narrow)
         .min()
         .unwrap_or(1500);
-    let payload = wan.saturating_sub(40 + 8 + 8 + 16 + 16);
+    let payload = bounds.fold(wan, u16::min).saturating_sub(40 + 8 + 8 + 16 + 16);
     (payload & !15).saturating_sub(2)
 }

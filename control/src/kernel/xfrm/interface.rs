@@ -71,7 +71,7 @@ impl Kernel {
         })
     }
 
-    /// Sets it up, with the MTU of the largest LAN: the kernel's routes carry the tunnel's.
+    /// Sets it up, with an MTU that no port exceeds: the kernel's routes carry the tunnel's.
     pub async fn set_tunnel_up(&self, link: &Link, mtu: u16) -> Result<Link, KernelError> {
         let message = LinkUnspec::new_with_index(link.index).mtu(u32::from(mtu)).up().build();
         self.change(message, &link.name).await?;
