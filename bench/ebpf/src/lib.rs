@@ -54,21 +54,25 @@ pub mod sunk {
     pub const BYTES: usize = 1;
 }
 
-/// Port of UDP to which everything is sent that the sinks count: from here on, one for each number of rules.
+/// Port to which everything is sent that the sinks count: from here on, one for each number of rules.
 pub const PORT_FIRST: u16 = 20_000;
 
 /// Whether a frame is one that the sinks count, by its EtherType, the protocol in its IPv4 or IPv6 header, and its ports:
-/// UDP with one end at [`PORT_FIRST`] or above. Ports and EtherType in network byte order.
+/// UDP with one end at [`PORT_FIRST`] or above, TCP to there. Ports and EtherType in network byte order.
 #[inline(always)]
 pub const fn is_counted(ethertype_be: u16, protocol: u8, ports_be: [u16; 2]) -> bool {
     const IPV4: u16 = 0x0800;
     const IPV6: u16 = 0x86dd;
+    const TCP: u8 = 6;
     const UDP: u8 = 17;
     let ethertype = u16::from_be(ethertype_be);
     let [source, destination] = [u16::from_be(ports_be[0]), u16::from_be(ports_be[1])];
     (ethertype == IPV4 || ethertype == IPV6)
-        && protocol == UDP
-        && (source >= PORT_FIRST || destination >= PORT_FIRST)
+        && match protocol {
+            TCP => destination >= PORT_FIRST,
+            UDP => source >= PORT_FIRST || destination >= PORT_FIRST,
+            _ => false,
+        }
 }
 
 #[cfg(test)]
@@ -80,6 +84,8 @@ mod tests {
         let ports = |source: u16, destination: u16| [source.to_be(), destination.to_be()];
         assert!(is_counted(0x0800_u16.to_be(), 17, ports(1024, PORT_FIRST)));
         assert!(is_counted(0x86dd_u16.to_be(), 17, ports(PORT_FIRST + 9, 1024)));
+        assert!(is_counted(0x0800_u16.to_be(), 6, ports(1024, PORT_FIRST)));
+        assert!(!is_counted(0x0800_u16.to_be(), 6, ports(PORT_FIRST, 1024)), "TCP from there");
         assert!(!is_counted(0x0806_u16.to_be(), 17, ports(1024, PORT_FIRST)), "ARP");
         assert!(!is_counted(0x86dd_u16.to_be(), 58, ports(1024, PORT_FIRST)), "neighbour discovery");
         assert!(!is_counted(0x0800_u16.to_be(), 17, ports(67, 68)), "DHCP");

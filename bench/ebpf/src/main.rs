@@ -1,11 +1,11 @@
 //! The measurements' own programs: `generate` makes frames out of nothing (XDP, run as `BPF_F_TEST_XDP_LIVE_FRAMES`), `sink`
 //! and `sink_skb` count and drop what arrives (XDP and tc ingress), `bare` hands every frame to another device without any
-//! question, which no gateway can beat; `to_socket` hands them to an AF_XDP socket; `nothing` does nothing. Linux 6.1 or later.
+//! question, which no gateway can beat, `bare_skb` does so for the kernel's packets (tc ingress); `to_socket` hands them to an AF_XDP socket; `nothing` does nothing. Linux 6.1 or later.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(missing_docs, reason = "aya's program macros expand to entry points without the docstring")]
 
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action};
-use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_redirect, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, DevMap, DevMapHash, PerCpuArray, XskMap};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -29,6 +29,10 @@ static SUNK: PerCpuArray<[u64; sunk::FIELDS]> = PerCpuArray::with_max_entries(1,
 // ifindex -> ifindex of the device that `bare` redirects to.
 #[map]
 static ACROSS: DevMapHash = DevMapHash::with_max_entries(2, 0);
+
+// ifindex of the device that `bare_skb` redirects to.
+#[map]
+static ONWARD: Array<u32> = Array::with_max_entries(1, 0);
 
 // The relay's socket on one device. A program with a map of its own for each of them.
 #[map]
@@ -144,6 +148,16 @@ fn bare(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel passes a valid context.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
     ACROSS.redirect(ifindex, 0).unwrap_or(xdp_action::XDP_PASS)
+}
+
+/// tc ingress, where packets come that shall leave by another device.
+#[classifier]
+fn bare_skb(_ctx: TcContext) -> i32 {
+    match ONWARD.get(0) {
+        // SAFETY: the helper has no preconditions.
+        Some(ifindex) => unsafe { bpf_redirect(*ifindex, 0) as i32 },
+        None => TC_ACT_SHOT,
+    }
 }
 
 /// XDP, a device of the relay: IPv4 goes to its socket, and the kernel answers for the rest, as ARP.

@@ -266,18 +266,7 @@ impl Generator {
 
     fn run(&self, namespace: &Namespace, work: impl FnOnce(&Self) -> Result<()> + Send) -> Result<Sent> {
         let before = self.arrived()?;
-        let cpu = cpu()?;
-        let cpu_time = namespace.run(|| {
-            let mut set = CpuSet::new();
-            set.set(cpu)?;
-            sched_setaffinity(Pid::from_raw(0), &set).context("staying on one CPU")?;
-            let softirq = softirq_thread(cpu)?;
-            let (began, put_off) = (cpu_time(), thread_time(&softirq)?);
-            work(self)?;
-            let spent = cpu_time() - began;
-            std::thread::sleep(SETTLE);
-            Ok(spent + thread_time(&softirq)?.saturating_sub(put_off))
-        })?;
+        let ((), cpu_time) = spent(namespace, || work(self))?;
         let done = self.progress()?;
         let frames = done[progress::SENT];
         ensure!(frames > 0, "the generator has sent nothing");
@@ -285,6 +274,26 @@ impl Generator {
         let time = Duration::from_nanos(done[progress::LAST_NS] - done[progress::BEGAN_NS]);
         Ok(Sent { frames, arrived, time, cpu: cpu_time })
     }
+}
+
+/// What work in a namespace costs that one CPU does: the CPU time of its thread, and of the kernel's for softirqs there. What
+/// it has sent has arrived by then, or is lost.
+pub(crate) fn spent<T: Send>(
+    namespace: &Namespace,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<(T, Duration)> {
+    let cpu = cpu()?;
+    namespace.run(|| {
+        let mut set = CpuSet::new();
+        set.set(cpu)?;
+        sched_setaffinity(Pid::from_raw(0), &set).context("staying on one CPU")?;
+        let softirq = softirq_thread(cpu)?;
+        let (began, put_off) = (cpu_time(), thread_time(&softirq)?);
+        let done = work()?;
+        let spent = cpu_time() - began;
+        std::thread::sleep(SETTLE);
+        Ok((done, spent + thread_time(&softirq)?.saturating_sub(put_off)))
+    })
 }
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {

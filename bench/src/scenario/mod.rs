@@ -4,6 +4,7 @@ pub mod filter;
 pub mod forwarding;
 pub mod goodput;
 pub mod ike;
+pub mod inward;
 pub mod life;
 pub mod peers;
 pub mod xfrm;
@@ -95,6 +96,13 @@ pub const ALL: &[Scenario] = &[
         seconds: [300, 300],
         only_named: true,
         run: peers::run_in_guest,
+    },
+    Scenario {
+        name: "inward",
+        about: "by which way decrypted packets come into the kernel: the engine's, and what else could be done; only where named",
+        seconds: [25, 60],
+        only_named: true,
+        run: inward::run,
     },
 ];
 

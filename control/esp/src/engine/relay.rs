@@ -1,5 +1,6 @@
-//! Two devices joined by the engine's sockets and nothing else: what comes by one leaves by the other, with other Ethernet
-//! addresses. No gateway that takes packets to user space this way can be faster, which is what measurements need it for.
+//! What measurements need: the engine's sockets and nothing else. Two devices joined by them: what comes by one leaves by the
+//! other, with other Ethernet addresses, and no gateway that takes packets to user space this way can be faster. And one device
+//! that frames are sent into: what the way of decrypted packets into the kernel costs.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,6 +17,10 @@ const FRAME_SIZE: u32 = 2048;
 const RING_SIZE: u32 = 2048;
 /// Frames taken from one end before the other has its turn, as in the engine.
 const BATCH: usize = 64;
+/// Before the first byte of a frame that is sent: as much as the engine leaves there.
+const HEADROOM: usize = 64;
+/// How often the kernel is asked to send a batch before the rest is left in the ring: far more than a busy device needs.
+const TRIES: u32 = 1000;
 /// Bytes of both Ethernet addresses.
 const ADDRESSES: usize = 12;
 
@@ -119,6 +124,53 @@ impl Relay {
         let milliseconds = libc::c_int::try_from(patience.as_millis()).unwrap_or(libc::c_int::MAX);
         // SAFETY: the array is as long as told and outlives the call. An error is as good as a wake-up: the next turn tells.
         unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, milliseconds) };
+    }
+}
+
+/// A socket that only sends, in copy mode as the engine's own on its veth pair.
+#[derive(Debug)]
+pub struct Source {
+    /// Dropped before the memory the kernel was given through it.
+    socket: Socket,
+    umem: Umem,
+}
+
+impl Source {
+    /// Opens the socket on the device's first queue.
+    ///
+    /// # Errors
+    /// As [`Engine::start`](super::Engine::start).
+    pub fn open(link: &Link) -> Result<Self, EngineError> {
+        let umem = Umem::new(FRAMES, FRAME_SIZE)?;
+        let socket = Socket::open(&umem, link, 0, RING_SIZE, XskMode::Copy, None)?;
+        Ok(Self { socket, umem })
+    }
+
+    /// Sends so many frames of so many bytes each, which `write` fills; what it leaves is what stood there before, zeros at
+    /// first. How many have found a place in the ring.
+    ///
+    /// # Errors
+    /// When a frame would be longer than the memory has them, or the device does not send.
+    pub fn send(&mut self, frames: usize, bytes: usize, write: impl Fn(&mut [u8])) -> io::Result<usize> {
+        let place = HEADROOM..HEADROOM.saturating_add(bytes);
+        let mut queued = 0;
+        self.socket.reap(&mut self.umem);
+        while queued < frames
+            && let Some(mut frame) = self.umem.take()
+        {
+            let buffer = self.umem.buffer(&mut frame).get_mut(place.clone());
+            write(buffer.ok_or(io::ErrorKind::InvalidInput)?);
+            if let Err(frame) = self.socket.queue(&mut self.umem, frame, &place) {
+                self.umem.give(frame);
+                break;
+            }
+            queued += 1;
+        }
+        let mut tries = 0;
+        while self.socket.flush(&mut self.umem)? && tries < TRIES {
+            tries += 1;
+        }
+        Ok(queued)
     }
 }
 
