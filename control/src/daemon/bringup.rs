@@ -239,6 +239,11 @@ impl Ground {
         Ok(())
     }
 
+    /// The interfaces of the ports: those with their addresses, and the NICs of VLANs.
+    pub(super) fn nics(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().chain(self.trunks.iter().flatten().map(|trunk| &trunk.nic))
+    }
+
     /// Whether every port has its interface.
     pub(super) fn is_whole(&self) -> bool {
         self.links.iter().all(|link| link.index != GONE)

@@ -247,7 +247,7 @@ impl Daemon {
         for due in [&mut watch_due, &mut neighbours_due] {
             due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        let watch = Watch::open()?;
+        let watch = Watch::open(self.ground.nics())?;
         self.follow_uplinks(Look::All).await;
         let (reader, mut read) = mpsc::channel(1);
         tracing::info!(gateway = &*self.config.gateway.name, "ready");
