@@ -5,6 +5,7 @@
 //! [`api`] and [`metrics`]; what happens → [`evidence`] → files and watchers ([`feed`]).
 
 pub mod api;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod daemon;

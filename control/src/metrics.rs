@@ -109,7 +109,9 @@ async fn answer(
     }) else {
         return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n"));
     };
-    Ok(match encode(&status) {
+    // Beside the loop, whose thread this is: with thousands of connections it takes longer than a packet may wait.
+    let encoded = tokio::task::spawn_blocking(move || encode(&status)).await;
+    Ok(match encoded.unwrap_or_else(|error| Err(prometheus::Error::Msg(error.to_string()))) {
         Ok(text) => {
             let mut response = Response::new(Full::new(Bytes::from(text)));
             let version = hyper::header::HeaderValue::from_static(prometheus::TEXT_FORMAT);

@@ -1,6 +1,6 @@
 //! Who is where: IKE SAs by number and by peer, child SAs by number. One lookup each, however many there are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use crate::config::ConnectionName;
@@ -13,8 +13,8 @@ use crate::wire::id::Identification;
 pub(crate) struct Directory {
     ikes: BTreeMap<IkeHandle, u64>,
     children: BTreeMap<ChildHandle, u64>,
-    /// The established ones; of a connection that has any.
-    by_connection: BTreeMap<ConnectionName, BTreeSet<IkeHandle>>,
+    /// Of a connection that has any, each with whether it is established.
+    by_connection: BTreeMap<ConnectionName, BTreeMap<IkeHandle, bool>>,
     by_peer: BTreeMap<ConnectionName, HashMap<Identification, BTreeMap<IkeHandle, Place>>>,
 }
 
@@ -28,10 +28,14 @@ struct Place {
 impl Directory {
     pub(crate) fn enter(&mut self, sa: &IkeSa) {
         self.ikes.extend(sa.state.handle().map(|handle| (handle, sa.spi)));
+        if let (Some(handle), Some(connection)) = (sa.state.handle(), sa.state.connection()) {
+            let is_established = matches!(sa.state, State::Established(_));
+            let of_connection = self.by_connection.entry(connection.name.clone()).or_default();
+            of_connection.insert(handle, is_established);
+        }
         if let State::Established(state) = &sa.state {
             self.children.extend(state.children.keys().map(|child| (*child, sa.spi)));
             let name = &state.connection.name;
-            self.by_connection.entry(name.clone()).or_default().insert(state.handle);
             let of_connection = self.by_peer.entry(name.clone()).or_default();
             let of_peer = of_connection.entry(state.remote_id.clone()).or_default();
             let address = state.channel.path.remote.ip().to_canonical();
@@ -42,18 +46,20 @@ impl Directory {
     pub(crate) fn leave(&mut self, sa: &IkeSa) {
         if let Some(handle) = sa.state.handle() {
             self.ikes.remove(&handle);
+            if let Some(name) = sa.state.connection().map(|connection| &connection.name)
+                && let Some(of_connection) = self.by_connection.get_mut(name)
+            {
+                of_connection.remove(&handle);
+                if of_connection.is_empty() {
+                    self.by_connection.remove(name);
+                }
+            }
         }
         if let State::Established(state) = &sa.state {
             for child in state.children.keys() {
                 self.children.remove(child);
             }
             let name = &state.connection.name;
-            if let Some(handles) = self.by_connection.get_mut(name) {
-                handles.remove(&state.handle);
-                if handles.is_empty() {
-                    self.by_connection.remove(name);
-                }
-            }
             if let Some(of_connection) = self.by_peer.get_mut(name) {
                 if let Some(of_peer) = of_connection.get_mut(&state.remote_id) {
                     of_peer.remove(&state.handle);
@@ -108,11 +114,20 @@ impl Directory {
 
     /// Whether a connection has an established IKE SA, with whomever.
     pub(crate) fn has(&self, connection: &ConnectionName) -> bool {
-        self.by_connection.contains_key(connection)
+        self.established_with(connection).next().is_some()
     }
 
     /// The established IKE SAs of a connection, with whomever, oldest first.
+    pub(crate) fn established_with<'a>(
+        &'a self,
+        connection: &str,
+    ) -> impl Iterator<Item = IkeHandle> + use<'a> {
+        let all = self.by_connection.get(connection).into_iter().flatten();
+        all.filter(|(_, is_established)| **is_established).map(|(handle, _)| *handle)
+    }
+
+    /// All IKE SAs of a connection, those included that are not established yet, oldest first.
     pub(crate) fn of_connection<'a>(&'a self, connection: &str) -> impl Iterator<Item = IkeHandle> + use<'a> {
-        self.by_connection.get(connection).into_iter().flatten().copied()
+        self.by_connection.get(connection).into_iter().flatten().map(|(handle, _)| *handle)
     }
 }

@@ -367,6 +367,14 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Closes every IKE SA of a connection, those included that are not established yet: both ends may have begun one at once.
+    pub fn close_connection(&mut self, now: Instant, connection: &str) {
+        for ike in self.shared.directory.of_connection(connection).collect::<Vec<_>>() {
+            // Gone meanwhile is as good.
+            let _ = self.close(now, ike);
+        }
+    }
+
     /// Closes every IKE SA.
     pub fn close_all(&mut self, now: Instant) {
         for spi in self.sas.keys().copied().collect::<Vec<_>>() {
@@ -588,7 +596,7 @@ impl Endpoint {
 
     /// The established IKE SAs of a connection, oldest first.
     pub fn established_with<'a>(&'a self, connection: &str) -> impl Iterator<Item = IkeHandle> + use<'a> {
-        self.shared.directory.of_connection(connection)
+        self.shared.directory.established_with(connection)
     }
 
     fn holder(&self, child: ChildHandle) -> Result<u64, CommandError> {

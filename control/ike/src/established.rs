@@ -610,7 +610,7 @@ impl Established {
         self.report_closed(ctx, reason);
         match reason {
             CloseReason::Dead => None,
-            _ => Retired::deleted(ctx, self.channel),
+            _ => Retired::deleted(ctx, self.channel, None),
         }
     }
 
@@ -622,7 +622,7 @@ impl Established {
     /// The peer deletes an IKE SA that another has superseded; its DELETE came by this path.
     pub(crate) fn part(self: Box<Self>, ctx: &mut Context<'_>, path: Path) -> Option<State> {
         self.report_closed(ctx, CloseReason::Peer);
-        Retired::parted(ctx, self.channel, path)
+        Retired::deleted(ctx, self.channel, Some(path))
     }
 
     fn report_closed(&self, ctx: &mut Context<'_>, reason: CloseReason) {

@@ -45,18 +45,10 @@ impl Retired {
         Self { channel, farewell: None, owed: None, stranger: true }.enter(ctx, SHORT_LINGER)
     }
 
-    /// Ends an IKE SA that the peer has deleted.
-    pub(crate) fn deleted(ctx: &mut Context<'_>, mut channel: Channel) -> Option<State> {
+    /// Ends an IKE SA that the peer has deleted. `owed`: where the answer goes, if it is still to be given.
+    pub(crate) fn deleted(ctx: &mut Context<'_>, mut channel: Channel, owed: Option<Path>) -> Option<State> {
         channel.abandon(ctx);
-        Self { channel, farewell: None, owed: None, stranger: false }.enter(ctx, LINGER)
-    }
-
-    /// As [`deleted`](Self::deleted), with the answer still to be given.
-    pub(crate) fn parted(ctx: &mut Context<'_>, mut channel: Channel, path: Path) -> Option<State> {
-        channel.abandon(ctx);
-        let next = Self { channel, farewell: None, owed: Some(path), stranger: false }.enter(ctx, LINGER);
-        ctx.timers.set(Timer::Parting, ctx.later(PARTING));
-        next
+        Self { channel, farewell: None, owed, stranger: false }.enter(ctx, LINGER)
     }
 
     /// Whether a goodbye is still to be said, or to be answered.
@@ -67,6 +59,9 @@ impl Retired {
     fn enter(mut self, ctx: &mut Context<'_>, linger: Duration) -> Option<State> {
         ctx.timers.stop_all_but(Timer::Retransmit);
         ctx.timers.set(Timer::Forget, ctx.later(linger));
+        if self.owed.is_some() {
+            ctx.timers.set(Timer::Parting, ctx.later(PARTING));
+        }
         self.say_farewell(ctx)?;
         Some(State::Retired(Box::new(self)))
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sekisho::api::{Answer, Request, ask, run_directory};
+use sekisho::causes::told;
 use sekisho::cli;
 
 /// Looks into a running Sekisho gateway, and prepares one.
@@ -124,7 +125,7 @@ fn main() -> ExitCode {
         Ok(Answer::Done { message }) => print(&message),
         Ok(Answer::Refused { reason }) => fail(&reason),
         Ok(_) => fail("the daemon answered something else: is it of another version?"),
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(&told(&error)),
     }
 }
 
@@ -143,7 +144,7 @@ fn stream(gateway: Option<String>, run: impl AsyncFnOnce(&str) -> std::io::Resul
     match reach(gateway, run) {
         Ok(Answer::Refused { reason }) => fail(&reason),
         Ok(_) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(&told(&error)),
     }
 }
 

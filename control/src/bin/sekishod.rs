@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use sekisho::causes::told;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -38,7 +39,7 @@ enum LogFormat {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Err(error) = start_log(&arguments) {
-        eprintln!("sekishod: {error:#}");
+        eprintln!("sekishod: {}", told(&error));
         return ExitCode::from(2);
     }
     let loaded = match sekisho::config::load_with(&arguments.config, sekisho::daemon::numbers_in_force) {
@@ -65,25 +66,10 @@ fn main() -> ExitCode {
     match runtime.block_on(sekisho::daemon::run(loaded.config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{}", explain(&error));
+            tracing::error!("{}", told(&error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// The error and its causes in one line; a cause that an error's own sentence repeats is not said twice.
-fn explain(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        if !line.contains(&cause) {
-            if !line.is_empty() {
-                line.push_str(": ");
-            }
-            line.push_str(&cause);
-        }
-    }
-    line
 }
 
 fn start_log(arguments: &Arguments) -> anyhow::Result<()> {

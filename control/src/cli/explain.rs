@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::stream::protocol;
 use crate::api::{Answer, Request, ask};
+use crate::causes::told;
 use crate::explain::{Explanation, Question};
 
 /// Exit code where the packet would be refused.
@@ -87,6 +88,6 @@ pub fn show(answered: anyhow::Result<(Answer, bool)>) -> ExitCode {
         }
         Ok((Answer::Refused { reason }, _)) => fail(reason),
         Ok(_) => fail("the daemon answered something else: is it of another version?".into()),
-        Err(error) => fail(format!("{error:#}")),
+        Err(error) => fail(told(&error)),
     }
 }

@@ -122,24 +122,26 @@ fn read_engine_workers(section: &Section<'_>, report: &Report) -> Option<u32> {
     workers
 }
 
-fn read_engine_batch(section: &Section<'_>, report: &Report) -> Duration {
-    let Some(read) = section.integer("engine_batch_us") else { return ENGINE_BATCH };
-    match u64::try_from(*read.get_ref())
-        .ok()
-        .map(Duration::from_micros)
-        .filter(|wait| *wait <= ENGINE_BATCH_MAX)
-    {
-        Some(wait) => wait,
-        None => {
-            report
-                .error(read.span(), format!("`engine_batch_us` cannot be {}", read.get_ref()))
-                .expected(format!("expected 0 to {}", ENGINE_BATCH_MAX.as_micros()))
-                .remedy(format!(
-                    "remove the line for the default, {}; 0 leaves the NICs as they are",
-                    ENGINE_BATCH.as_micros()
-                ));
-            ENGINE_BATCH
-        }
+fn read_engine_batch(section: &Section<'_>, report: &Report) -> Option<Duration> {
+    let read = section.integer("engine_batch_us")?;
+    let wait = u64::try_from(*read.get_ref()).ok().map(Duration::from_micros);
+    let wait = wait.filter(|wait| *wait <= ENGINE_BATCH_MAX);
+    if wait.is_none() {
+        report
+            .error(read.span(), format!("`engine_batch_us` cannot be {}", read.get_ref()))
+            .expected(format!("expected 0 to {}", ENGINE_BATCH_MAX.as_micros()))
+            .remedy(format!(
+                "remove the line for the default, {}; 0 leaves the NICs as they are",
+                ENGINE_BATCH.as_micros()
+            ));
+    }
+    wait
+}
+
+impl Gateway {
+    /// How long a packet may wait at a NIC for others to be taken with it, while the engine is used.
+    pub fn engine_batch(&self) -> Duration {
+        self.engine_batch.unwrap_or(ENGINE_BATCH)
     }
 }
 

@@ -140,6 +140,13 @@ fn resolve(
             .collect::<Option<_>>()?,
         evidence,
         numbers,
+        vpn_port_of: resolved
+            .vpn_ports
+            .iter()
+            .enumerate()
+            .flat_map(|(port, vpn)| vpn.connections.iter().map(move |index| (port, index)))
+            .filter_map(|(port, &index)| Some((connections.get(index)?.name.get_ref().as_str().into(), port)))
+            .collect(),
         vpn_ports: resolved.vpn_ports,
         zones: resolved.zones,
         policies,

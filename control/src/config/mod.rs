@@ -38,7 +38,7 @@ mod tests;
 mod timeouts;
 mod zones;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -93,6 +93,8 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// One for each VPN zone, in the order of the file.
     pub vpn_ports: Vec<VpnPort>,
+    /// Which of them a connection is behind, by its name.
+    pub(crate) vpn_port_of: HashMap<Arc<str>, usize>,
     /// Every zone but the gateway itself: those of ports, then those of VPNs.
     pub zones: Vec<Zone>,
     /// `[[policy]]`, first match wins; what none matches is denied.
@@ -127,8 +129,8 @@ pub struct Gateway {
     /// Most workers of the user-space ESP engine; `None`: as many as there are processors.
     pub engine_workers: Option<u32>,
     /// How long a packet may wait at a NIC for others to be taken with it while that engine is used; zero: NICs stay as they
-    /// are.
-    pub engine_batch: Duration,
+    /// are; `None`: as long as [`Gateway::engine_batch`] says.
+    pub engine_batch: Option<Duration>,
 }
 
 /// `[timeouts]`.
@@ -551,11 +553,7 @@ pub struct Loaded {
 impl Config {
     /// The port that stands for a connection's far side.
     pub fn vpn_port(&self, connection: &str) -> Option<&VpnPort> {
-        self.vpn_ports.iter().find(|port| {
-            port.connections
-                .iter()
-                .any(|&index| self.connections.get(index).is_some_and(|c| &*c.name == connection))
-        })
+        self.vpn_ports.get(*self.vpn_port_of.get(connection)?)
     }
 
     /// The zone's name; `gateway` for [`ZONE_GATEWAY`].

@@ -1,5 +1,6 @@
 //! `[pools.*]`: virtual addresses that peers are given (RFC 7296 section 2.19), and who may ask for or give one.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -427,13 +428,13 @@ impl Config {
 
     /// The networks behind a VPN, each with the child that carries it; where one stands in several, the first.
     pub fn behind(&self, port: &VpnPort) -> Vec<(IpNet, &super::Child)> {
-        let mut behind: Vec<(IpNet, &super::Child)> = Vec::new();
+        let (mut behind, mut known) = (Vec::new(), HashSet::new());
         for connection in port.connections.iter().filter_map(|&index| self.connections.get(index)) {
             for child in &connection.children {
                 let given = self.pools_of(connection).filter(|_| child.remote_dynamic);
                 let given = given.flat_map(|pool| &pool.networks);
                 for network in child.remote.iter().chain(given) {
-                    if !behind.iter().any(|(known, _)| known == network) {
+                    if known.insert(*network) {
                         behind.push((*network, child));
                     }
                 }

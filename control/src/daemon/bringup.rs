@@ -239,6 +239,11 @@ impl Ground {
         Ok(())
     }
 
+    /// The interfaces of the ports: those with their addresses, and the NICs of VLANs.
+    pub(super) fn nics(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().chain(self.trunks.iter().flatten().map(|trunk| &trunk.nic))
+    }
+
     /// Whether every port has its interface.
     pub(super) fn is_whole(&self) -> bool {
         self.links.iter().all(|link| link.index != GONE)
@@ -253,11 +258,9 @@ impl Ground {
     /// Undoes what an earlier configuration made and this one does not ask for.
     async fn remove_stale(&mut self) -> anyhow::Result<()> {
         for made in self.ledger.stale() {
-            if !self.ledger.is_replaced(&made) {
-                tracing::info!(?made, "removed: left by an earlier configuration");
-                if let Err(error) = self.kernel.undo(&made).await {
-                    tracing::warn!(%error, ?made, "could not be removed");
-                }
+            tracing::info!(?made, "removed: left by an earlier configuration");
+            if let Err(error) = self.kernel.undo(&made).await {
+                tracing::warn!(%error, ?made, "could not be removed");
             }
             self.ledger.strike(&made)?;
         }

@@ -1,6 +1,6 @@
 //! What a changed configuration changes: for the operator who asks before, and for the daemon that carries it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use ipnet::IpNet;
@@ -8,7 +8,7 @@ use sekisho_abi::port::Network;
 use sekisho_ike::EndpointConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AddressSet, Config, Gateway};
+use crate::config::{AddressSet, Config, Connection, Gateway};
 
 /// One difference. Field names are part of the interface.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -75,6 +75,7 @@ impl Changes {
         let Config {
             path: _,
             numbers: _,
+            vpn_port_of: _,
             evidence,
             gateway,
             timeouts,
@@ -163,22 +164,21 @@ impl Changes {
         changes.compare("pool", old.pools.iter().map(|p| (&*p.name, p)), pools.iter().map(|p| (&*p.name, p)));
         changes.ground |= changes.list.len() > of_pools;
 
-        let ike = |config: &EndpointConfig, name: &str| {
-            config.connections.iter().find(|connection| *connection.name == *name).cloned()
-        };
+        let (formers, presents) = (by_name(&old.connections), by_name(connections));
+        let (old_ike, new_ike) = (engines(old_ike), engines(new_ike));
         for connection in &old.connections {
-            if !connections.iter().any(|other| other.name == connection.name) {
+            if !presents.contains_key(&*connection.name) {
                 changes.add("connection", &connection.name, Kind::Removed);
             }
         }
         for connection in connections {
             let name = &connection.name;
-            let Some(former) = old.connections.iter().find(|other| other.name == *name) else {
+            let Some(&former) = formers.get(&**name) else {
                 changes.add("connection", name, Kind::Added);
                 continue;
             };
-            let same_engine = match (ike(old_ike, name), ike(new_ike, name)) {
-                (Some(old), Some(new)) => old.is_same_as(&new),
+            let same_engine = match (old_ike.get(&**name), new_ike.get(&**name)) {
+                (Some(old), Some(new)) => old.is_same_as(new),
                 (old, new) => old.is_none() && new.is_none(),
             };
             if former.start != connection.start
@@ -251,8 +251,17 @@ impl Changes {
     }
 }
 
+fn by_name(connections: &[Connection]) -> HashMap<&str, &Connection> {
+    connections.iter().map(|connection| (&*connection.name, connection)).collect()
+}
+
+/// What the IKE engine makes of the connections, by name.
+fn engines(config: &EndpointConfig) -> HashMap<&str, &sekisho_ike::Connection> {
+    config.connections.iter().map(|connection| (&*connection.name, &**connection)).collect()
+}
+
 /// Whether the file says the same of both, so that a difference is one of the files it names.
-fn is_same_but_for_credentials(a: &crate::config::Connection, b: &crate::config::Connection) -> bool {
+fn is_same_but_for_credentials(a: &Connection, b: &Connection) -> bool {
     // No secrets: a configuration holds paths.
     format!("{a:?}") == format!("{b:?}")
 }

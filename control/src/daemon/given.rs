@@ -9,6 +9,7 @@ use sekisho_ike::status::{IkeStatus, Phase};
 
 use super::Daemon;
 use super::bringup::Ground;
+use crate::causes::told;
 use crate::config::Config;
 use crate::kernel::{Made, host_prefix};
 use crate::nat::{Given, NatSet};
@@ -62,21 +63,13 @@ impl Ground {
         let held: Vec<IpAddr> = self.given.values().flatten().copied().collect();
         let gone: Vec<IpAddr> =
             former.values().flatten().copied().filter(|address| !held.contains(address)).collect();
-        // The routes with such a source are no more: others have taken their place.
-        let replaced = |made: &&Made| match made {
-            Made::Route(route) => route.onlink && route.source.is_some_and(|source| gone.contains(&source)),
-            _ => false,
-        };
-        for made in self.ledger.entries().iter().filter(replaced).cloned().collect::<Vec<_>>() {
-            self.ledger.strike(&made)?;
-        }
         let is_gone = |made: &&Made| match made {
             Made::Address { address, prefix, .. } => {
                 *prefix == host_prefix(*address) && gone.contains(address)
             }
             _ => false,
         };
-        for made in self.ledger.entries().iter().filter(is_gone).cloned().collect::<Vec<_>>() {
+        for made in self.ledger.entries().filter(is_gone).cloned().collect::<Vec<_>>() {
             self.kernel.undo(&made).await?;
             self.ledger.strike(&made)?;
         }
@@ -103,7 +96,10 @@ impl Daemon {
         match self.ground.hold(&self.config, given).await {
             Ok(()) => tracing::info!(addresses = all, "addresses given by peers are in force"),
             Err(error) => {
-                tracing::error!("addresses given by peers are not in force, and are tried again: {error:#}");
+                tracing::error!(
+                    "addresses given by peers are not in force, and are tried again: {}",
+                    told(&error)
+                );
             }
         }
     }

@@ -65,13 +65,14 @@ pub use self::reload::Reloaded;
 
 use self::bringup::Ground;
 use self::crl::{CrlFiles, Fetched};
-use self::datapath::Choice;
+use self::datapath::{Choice, Proven};
 use self::paths::{Look, Paths, Peers};
 use self::sas::forward_sa_events;
 use self::sockets::{Outlet, Sockets};
 use self::too_big::TooBig;
 use self::tunnels::Tunnels;
 use crate::api::{self, Pending, Request};
+use crate::causes::told;
 use crate::config::Config;
 use crate::evidence::{Names, Record, Recorder};
 use crate::filter::{Events, Filter, FlowSweeper};
@@ -121,11 +122,12 @@ async fn start(
     if let Some(table) = &datapath.table {
         table.take_over().context("taking over the kernel's SAs")?;
     }
-    let ground = bringup::bring_up(config, directory, datapath.table).await?;
+    let Choice { status, table, proven } = datapath;
+    let ground = bringup::bring_up(config, directory, table).await?;
     let ike = EndpointConfig { resources: ground.resources(), ..ike };
     let (sender, requests) = mpsc::channel::<Pending>(REQUESTS_MAX);
     let mut daemon =
-        Daemon::new(config.clone(), directory.to_owned(), datapath.status, ike, ground, sender.clone())?;
+        Daemon::new(config.clone(), directory.to_owned(), (status, proven), ike, ground, sender.clone())?;
     let feed = daemon.evidence.feed().clone();
     api::serve(&config.gateway.name, sender.clone(), feed).context("cannot open the control socket")?;
     daemon.metrics = metrics_at(config.gateway.metrics, &sender);
@@ -141,6 +143,8 @@ struct Daemon {
     config: Config,
     directory: PathBuf,
     datapath: status::Datapath,
+    /// What the kernel was seen to have, where it is the data path.
+    proven: Proven,
     started: Instant,
     ground: Ground,
     sweeper: FlowSweeper,
@@ -182,7 +186,7 @@ impl Daemon {
     fn new(
         config: Config,
         directory: PathBuf,
-        datapath: status::Datapath,
+        (datapath, proven): (status::Datapath, Proven),
         ike: EndpointConfig,
         mut ground: Ground,
         requests: mpsc::Sender<Pending>,
@@ -213,6 +217,7 @@ impl Daemon {
             config,
             directory,
             datapath,
+            proven,
             ground,
             endpoint,
             sockets,
@@ -242,7 +247,7 @@ impl Daemon {
         for due in [&mut watch_due, &mut neighbours_due] {
             due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        let watch = Watch::open()?;
+        let watch = Watch::open(self.ground.nics())?;
         self.follow_uplinks(Look::All).await;
         let (reader, mut read) = mpsc::channel(1);
         tracing::info!(gateway = &*self.config.gateway.name, "ready");
@@ -342,7 +347,7 @@ impl Daemon {
         match outcome {
             Ok(()) => self.asleep = asleep,
             // Tried again with the next look.
-            Err(error) => tracing::error!("the schedules' rules are not in force: {error:#}"),
+            Err(error) => tracing::error!("the schedules' rules are not in force: {}", told(&error)),
         }
     }
 
@@ -401,7 +406,7 @@ impl Daemon {
             }
         }
         if let Err(error) = self.ground.follow_paths(&self.config, narrow).await {
-            tracing::error!("a narrower path is not followed: {error:#}");
+            tracing::error!("a narrower path is not followed: {}", told(&error));
         }
     }
 }

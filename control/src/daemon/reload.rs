@@ -20,6 +20,7 @@ use super::crl::CrlFiles;
 use super::sas::{NoDatapath, forward_sa_events};
 use super::{Daemon, datapath, layout, metrics_at, uplinks};
 use crate::api::Answer;
+use crate::causes::told;
 use crate::config::{self, Config, Datapath};
 use crate::evidence::{Names, Record};
 use crate::nat::NatSet;
@@ -169,7 +170,7 @@ impl Daemon {
     }
 
     /// Refuses what only a start can change.
-    fn only_at_a_start(&self, new: &Config) -> Result<(), String> {
+    fn only_at_a_start(&mut self, new: &Config) -> Result<(), String> {
         let (before, after) = (&self.config.gateway, &new.gateway);
         let key = match () {
             () if before.name != after.name => "name",
@@ -185,14 +186,15 @@ impl Daemon {
     }
 
     /// Whether the kernel, which `auto` has taken, would be taken again. Who has asked for it hears at each connection what it lacks.
-    fn kernel_can_carry(&self, new: &Config) -> Result<(), String> {
+    fn kernel_can_carry(&mut self, new: &Config) -> Result<(), String> {
         let Some(table) = self.ground.xfrm.as_ref().filter(|_| new.gateway.datapath == Datapath::Auto) else {
             return Ok(());
         };
-        datapath::can_carry(table, new).map(drop).map_err(|error| {
+        datapath::can_carry(table, new, &mut self.proven).map(drop).map_err(|error| {
             format!(
-                "nothing was changed: the kernel carries ESP, and not all of this: {error:#}; a restart of the daemon takes the \
-                 engine (the filter stays in force meanwhile)"
+                "nothing was changed: the kernel carries ESP, and not all of this: {}; a restart of the daemon takes the engine \
+                 (the filter stays in force meanwhile)",
+                told(&error)
             )
         })
     }
@@ -203,9 +205,9 @@ impl Daemon {
             if changes.rules {
                 self.ground.maps.set_nat(NatSet::of(&config, &self.ground.given));
                 self.name_rules(&config);
-                self.ground
-                    .put_rules_in_force(&config, &rules, &self.directory)
-                    .map_err(|error| format!("the rules in force are still the former ones: {error:#}"))?;
+                self.ground.put_rules_in_force(&config, &rules, &self.directory).map_err(|error| {
+                    format!("the rules in force are still the former ones: {}", told(&error))
+                })?;
             }
             self.adopt(config, changes);
             return Ok(());
@@ -274,7 +276,7 @@ impl Daemon {
         match back.await {
             Ok(()) => {
                 self.is_torn = false;
-                format!("{error:#}; the former configuration is in force again")
+                format!("{}; the former configuration is in force again", told(error))
             }
             Err(worse) => {
                 self.is_torn = true;
@@ -283,8 +285,10 @@ impl Daemon {
                     Err(error) => format!("the filter could not be closed ({error})"),
                 };
                 format!(
-                    "{error:#}; and the former configuration could not be put in force again: {worse:#}; {closed}: mend \
-                     the fault, then `sekisho reload` or restart the daemon"
+                    "{}; and the former configuration could not be put in force again: {}; {closed}: mend the fault, then \
+                     `sekisho reload` or restart the daemon",
+                    told(error),
+                    told(&worse)
                 )
             }
         }

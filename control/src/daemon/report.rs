@@ -1,18 +1,18 @@
 //! The state of everything as one [`Status`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use sekisho_abi::rule::RuleCounter;
 use sekisho_esp::sa::SaCounters;
-use sekisho_ike::event::{Binding, ChildHandle};
+use sekisho_ike::event::{Binding, ChildHandle, IkeHandle};
 use sekisho_ike::status::IkeStatus;
 
 use super::bringup::INNER_DEVICE;
 use super::engine::{self, Workers};
-use super::tunnels::{Child, Tunnel};
+use super::tunnels::Tunnel;
 use super::{Daemon, kernel_path, resources};
 use crate::config::{Action, Connection};
 use crate::kernel::xfrm::Offloaded;
@@ -25,6 +25,7 @@ use crate::status::{
 impl Daemon {
     pub(super) fn status(&self, now: Instant) -> Status {
         let ike_sas: Vec<IkeStatus> = self.endpoint.ike_sas().collect();
+        let sas = Sas::of(&ike_sas);
         let stats = self.endpoint.stats();
         let ports = self.ports();
         let mut failures: BTreeMap<String, u64> =
@@ -43,7 +44,7 @@ impl Daemon {
                 .iter()
                 .zip(&self.config.connections)
                 .map(|(tunnel, configured)| ConnectionStatus {
-                    resource_sas: self.resource_sas(tunnel, configured, &ike_sas),
+                    resource_sas: self.resource_sas(tunnel, configured, &sas),
                     name: tunnel.name.to_string(),
                     zone: self
                         .config
@@ -53,7 +54,7 @@ impl Daemon {
                         .to_owned(),
                     local_id: configured.local.id.to_string(),
                     remote_id: configured.remote.id.to_string(),
-                    ..self.connection(tunnel, &ike_sas, now)
+                    ..self.connection(tunnel, &sas, now)
                 })
                 .collect(),
             drops: drops(&ports),
@@ -98,13 +99,8 @@ impl Daemon {
         datapath
     }
 
-    fn resource_sas(
-        &self,
-        tunnel: &Tunnel,
-        configured: &Connection,
-        ike_sas: &[IkeStatus],
-    ) -> Option<String> {
-        let children = ike_sas.iter().filter(|sa| Some(sa.ike) == tunnel.ike).flat_map(|sa| &sa.children);
+    fn resource_sas(&self, tunnel: &Tunnel, configured: &Connection, sas: &Sas<'_>) -> Option<String> {
+        let children = sas.in_use_of(tunnel).into_iter().flat_map(|sa| &sa.children);
         resources::words(configured.per_resource, self.ground.resources(), children)
     }
 
@@ -209,14 +205,13 @@ impl Daemon {
         physical.chain(vpn).chain((!nowhere.verdicts.is_empty()).then_some(nowhere)).collect()
     }
 
-    fn connection(&self, tunnel: &Tunnel, ike_sas: &[IkeStatus], now: Instant) -> ConnectionStatus {
-        let sa = tunnel.ike.and_then(|handle| ike_sas.iter().find(|sa| sa.ike == handle));
-        let established = sa.filter(|sa| sa.phase == sekisho_ike::status::Phase::Established);
-        let in_force: BTreeMap<ChildHandle, &Child> = self.tunnels.children(&tunnel.name).collect();
-        let children: Vec<ChildStatus> = ike_sas
-            .iter()
-            .flat_map(|sa| &sa.children)
-            .filter_map(|child| Some((child, in_force.get(&child.child)?)))
+    fn connection(&self, tunnel: &Tunnel, sas: &Sas<'_>, now: Instant) -> ConnectionStatus {
+        let established =
+            sas.in_use_of(tunnel).filter(|sa| sa.phase == sekisho_ike::status::Phase::Established);
+        let children: Vec<ChildStatus> = self
+            .tunnels
+            .children(&tunnel.name)
+            .filter_map(|(handle, own)| Some((sas.child(handle)?, own)))
             .map(|(child, own)| {
                 let counters = self.tunnels.counters(child.spi_in);
                 ChildStatus {
@@ -268,6 +263,31 @@ impl Daemon {
             last_failure: tunnel.last_failure.clone(),
             ..ConnectionStatus::default()
         }
+    }
+}
+
+/// What the IKE engine tells of its SAs, by their numbers: one look at each, however many connections ask.
+struct Sas<'a> {
+    by_number: HashMap<IkeHandle, &'a IkeStatus>,
+    children: HashMap<ChildHandle, &'a sekisho_ike::status::ChildStatus>,
+}
+
+impl<'a> Sas<'a> {
+    fn of(all: &'a [IkeStatus]) -> Self {
+        let children = all.iter().flat_map(|sa| &sa.children);
+        Self {
+            by_number: all.iter().map(|sa| (sa.ike, sa)).collect(),
+            children: children.map(|child| (child.child, child)).collect(),
+        }
+    }
+
+    /// The IKE SA that a connection uses.
+    fn in_use_of(&self, tunnel: &Tunnel) -> Option<&'a IkeStatus> {
+        self.by_number.get(&tunnel.ike?).copied()
+    }
+
+    fn child(&self, handle: ChildHandle) -> Option<&'a sekisho_ike::status::ChildStatus> {
+        self.children.get(&handle).copied()
     }
 }
 

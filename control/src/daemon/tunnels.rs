@@ -3,8 +3,9 @@
 //! Owned by the daemon's loop. After every mutation of the engine the loop calls [`Tunnels::settle`], which carries out
 //! all events before it lets a datagram leave: an SA is in force before the peer hears of it. What comes with a datagram or
 //! an event finds its connection and its SAs by one lookup, however many there are: [`Connections`] and [`Children`]. What
-//! runs by the clock, or for an operator, walks over all of them, and so does the search for the connection that a packet asks for.
+//! runs by the clock, or for an operator, walks over all of them.
 
+mod carriers;
 mod children;
 mod connection;
 mod connections;
@@ -168,15 +169,6 @@ impl Tunnels {
         while let Some(transmit) = endpoint.poll_transmit() {
             sockets.send(&transmit);
         }
-    }
-}
-
-/// Closes every IKE SA of a connection: both ends may have opened it at once.
-fn close_sas(now: Instant, name: &str, endpoint: &mut Endpoint) {
-    let sas = endpoint.ike_sas().filter(|sa| sa.connection.as_deref() == Some(name));
-    for ike in sas.map(|sa| sa.ike).collect::<Vec<_>>() {
-        // Gone meanwhile is as good.
-        let _ = endpoint.close(now, ike);
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::bringup::takes_ike;
 use super::paths::Look;
 use super::{Daemon, bringup};
+use crate::causes::told;
 use crate::config::Config;
 
 /// Addresses that IKE may use, by which interface (ifindex), best first.
@@ -45,7 +46,7 @@ impl Daemon {
     /// up where these are as before.
     pub(super) async fn follow_uplinks(&mut self, look: Look) {
         if let Err(error) = bringup::watch_ports(&self.config, &mut self.ground).await {
-            tracing::error!("a port's interface changed, and the port does not follow: {error:#}");
+            tracing::error!("a port's interface changed, and the port does not follow: {}", told(&error));
         }
         let found = match self.usable_addresses().await {
             Ok(found) => found,

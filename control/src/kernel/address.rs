@@ -17,12 +17,11 @@ impl Kernel {
         prefix: u8,
     ) -> Result<(), KernelError> {
         let made = Made::Address { interface: interface.to_owned(), address, prefix };
-        if self.find_address(interface, address, prefix).await?.is_some() {
-            ledger.keep(&made);
+        let is_there = self.find_address(interface, address, prefix).await?.is_some();
+        if !ledger.note_unless(is_there, made)? {
             return Ok(());
         }
         let index = self.ifindex(interface).await?;
-        ledger.note(made)?;
         let mut request = self.handle.address().add(index, address, prefix);
         // The gateway's addresses are its configuration, and IKE binds to them at once: no duplicate address detection.
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;

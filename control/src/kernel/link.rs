@@ -93,12 +93,10 @@ impl Kernel {
     /// Sets a port up, noting it if it was down.
     pub async fn set_up(&self, ledger: &mut Ledger, link: &Link) -> Result<(), KernelError> {
         let made = Made::Up { interface: link.name.clone() };
-        if link.up {
-            ledger.keep(&made);
-            return Ok(());
+        if ledger.note_unless(link.up, made)? {
+            self.change(LinkUnspec::new_with_index(link.index).up().build(), &link.name).await?;
         }
-        ledger.note(made)?;
-        self.change(LinkUnspec::new_with_index(link.index).up().build(), &link.name).await
+        Ok(())
     }
 
     pub(super) async fn set_down(&self, name: &str) -> Result<(), KernelError> {

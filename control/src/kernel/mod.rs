@@ -137,13 +137,10 @@ impl Kernel {
     pub fn set_sysctl(&self, ledger: &mut Ledger, key: &str, value: &str) -> Result<(), KernelError> {
         let before = sysctl::read(key)?;
         let is_in_force = before == value;
-        let made = Made::Sysctl { key: key.to_owned(), before };
-        if is_in_force {
-            ledger.keep(&made);
-            return Ok(());
+        if ledger.note_unless(is_in_force, Made::Sysctl { key: key.to_owned(), before })? {
+            sysctl::write(key, value)?;
         }
-        ledger.note(made)?;
-        sysctl::write(key, value)
+        Ok(())
     }
 
     /// Whether this kernel has IPv6 (it has none with `ipv6.disable=1`).
@@ -159,12 +156,11 @@ impl Kernel {
     /// Has the NIC leave 802.1Q tags in received frames. With the tag taken off beforehand, a tagged frame would look to
     /// XDP as if it belonged to the access port.
     pub fn keep_vlan_tags(&self, ledger: &mut Ledger, interface: &str) -> Result<(), KernelError> {
+        let is_done = ethtool::strips_vlan_tags(interface) != Some(true);
         let made = Made::VlanTagsKept { interface: interface.to_owned() };
-        ledger.keep(&made);
-        if ethtool::strips_vlan_tags(interface) != Some(true) {
+        if !ledger.note_unless(is_done, made)? {
             return Ok(());
         }
-        ledger.note(made)?;
         ethtool::set_strips_vlan_tags(interface, false).map_err(KernelError::io(format!(
             "cannot switch off rx-vlan-offload of {interface}, behind which the filter would not see VLAN tags"
         )))
@@ -172,12 +168,11 @@ impl Kernel {
 
     /// Has the NIC take in frames of every VLAN: drivers drop those of VLANs that the kernel has no device for.
     pub fn take_every_vlan(&self, ledger: &mut Ledger, interface: &str) -> Result<(), KernelError> {
+        let is_done = feature::filters_vlans(interface) != Some(true);
         let made = Made::VlanFilterOff { interface: interface.to_owned() };
-        ledger.keep(&made);
-        if feature::filters_vlans(interface) != Some(true) {
+        if !ledger.note_unless(is_done, made)? {
             return Ok(());
         }
-        ledger.note(made)?;
         feature::set_filters_vlans(interface, false).map_err(KernelError::io(format!(
             "cannot switch off rx-vlan-filter of {interface}, which keeps tagged frames from the filter"
         )))
@@ -205,12 +200,9 @@ impl Kernel {
             let before = devices.read(interface, name).map_err(error())?;
             let is_in_force = before == value;
             let made = Made::Sysfs { interface: interface.to_owned(), name: name.to_owned(), before };
-            if is_in_force {
-                ledger.keep(&made);
-                continue;
+            if ledger.note_unless(is_in_force, made)? {
+                devices.write(interface, name, &value).map_err(error())?;
             }
-            ledger.note(made)?;
-            devices.write(interface, name, &value).map_err(error())?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ const PROTOCOL: u8 = 94;
 const METRIC: u32 = 94;
 
 /// A route the gateway sets in the main table.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, Hash)]
 pub struct Route {
     /// Network.
     pub destination: IpAddr,
@@ -54,12 +54,14 @@ pub struct NextHop {
 impl Kernel {
     /// Sets a route, replacing one of ours to the same network.
     pub async fn add_route(&self, ledger: &mut Ledger, route: &Route) -> Result<(), KernelError> {
-        ledger.note(Made::Route(route.clone()))?;
+        let made = Made::Route(route.clone());
+        ledger.note(made.clone())?;
         let message = self.message(route).await?;
         self.handle.route().add(message).replace().execute().await.map_err(KernelError::netlink(format!(
             "cannot set the route to {}/{} via {}",
             route.destination, route.prefix, route.gateway
-        )))
+        )))?;
+        Ok(ledger.strike_replaced(&made)?)
     }
 
     pub(super) async fn remove_route(&self, route: &Route) -> Result<(), KernelError> {

@@ -10,7 +10,7 @@ use sekisho_ike::config::{
     ChildConfig, Connection, LocalAuth, PerResource, Psk, RemoteAuth, Uniqueness, Wanted,
 };
 
-use crate::gateway::settings::{CENTRE_ID, Side, ports};
+use crate::gateway::settings::{CENTRE_ID, METRICS_PORT, Side, ports};
 use crate::lab::plan::{Family, Place, SERVER_NETWORKS};
 
 /// Where they are: addresses that RFC 2544 gives to measurements.
@@ -107,7 +107,8 @@ pub(super) fn connection(number: u32, inside: Inside) -> Result<Connection> {
 /// the server, and the server may ask whoever is behind them by UDP.
 pub fn centre_of_networks(name: &str, datapath: &str, psk: &Path, count: u32) -> String {
     let mut out = format!(
-        "[gateway]\nname = \"{name}\"\ndatapath = \"{datapath}\"\nflows_max = {FLOWS}\n{}\n[zones.peers]\nvpn = [",
+        "[gateway]\nname = \"{name}\"\nmetrics = \"127.0.0.1:{METRICS_PORT}\"\ndatapath = \"{datapath}\"\nflows_max = {FLOWS}\n\
+         {}\n[zones.peers]\nvpn = [",
         ports(Side::Centre, &[])
     );
     for number in 0..count {

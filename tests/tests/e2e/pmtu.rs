@@ -275,7 +275,8 @@ fn on_the_way(site: &mut Site) -> Result<String> {
     Ok(format!("{} of {UPLINK}", told.join(", ")))
 }
 
-/// A link on the way narrows while much is under way. The gateway is told with the first packet that is too big, and looks then.
+/// A link on the way narrows while much is under way. The gateway is told with the first packet that is too big, and looks then;
+/// the peer's, whose own link it is, hears of it from its kernel.
 fn beneath_a_stream(site: &mut Site) -> Result<String> {
     usual(site)?;
     let (internet, peer, gateway) =
@@ -293,7 +294,7 @@ fn beneath_a_stream(site: &mut Site) -> Result<String> {
         let told = until(SOON, "the sender hears of the narrower tunnel", || {
             Ok((known(&lan1, server.ip())? < UPLINK).then_some(()))
         });
-        lost.push(stream.stop()[0].lost());
+        lost.push(stream.stop().map(|way| way.lost()));
         set_mtu(line, ETHERNET)?;
         told?;
         forget_paths(&gateway)?;
@@ -303,7 +304,10 @@ fn beneath_a_stream(site: &mut Site) -> Result<String> {
     usual(site)?;
     let heard = site.clinic.log().get(log_before..).unwrap_or_default().matches(HEARD).count();
     ensure!(heard >= BY_WORD, "{heard} of {FALLS} times by the router's word; lost: {lost:?}");
-    Ok(format!("{heard} of {FALLS} times by the router's word; lost of {} a second: {lost:?}", STREAM.rate))
+    Ok(format!(
+        "{heard} of {FALLS} times by the router's word; lost there and back of {} a second: {lost:?}",
+        STREAM.rate
+    ))
 }
 
 /// Every port gets a larger MTU than the engine's frames have room for, while it runs. Then a tunnel carries as much as

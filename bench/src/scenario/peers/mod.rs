@@ -18,8 +18,9 @@ use crate::perf::session::Session;
 /// As the report has them: here, and in a guest.
 const SCENARIO: &str = "peers";
 const SCENARIO_IN_GUEST: &str = "peers-xfrm";
-/// Everybody connects, and everybody's packets.
+/// Everybody connects, how the centre stands, and everybody's packets.
 const CONNECT: &str = "1000 peers connect, a connection and a network each";
+const LOOK: &str = "1000 connections, by how many are connected";
 const PACKETS: &str = "packets of 92 bytes by the number of SAs, 64 questions under way";
 /// As configurations have it.
 const KERNEL: &str = "kernel";
@@ -77,6 +78,8 @@ pub fn run_in_guest(session: &mut Session) -> Result<()> {
 fn measure(session: &mut Session, scenario: &'static str, datapath: &'static str) -> Result<()> {
     let most = COUNTS.iter().copied().max().unwrap_or_default();
     let mut population = Population::start(LAB, datapath, most)?;
+    let milliseconds = |name| figure(scenario, LOOK, name, "ms", Better::Lower);
+    session.record(&milliseconds("CPU time of the start"), population.started().as_secs_f64() * 1e3);
     let before = population.memory()?;
     let (mut time, mut lost) = (Duration::ZERO, 0);
     for count in COUNTS {
@@ -109,6 +112,13 @@ fn measure(session: &mut Session, scenario: &'static str, datapath: &'static str
     }
     for count in COUNTS.into_iter().rev() {
         population.shrink_to(count)?;
+        // Not on the way up: what it takes for a moment would be told as what peers take.
+        let looked = population.look()?;
+        for (name, time) in [("CPU time of a status", looked.status), ("CPU time of a scrape", looked.scrape)]
+        {
+            let figure = Figure { at: Some(f64::from(count)), ..milliseconds(name) };
+            session.record(&figure, time.as_secs_f64() * 1e3);
+        }
         lost += traffic(session, scenario, datapath, &mut population)?;
     }
     let how = format!("{most} peers, each with its own host; {lost} lost in all, none came to another");

@@ -20,6 +20,8 @@ const AT_ONCE: usize = 24;
 const QUESTIONS: usize = 64;
 /// Payload of each; the packet inside has 92 bytes as a ping.
 const BYTES: usize = 64;
+/// How often the centre is asked how it stands, each way.
+const LOOKS: u32 = 4;
 /// Until all have connected, or all are answered.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at whether everybody was answered.
@@ -29,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Population {
     centre: Sekishod,
     pid: u32,
+    /// CPU time of the centre until it answered.
+    started: Duration,
     initiators: Initiators,
     /// In the order of their numbers.
     tunnels: Vec<Tunnel>,
@@ -41,6 +45,14 @@ pub(super) struct Grown {
     pub(super) time: Duration,
     /// CPU time of the centre for each, microseconds.
     pub(super) each: f64,
+}
+
+/// CPU time of the centre for one look at how it stands, with so many connected.
+pub(super) struct Looked {
+    /// `sekisho status --json`.
+    pub(super) status: Duration,
+    /// A scrape of the metrics.
+    pub(super) scrape: Duration,
 }
 
 /// Memory in use, bytes.
@@ -73,8 +85,9 @@ impl Population {
         let mut centre = Sekishod::with_file(&lab, Place::Centre, file, "warn")?;
         centre.launch(&lab)?;
         let pid = sekisho::pid(&centre)?;
+        let started = used(pid)?.cpu;
         let initiators = Initiators::new(&lab, most, Inside::Network)?;
-        Ok(Self { centre, pid, initiators, tunnels: Vec::new(), lab })
+        Ok(Self { centre, pid, started, initiators, tunnels: Vec::new(), lab })
     }
 
     /// So many are connected from now on.
@@ -98,6 +111,26 @@ impl Population {
     /// How many have connected.
     pub(super) fn size(&self) -> usize {
         self.tunnels.len()
+    }
+
+    /// CPU time of the centre's start.
+    pub(super) fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// Asks the centre how it stands, as operators and Prometheus do.
+    pub(super) fn look(&self) -> Result<Looked> {
+        let cost = |ask: &dyn Fn() -> Result<()>| {
+            let before = used(self.pid)?.cpu;
+            for _ in 0..LOOKS {
+                ask()?;
+            }
+            anyhow::Ok(used(self.pid)?.cpu.saturating_sub(before) / LOOKS)
+        };
+        Ok(Looked {
+            status: cost(&|| self.centre.status().map(drop))?,
+            scrape: cost(&|| self.centre.metrics().map(drop))?,
+        })
     }
 
     /// Those who are connected by the centre's own count.

@@ -92,6 +92,26 @@ fn both_stay_where_there_is_no_rule() {
 }
 
 #[test]
+fn a_connection_is_closed_with_all_that_it_has() {
+    let mut pair = with(Uniqueness::Never);
+    pair.initiate(Side::A);
+    pair.settle();
+    pair.initiate(Side::A);
+    pair.settle();
+    // And one whose first message has not been answered.
+    pair.initiate(Side::A);
+    let left = |pair: &Pair| pair.a.endpoint.ike_sas().count();
+    let connection = pair.a.endpoint.ike_sas().next().and_then(|sa| sa.connection).expect("known");
+    pair.a.endpoint.close_connection(pair.now, "another");
+    assert_eq!(left(&pair), 3);
+    pair.a.endpoint.close_connection(pair.now, &connection);
+    assert_eq!(left(&pair), 0);
+    pair.settle();
+    pair.run(Duration::from_secs(60));
+    assert_eq!((pair.a.established.len(), pair.b.established.len()), (0, 0));
+}
+
+#[test]
 fn many_beginnings_at_once_end_with_one() {
     for seed in 0..40 {
         let mut pair = seeded_pair(seed, |_, _| {});

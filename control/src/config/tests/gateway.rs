@@ -38,7 +38,7 @@ fn workers_of_the_engine() {
 fn batches_of_the_engine() {
     let with = |key: &str| CLINIC.replacen("[gateway]", &format!("[gateway]\n{key}"), 1);
     for (key, wait) in [("", 50), ("engine_batch_us = 0", 0), ("engine_batch_us = 200", 200)] {
-        assert_eq!(good(&with(key)).gateway.engine_batch, Duration::from_micros(wait), "{key}");
+        assert_eq!(good(&with(key)).gateway.engine_batch(), Duration::from_micros(wait), "{key}");
     }
 }
 

@@ -65,7 +65,7 @@ impl Ground {
     /// Devices of which the engine's sockets get nearly all: its own, and the NICs of the ports where connections end. A kernel
     /// has a packet from there go its whole way before it looks at the next one, and wakes the engine for each.
     pub(super) fn take_in_batches(&mut self, config: &Config) {
-        let wait = config.gateway.engine_batch;
+        let wait = config.gateway.engine_batch();
         if self.tunnel.is_none() || wait.is_zero() {
             return;
         }

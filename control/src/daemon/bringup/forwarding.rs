@@ -12,9 +12,7 @@ impl Ground {
             if key.contains("ipv6") && !self.kernel.has_ipv6() {
                 continue;
             }
-            if !self.ledger.entries().iter().any(|made| is_sysctl(made, key))
-                && self.kernel.sysctl(key)? != "0"
-            {
+            if !self.ledger.entries().any(|made| is_sysctl(made, key)) && self.kernel.sysctl(key)? != "0" {
                 tracing::warn!(
                     sysctl = key,
                     "forwarding was on before this gateway started, and stays on when it is stopped, without its \

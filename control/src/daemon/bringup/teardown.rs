@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::LEDGER;
 use super::forwarding::{FORWARDING, is_sysctl};
+use crate::causes::told;
 use crate::config::Config;
 use crate::daemon::layout::Layout;
 use crate::filter::Filter;
@@ -37,7 +38,9 @@ pub(in crate::daemon) async fn after_failed_start(
     let outcome: anyhow::Result<()> = taken_back.await;
     match &outcome {
         Ok(()) => tracing::info!("the start failed; everything was taken back"),
-        Err(error) => tracing::error!("the start failed, and not everything could be taken back: {error:#}"),
+        Err(error) => {
+            tracing::error!("the start failed, and not everything could be taken back: {}", told(error));
+        }
     }
     outcome.is_ok()
 }
@@ -51,7 +54,7 @@ pub(in crate::daemon) async fn tear_down(
 ) -> anyhow::Result<()> {
     // The last thing made was forwarding; undone backwards, it is off before any filter goes.
     let mut forwards = false;
-    for made in ledger.entries().to_vec().into_iter().rev() {
+    for made in ledger.entries().rev().cloned().collect::<Vec<_>>() {
         match kernel.undo(&made).await {
             Ok(()) => ledger.strike(&made)?,
             Err(error) => {

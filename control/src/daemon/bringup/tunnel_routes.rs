@@ -11,7 +11,7 @@ use sekisho_esp::engine::PACKET_MAX;
 
 use super::{GONE, Ground, INNER_DEVICE};
 use crate::config::{Config, VpnPort};
-use crate::kernel::{Kernel, Ledger, Link, Made, Route};
+use crate::kernel::{Kernel, Ledger, Link, Route};
 
 impl Ground {
     pub(super) fn tunnel_mtu(&self, config: &Config, port: &VpnPort) -> u16 {
@@ -81,17 +81,7 @@ impl Ground {
     pub(super) async fn resize_tunnels(&mut self, config: &Config) -> anyhow::Result<()> {
         self.resize_engine()?;
         self.resize_xfrm_interfaces().await?;
-        let devices: BTreeSet<String> =
-            config.vpn_ports.iter().filter_map(|port| Some(self.vpn_device(port.id)?.name.clone())).collect();
-        let of_tunnels =
-            |made: &&Made| matches!(made, Made::Route(route) if devices.contains(&route.interface));
-        let former: Vec<Made> = self.ledger.entries().iter().filter(of_tunnels).cloned().collect();
         self.route_into_tunnels(config).await?;
-        let now: Vec<u16> = config.vpn_ports.iter().map(|port| self.tunnel_mtu(config, port)).collect();
-        // The same route with another MTU has taken its place.
-        let is_replaced = |made: &Made| matches!(made, Made::Route(route) if route.mtu.is_none_or(|mtu| !now.contains(&mtu)));
-        let replaced: Vec<Made> = former.into_iter().filter(is_replaced).collect();
-        self.ledger.strike_all(&replaced)?;
         self.sizes_are_told();
         Ok(())
     }
@@ -136,7 +126,6 @@ async fn routes_behind_vpn(
     for hop in hops.into_iter().filter(|hop| has_neighbours && (hop.is_ipv4() || kernel.has_ipv6())) {
         kernel.set_neighbour(inner.index, hop, engine_mac(port.id)).await?;
     }
-    let mut routes = Vec::new();
     for (remote, child) in config.behind(port) {
         let is_v4 = remote.addr().is_ipv4();
         // The gateway's own packets must fit the selectors as well.
@@ -145,7 +134,7 @@ async fn routes_behind_vpn(
             child.local.iter().any(|local| local.contains(address)) && address.is_ipv4() == is_v4
         });
         let mut given = given.iter().filter(|address| child.local_dynamic && address.is_ipv4() == is_v4);
-        routes.push(Route {
+        let route = Route {
             destination: remote.addr(),
             prefix: remote.prefix_len(),
             gateway: if is_v4 { hops[0] } else { hops[1] },
@@ -154,11 +143,8 @@ async fn routes_behind_vpn(
             source: source.or_else(|| given.next().copied()),
             rank: 0,
             mtu: Some(mtu),
-        });
-    }
-    ledger.note_all(routes.iter().cloned().map(Made::Route))?;
-    for route in &routes {
-        kernel.add_route(ledger, route).await?;
+        };
+        kernel.add_route(ledger, &route).await?;
     }
     Ok(())
 }

@@ -108,6 +108,11 @@ impl Tunnel {
         !self.held_down && (self.trapped || self.start == Start::Answer)
     }
 
+    /// The networks behind it.
+    pub(super) fn behind(&self) -> impl Iterator<Item = IpNet> {
+        self.networks.iter().flat_map(|child| &child.remote).copied()
+    }
+
     /// Whether a packet is one of its children's.
     pub(super) fn carries(&self, source: IpAddr, destination: IpAddr) -> bool {
         let has = |networks: &[IpNet], address: IpAddr| networks.iter().any(|net| net.contains(&address));

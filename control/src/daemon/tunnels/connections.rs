@@ -1,18 +1,24 @@
-//! The configured connections, in the order of the configuration: found by name, and by when they are tried next. One
-//! lookup each, however many there are.
+//! The configured connections, in the order of the configuration: found by name, by a packet, and by when they are tried next.
+//! One lookup each, however many there are.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
+use sekisho_esp::sa::PortId;
+
 use super::Tunnel;
+use super::carriers::Carriers;
 
 /// Them.
 #[derive(Default)]
 pub(super) struct Connections {
     all: Vec<Tunnel>,
     by_name: HashMap<Arc<str>, usize>,
+    /// By what is behind them.
+    carriers: Carriers,
     /// Those that are tried again, by when.
     tries: BTreeSet<(Instant, usize)>,
 }
@@ -20,12 +26,13 @@ pub(super) struct Connections {
 impl FromIterator<Tunnel> for Connections {
     fn from_iter<I: IntoIterator<Item = Tunnel>>(tunnels: I) -> Connections {
         let all: Vec<Tunnel> = tunnels.into_iter().collect();
-        let mut by_name = HashMap::new();
+        let (mut by_name, mut carriers) = (HashMap::new(), Carriers::default());
         for (index, tunnel) in all.iter().enumerate() {
             by_name.entry(tunnel.name.clone()).or_insert(index);
+            tunnel.behind().for_each(|network| carriers.insert(tunnel.port, network, index));
         }
         let tries = all.iter().enumerate().filter_map(|(index, tunnel)| Some((tunnel.next_try?, index)));
-        Connections { tries: tries.collect(), by_name, all }
+        Connections { tries: tries.collect(), by_name, carriers, all }
     }
 }
 
@@ -37,6 +44,18 @@ impl Connections {
     /// The one of that name.
     pub(super) fn named(&self, name: &str) -> Option<&Tunnel> {
         self.all.get(*self.by_name.get(name)?)
+    }
+
+    /// The one that a packet from this VPN port is for, to be changed.
+    pub(super) fn carrying(
+        &mut self,
+        port: PortId,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Option<Changing<'_>> {
+        let carries =
+            |index| self.all.get(index).is_some_and(|tunnel: &Tunnel| tunnel.carries(source, destination));
+        self.at(self.carriers.first(port, destination, carries)?)
     }
 
     /// The one of that name, to be changed.

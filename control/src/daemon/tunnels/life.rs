@@ -7,7 +7,7 @@ use sekisho_ike::Endpoint;
 use sekisho_ike::crypto::random::Random as _;
 use sekisho_ike::event::CloseReason;
 
-use super::{Tunnel, Tunnels, close_sas};
+use super::{Tunnel, Tunnels};
 use crate::config::{DpdAction, Start};
 use crate::daemon::sockets::IKE_PORT;
 use crate::daemon::uplinks::Uplinks;
@@ -130,7 +130,7 @@ impl Tunnel {
         tracing::info!(connection = &*self.name, idle = ?self.life.idle, "no packets: closing the connection");
         self.wanted = false;
         self.idled += 1;
-        close_sas(now, &self.name, endpoint);
+        endpoint.close_connection(now, &self.name);
     }
 }
 

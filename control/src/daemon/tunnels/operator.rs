@@ -6,7 +6,7 @@ use std::time::Instant;
 use sekisho_ike::Endpoint;
 use sekisho_ike::event::ChildHandle;
 
-use super::{Tunnels, close_sas, life};
+use super::{Tunnels, life};
 
 impl Tunnels {
     /// An operator wants a connection up.
@@ -45,7 +45,7 @@ impl Tunnels {
         tunnel.held_down = true;
         tunnel.wanted = false;
         tunnel.next_try = None;
-        close_sas(now, name, endpoint);
+        endpoint.close_connection(now, name);
         Ok(format!("{name} is closed until `sekisho up {name}`"))
     }
 
@@ -110,7 +110,7 @@ impl Tunnels {
         if let Some(mut tunnel) = self.connections.change(name) {
             tunnel.last_failure = Some(why);
         }
-        close_sas(now, name, endpoint);
+        endpoint.close_connection(now, name);
     }
 
     /// Closes everything, telling the peers.

@@ -28,10 +28,7 @@ impl Tunnels {
                 }
             }
             SaEvent::Acquire { port, source, destination } => {
-                let concerned =
-                    self.iter().find(|tunnel| tunnel.port == port && tunnel.carries(source, destination));
-                let name = concerned.map(|tunnel| tunnel.name.clone());
-                if let Some(mut tunnel) = name.and_then(|name| self.connections.change(&name))
+                if let Some(mut tunnel) = self.connections.carrying(port, source, destination)
                     && tunnel.trapped
                     && !tunnel.held_down
                     && tunnel.ike.is_none()

@@ -159,7 +159,7 @@ mod tests {
                     source: prefix("10.1.0.0", 24),
                     destination: prefix("10.2.0.0", 16),
                     protocol: 6,
-                    source_port: PortMask { value: 0, mask: 0 },
+                    source_port: PortMask::ANY,
                     destination_port: PortMask { value: 443, mask: 0xffff },
                 },
             },

@@ -194,7 +194,7 @@ mod tests {
         let all = between(&[local], &[remote]).expect("few");
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].source.length, all[0].destination.length, all[0].protocol), (24, 16, 6));
-        assert_eq!(all[0].source_port, PortMask { value: 0, mask: 0 });
+        assert_eq!(all[0].source_port, PortMask::ANY);
         assert_eq!(all[0].destination_port, PortMask { value: 443, mask: 0xffff });
     }
 
@@ -253,7 +253,7 @@ mod tests {
                 destination: prefix(destination),
                 protocol,
                 source_port: PortMask { value: port, mask: u16::MAX },
-                destination_port: PortMask { value: 0, mask: 0 },
+                destination_port: PortMask::ANY,
             };
             let mut request = Request::new(0, 0);
             written.put(&mut request);
