@@ -32,6 +32,15 @@ pub struct Pool {
     pub dns: Vec<IpAddr>,
 }
 
+impl Pool {
+    /// How many addresses of one family it has; `u128::MAX` stands for all of IPv6.
+    pub fn size(&self, is_ipv6: bool) -> u128 {
+        let of_family = self.ranges.iter().filter(|(first, _)| first.is_ipv6() == is_ipv6);
+        let sizes = of_family.map(|&(first, last)| ike::Pool { name: self.name.clone(), first, last }.size());
+        sizes.fold(0, u128::saturating_add)
+    }
+}
+
 /// One pool as the file has it.
 pub(super) struct PoolSpec {
     pub(super) name: Spanned<String>,

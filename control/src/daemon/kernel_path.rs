@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use sekisho_abi::port::{Port as FilterPort, PortKey, port_flags};
+use sekisho_ike::config::Resources;
 
 use super::bringup::Ground;
 use crate::config::{self, Child, Config, Connection, DpdAction, Start, VpnPort};
@@ -165,6 +166,10 @@ impl Ground {
         });
         self.offload(config);
         table.configure(&traps.collect::<Vec<_>>(), config.nat.is_some())?;
+        if let Err(error) = table.make_room(pairs(config, table.processors())) {
+            // It goes on with what there is, as it would have without.
+            tracing::warn!(%error, "the kernel's tables of SAs grow while packets flow");
+        }
         Ok(())
     }
 
@@ -176,6 +181,26 @@ impl Ground {
             ports.flat_map(|(port, link)| port.addresses.iter().map(|net| (net.addr(), link.index)));
         table.offload((config.gateway.offload == config::Offload::Crypto).then(|| devices.collect()));
     }
+}
+
+/// How many pairs of SAs there are when everybody is connected: one for each child of each peer. `processors`: those that may have SAs
+/// of their own.
+fn pairs(config: &Config, processors: u16) -> usize {
+    let resources = Resources { count: processors, most: processors };
+    let of = |connection: &Connection| {
+        let each = 1 + usize::from(connection.per_resource.wanted(resources));
+        connection.children.len().saturating_mul(each).saturating_mul(peers(config, connection))
+    };
+    config.connections.iter().map(of).fold(0, usize::saturating_add)
+}
+
+/// How many peers a connection may have: one, or as many as there are addresses for. Each takes one of each family.
+fn peers(config: &Config, connection: &Connection) -> usize {
+    let pools = || connection.pools.iter().filter_map(|name| config.pools.iter().find(|pool| pool.name == *name));
+    let given = [false, true].map(|is_ipv6| {
+        pools().map(|pool| pool.size(is_ipv6)).fold(0, u128::saturating_add).try_into().unwrap_or(usize::MAX)
+    });
+    given.into_iter().filter(|size| *size != 0).min().unwrap_or(1)
 }
 
 /// The entries of VPN ports in the filter: by their interface, and by their number alone.

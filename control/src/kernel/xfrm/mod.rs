@@ -17,6 +17,7 @@ mod plan;
 mod policy;
 mod processors;
 mod refusal;
+mod room;
 mod selector;
 mod socket;
 mod state;

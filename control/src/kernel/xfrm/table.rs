@@ -21,6 +21,7 @@ use super::pair::Pair;
 use super::plan::{self, TRAP_SPI};
 use super::processors;
 use super::refusal::explained;
+use super::room;
 use super::selector::{self, POLICIES_MAX, XfrmSelector};
 use super::socket::Socket;
 use super::state::{State, StateId};
@@ -77,6 +78,8 @@ struct Inner {
     policies: Asked,
     /// The kernel's notes of acquires, and when they are to be forgotten.
     acquired: Vec<(Instant, StateId)>,
+    /// Buckets that the kernel's tables of SAs were made large for.
+    buckets: u32,
     /// Somebody may have removed policies of ours: when to look.
     policies_lost: Option<Instant>,
     /// What has our interface ids is ours to remove.
@@ -102,6 +105,7 @@ impl XfrmTable {
             wish: Wish::default(),
             policies: Asked::default(),
             acquired: Vec::new(),
+            buckets: 0,
             policies_lost: None,
             is_ours: false,
             looked: Instant::now(),
@@ -137,6 +141,17 @@ impl XfrmTable {
             pairs.into_iter().for_each(|spi_in| inner.ask_policies(spi_in));
         }
         inner.settle_policies()
+    }
+
+    /// Has the kernel make its tables large enough for so many pairs, if they are not: where they grow later a packet may be lost.
+    pub fn make_room(&self, pairs: usize) -> Result<(), SaError> {
+        let mut inner = self.inner();
+        let buckets = room::buckets_for(pairs);
+        if buckets > inner.buckets {
+            room::make(&mut inner.writer, buckets)?;
+            inner.buckets = buckets;
+        }
+        Ok(())
     }
 
     /// From now on these NICs are asked to encrypt and check for each new SA: those with our addresses, by ifindex. `None`:

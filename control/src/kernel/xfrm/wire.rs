@@ -19,6 +19,8 @@ pub(super) mod message {
     pub(crate) const UPDPOLICY: u16 = 0x19;
     pub(crate) const UPDSA: u16 = 0x1a;
     pub(crate) const FLUSHPOLICY: u16 = 0x1d;
+    pub(crate) const NEWSADINFO: u16 = 0x22;
+    pub(crate) const GETSADINFO: u16 = 0x23;
     pub(crate) const MAPPING: u16 = 0x26;
 }
 

@@ -64,28 +64,8 @@ impl Writer {
         esn: bool,
     ) -> Result<(), SaError> {
         let id = StateId { destination, spi: PROBE_SPI, source };
-        // Nothing is ever sealed with these.
-        let (encryption, integrity) = transform.key_bytes();
-        let keys = Keys {
-            encryption: Zeroizing::new(vec![0; encryption]),
-            integrity: Zeroizing::new(vec![0; integrity]),
-        };
-        let state = State {
-            id,
-            direction: Direction::Out,
-            reqid: 0,
-            if_id: plan::if_id(PROBE_PORT),
-            transform,
-            keys: &keys,
-            esn,
-            window: 64,
-            udp: None,
-            lifetimes: Lifetimes::default(),
-            sequence: Sequence::default(),
-            directed: true,
-            offload: None,
-            processor: None,
-        };
+        let keys = no_keys(transform);
+        let state = State { esn, ..unused(id, transform, &keys) };
         // One that a predecessor left when it died here.
         self.remove(&id)?;
         let added = self.add(&state);
@@ -218,6 +198,32 @@ impl Writer {
     pub(super) fn remove_policy(&mut self, id: &PolicyId) -> Result<(), SaError> {
         let tried = |refusal: Refusal| explained("cannot remove a policy of the kernel", refusal);
         gone(self.socket.tell(id.delete())).map_err(tried)
+    }
+}
+
+/// Keys of an SA that nothing is ever sealed with.
+pub(super) fn no_keys(transform: Transform) -> Keys {
+    let (encryption, integrity) = transform.key_bytes();
+    Keys { encryption: Zeroizing::new(vec![0; encryption]), integrity: Zeroizing::new(vec![0; integrity]) }
+}
+
+/// Such an SA. What is left of it after a crash is ours by its interface id, and removed.
+pub(super) fn unused(id: StateId, transform: Transform, keys: &Keys) -> State<'_> {
+    State {
+        id,
+        direction: Direction::Out,
+        reqid: 0,
+        if_id: plan::if_id(PROBE_PORT),
+        transform,
+        keys,
+        esn: false,
+        window: 64,
+        udp: None,
+        lifetimes: Lifetimes::default(),
+        sequence: Sequence::default(),
+        directed: true,
+        offload: None,
+        processor: None,
     }
 }
 
