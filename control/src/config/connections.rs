@@ -3,6 +3,7 @@
 mod life;
 mod resources;
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -80,14 +81,16 @@ pub(super) fn read(
 
 /// What only the connections and ports together show.
 pub(super) fn check(connections: &[ConnectionSpec], ports: &[PortSpec], report: &Report) {
-    for (index, connection) in connections.iter().enumerate() {
+    let mut peers: HashMap<_, &ConnectionSpec> = HashMap::new();
+    for connection in connections {
         if let Some(address) = connection.local.as_ref().and_then(|local| local.address.as_ref()) {
             check_local_address(address, ports, report);
         }
         check_addresses(connection, ports, report);
-        let twin = connections.iter().take(index).find(|other| same_peer(other, connection));
-        if let (Some(first), Some(id)) =
-            (twin, connection.remote.as_ref().and_then(|remote| remote.id.as_ref()))
+        let Some(peer) = peer(connection) else { continue };
+        let first = peers.entry(peer).or_insert(connection);
+        if !std::ptr::eq(*first, connection)
+            && let Some(id) = connection.remote.as_ref().and_then(|remote| remote.id.as_ref())
         {
             report
                 .error(id.span(), format!("connection {} has the same peer", first.name.get_ref()))
@@ -521,13 +524,10 @@ fn check_addresses(connection: &ConnectionSpec, ports: &[PortSpec], report: &Rep
     }
 }
 
-/// Whether an arriving peer could be either of the two.
-fn same_peer(a: &ConnectionSpec, b: &ConnectionSpec) -> bool {
-    let key = |connection: &ConnectionSpec| {
-        let (local, remote) = (connection.local.as_ref()?, connection.remote.as_ref()?);
-        let address = |spec: &Option<Spanned<IpAddr>>| spec.as_ref().map(|address| *address.get_ref());
-        let id = |spec: &Option<Spanned<String>>| Some(spec.as_ref()?.get_ref().clone());
-        Some((address(&local.address), address(&remote.address), id(&local.id)?, id(&remote.id)?))
-    };
-    key(a).is_some_and(|a| Some(a) == key(b))
+/// By what an arriving peer is told from others: both addresses, if they are named, and both identities.
+fn peer(connection: &ConnectionSpec) -> Option<(Option<IpAddr>, Option<IpAddr>, &str, &str)> {
+    let (local, remote) = (connection.local.as_ref()?, connection.remote.as_ref()?);
+    let address = |spec: &Option<Spanned<IpAddr>>| spec.as_ref().map(|address| *address.get_ref());
+    let (ours, theirs) = (local.id.as_ref()?.get_ref(), remote.id.as_ref()?.get_ref());
+    Some((address(&local.address), address(&remote.address), ours, theirs))
 }

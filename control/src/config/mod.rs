@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod authorities;
+mod behind;
 mod connections;
 mod credentials;
 mod diagnostic;

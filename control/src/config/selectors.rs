@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use toml::Spanned;
 
+use super::behind::Behind;
 use super::connections::{ChildSpec, ConnectionSpec};
 use super::diagnostic::Report;
 use super::pools::PoolSpec;
@@ -15,6 +16,11 @@ pub(super) fn check(
     translated: &[IpNet],
     report: &Report,
 ) {
+    let networks = connections.iter().enumerate().flat_map(|(index, connection)| {
+        let remote = connection.children.iter().flat_map(|child| &child.remote);
+        remote.map(move |network| (index, network))
+    });
+    let behind = Behind::of(networks);
     for (index, connection) in connections.iter().enumerate() {
         for child in &connection.children {
             for network in child.local.iter().chain(&child.remote) {
@@ -23,12 +29,12 @@ pub(super) fn check(
             check_families(child, connection, pools, report);
             for network in &child.local {
                 if !pools.iter().any(|pool| pool.meets(network.get_ref())) {
-                    check_local(network, connection, connections, ports, translated, report);
+                    check_local(network, index, &behind, ports, translated, report);
                 }
             }
             for network in &child.remote {
                 check_remote(network, connection, ports, report);
-                check_clash(network, connection, connections.get(..index).unwrap_or_default(), report);
+                check_clash(network, (index, connection), connections, &behind, report);
             }
         }
         check_twins(connection, report);
@@ -85,21 +91,17 @@ fn check_families(child: &ChildSpec, connection: &ConnectionSpec, pools: &[PoolS
 /// Ours are networks on a port, those to which addresses are translated, or (a hub) those behind another connection.
 fn check_local(
     network: &Spanned<IpNet>,
-    connection: &ConnectionSpec,
-    connections: &[ConnectionSpec],
+    connection: usize,
+    behind: &Behind<'_>,
     ports: &[PortSpec],
     translated: &[IpNet],
     report: &Report,
 ) {
     let prefix = network.get_ref();
     let on_port = ports.iter().flat_map(PortSpec::reached).any(|reached| overlap(reached.get_ref(), prefix));
-    let behind_other = connections
-        .iter()
-        .filter(|other| other.name.get_ref() != connection.name.get_ref())
-        .flat_map(|other| other.children.iter().flat_map(|child| &child.remote))
-        .any(|remote| overlap(remote.get_ref(), prefix));
     let is_translated = translated.iter().any(|outside| overlap(outside, prefix));
-    if !on_port && !behind_other && !is_translated {
+    let behind_other = || behind.overlapping(prefix).into_keys().any(|other| other != connection);
+    if !on_port && !is_translated && !behind_other() {
         report
             .error(network.span(), format!("{prefix} is on no port of this gateway"))
             .expected("expected a network of a port, or one behind another connection")
@@ -147,27 +149,27 @@ fn check_remote(network: &Spanned<IpNet>, connection: &ConnectionSpec, ports: &[
 
 fn check_clash(
     network: &Spanned<IpNet>,
-    connection: &ConnectionSpec,
-    before: &[ConnectionSpec],
+    (index, connection): (usize, &ConnectionSpec),
+    connections: &[ConnectionSpec],
+    behind: &Behind<'_>,
     report: &Report,
 ) {
     let prefix = network.get_ref();
-    for other in before {
-        let theirs =
-            other.children.iter().flat_map(|child| &child.remote).find(|r| overlap(r.get_ref(), prefix));
-        if let Some(theirs) = theirs {
-            report
-                .error(
-                    network.span(),
-                    format!(
-                        "{prefix} is behind {} and behind {}",
-                        connection.name.get_ref(),
-                        other.name.get_ref()
-                    ),
-                )
-                .related(theirs.span(), "the other claim")
-                .remedy("a network is behind one connection: narrow one of the two");
-        }
+    let mut overlapping = behind.overlapping(prefix);
+    // Each two are told of once: where the later one stands.
+    overlapping.retain(|other, _| *other < index);
+    for (other, theirs) in overlapping.into_iter().filter_map(|(o, theirs)| Some((connections.get(o)?, theirs))) {
+        report
+            .error(
+                network.span(),
+                format!(
+                    "{prefix} is behind {} and behind {}",
+                    connection.name.get_ref(),
+                    other.name.get_ref()
+                ),
+            )
+            .related(theirs.span(), "the other claim")
+            .remedy("a network is behind one connection: narrow one of the two");
     }
 }
 

@@ -133,6 +133,7 @@ pub(super) fn resolve(
         }
     }
     let mut taken: BTreeMap<usize, &ZoneSpec> = BTreeMap::new();
+    let named = connections.iter().enumerate().map(|(index, c)| (c.name.get_ref().as_str(), index)).collect();
     for spec in specs {
         let name: Arc<str> = spec.name.get_ref().as_str().into();
         let has_ports = resolved.zones.iter().any(|zone| zone.name == name && !zone.vpn);
@@ -158,7 +159,7 @@ pub(super) fn resolve(
                 .error(spec.name.span(), format!("zone {name} has neither port nor connection"))
                 .remedy("name the connection in `vpn`, or remove the zone");
         }
-        let behind = claim(spec, vpn, connections, &mut taken, report);
+        let behind = claim(spec, vpn, &named, &mut taken, report);
         let port: PortId = numbers.port(Kind::Vpn, &name);
         let zone = numbers.zone(&name);
         resolved.vpn_ports.push(VpnPort { id: port, name: Arc::clone(&name), zone, connections: behind });
@@ -202,21 +203,17 @@ fn isolated(specs: &[ZoneSpec], name: &str) -> bool {
 fn claim<'a>(
     spec: &'a ZoneSpec,
     names: &[Spanned<String>],
-    connections: &[ConnectionSpec],
+    connections: &BTreeMap<&str, usize>,
     taken: &mut BTreeMap<usize, &'a ZoneSpec>,
     report: &Report,
 ) -> Vec<usize> {
     let mut behind = Vec::new();
     for name in names {
-        let Some(index) = connections.iter().position(|c| c.name.get_ref() == name.get_ref()) else {
+        let Some(&index) = connections.get(name.get_ref().as_str()) else {
             report
                 .error(name.span(), format!("there is no connection \"{}\"", name.get_ref().escape_debug()))
                 .expected("expected the name of a connection")
-                .remedy(suggestion(
-                    name.get_ref(),
-                    "connections",
-                    connections.iter().map(|connection| connection.name.get_ref().as_str()),
-                ));
+                .remedy(suggestion(name.get_ref(), "connections", connections.keys().copied()));
             continue;
         };
         if let Some(first) = taken.insert(index, spec) {
