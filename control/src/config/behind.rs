@@ -47,9 +47,10 @@ mod tests {
 
     /// Few networks of all sizes, so that they meet; some with host bits, as a file may have them.
     fn network() -> impl Strategy<Value = IpNet> {
-        let v4 = (0..32_u32, 0..=32_u8).prop_map(|(bits, length)| (IpAddr::from((bits << 27).to_be_bytes()), length));
-        let v6 =
-            (0..32_u128, 0..=128_u8).prop_map(|(bits, length)| (IpAddr::from((bits << 123).to_be_bytes()), length));
+        let v4 = (0..32_u32, 0..=32_u8)
+            .prop_map(|(bits, length)| (IpAddr::from((bits << 27).to_be_bytes()), length));
+        let v6 = (0..32_u128, 0..=128_u8)
+            .prop_map(|(bits, length)| (IpAddr::from((bits << 123).to_be_bytes()), length));
         prop_oneof![v4, v6].prop_map(|(address, length)| IpNet::new(address, length).expect("a network"))
     }
 

@@ -158,7 +158,9 @@ fn check_clash(
     let mut overlapping = behind.overlapping(prefix);
     // Each two are told of once: where the later one stands.
     overlapping.retain(|other, _| *other < index);
-    for (other, theirs) in overlapping.into_iter().filter_map(|(o, theirs)| Some((connections.get(o)?, theirs))) {
+    for (other, theirs) in
+        overlapping.into_iter().filter_map(|(o, theirs)| Some((connections.get(o)?, theirs)))
+    {
         report
             .error(
                 network.span(),
