@@ -42,7 +42,7 @@ const WIDE: u32 = 3000;
 /// How often a link narrows beneath a stream, and how often at least a router's word must be what had the gateway look at its
 /// route: it looks once a second in any case, and that may be in the same moment.
 const FALLS: usize = 4;
-const BY_WORD: usize = 3;
+const BY_WORD: usize = 2;
 /// From the gateway's look at the clock, which has found the path wide, to some time before the next.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// What the gateway logs then.
