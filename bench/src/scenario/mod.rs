@@ -86,7 +86,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "xfrm",
         about: "through the tunnel on the kernel's ESP, in a virtual machine: against strongSwan with nftables",
-        seconds: [5, 197],
+        seconds: [5, 235],
         only_named: false,
         run: xfrm::run,
     },
