@@ -196,10 +196,9 @@ fn pairs(config: &Config, processors: u16) -> usize {
 
 /// How many peers a connection may have: one, or as many as there are addresses for. Each takes one of each family.
 fn peers(config: &Config, connection: &Connection) -> usize {
-    let pools =
-        || connection.pools.iter().filter_map(|name| config.pools.iter().find(|pool| pool.name == *name));
     let given = [false, true].map(|is_ipv6| {
-        pools().map(|pool| pool.size(is_ipv6)).fold(0, u128::saturating_add).try_into().unwrap_or(usize::MAX)
+        let sizes = config.pools_of(connection).map(|pool| pool.size(is_ipv6));
+        sizes.fold(0, u128::saturating_add).try_into().unwrap_or(usize::MAX)
     });
     given.into_iter().filter(|size| *size != 0).min().unwrap_or(1)
 }

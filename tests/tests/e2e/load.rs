@@ -165,7 +165,7 @@ fn judged((figure, grown): (String, Vec<String>), outcome: &Outcome) -> Result<S
 }
 
 /// What the data path of a gateway counts, by name; nothing where it does not say.
-pub(super) fn dropped(gateway: &Sekishod) -> Vec<(String, u64)> {
+fn dropped(gateway: &Sekishod) -> Vec<(String, u64)> {
     let counters = || -> Result<Vec<(String, u64)>> {
         let status: serde_json::Value = serde_json::from_str(&gateway.sekisho(&["status", "--json"])?)?;
         let engine =

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use sekisho_esp::sa::{SaError, Transform};
 
 use super::refusal::explained;
-use super::state::{State, StateId};
+use super::state::{ASKED, State, StateId};
 use super::wire::{Bytes, Received, Request, message};
 use super::writer::{Writer, no_keys, unused};
 
@@ -28,8 +28,6 @@ const NOWHERE: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
 const SPI_FIRST: u32 = 0x1000;
 /// XFRMA_SAD_HINFO, of the answer to XFRM_MSG_GETSADINFO alone.
 const HASH_INFO: u16 = 2;
-/// NLM_F_REQUEST.
-const ASKED: u16 = 1;
 
 /// How many buckets so many pairs of SAs need.
 pub(super) fn buckets_for(pairs: usize) -> u32 {

@@ -43,7 +43,7 @@ const LEFT_OUT: u64 = 1 << 16;
 /// NLM_F_REQUEST | NLM_F_ACK.
 const ACKNOWLEDGED: u16 = 5;
 /// NLM_F_REQUEST.
-const ASKED: u16 = 1;
+pub(super) const ASKED: u16 = 1;
 
 /// Which way an SA goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
